@@ -1,0 +1,40 @@
+# make demo | test | lint | clean        another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+
+.PHONY: help demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    train on the embedded digits for about 2 minutes and write demo.png"
+	@echo "make test    the tests (no download, no GPU)"
+	@echo "make lint    ruff check and ruff format --check"
+	@echo "make clean   remove what demo and test wrote; .venv and your runs stay"
+
+# A stamp is touched only after its installation succeeded, so an interrupted one is repeated.
+.venv/.requirements: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/.requirements
+	.venv/bin/python gan_mnist.py --dataset digits --img_size 16 --model dcgan --method gan --log_name demo --overwrite --batch_size 64 --n_steps 1500 --lr 2e-4 --beta1 0.5 --beta2 0.999 --ema
+	.venv/bin/python -m tools.sample runs/demo --n 64 --out demo.png
+	@echo "64 generated digits: $(CURDIR)/demo.png"
+	@echo "the run, its curves and its weights: $(CURDIR)/runs/demo"
+
+test: .venv/.requirements-dev
+	.venv/bin/python -m pytest -q -m "not slow and not gpu"
+
+lint: .venv/.requirements-dev
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+clean:
+	rm -rf runs/demo demo.png .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
