@@ -1,0 +1,1 @@
+"""Operations on tensors and modules that know nothing of networks, losses or training."""
