@@ -1,0 +1,246 @@
+"""Adversarial losses and gradient penalties as pure functions, and the two tables that name them.
+
+d_real and d_fake are raw logits in full precision, (N,) or any other shape such as a patch map; losses are
+means over all elements. Penalties come unweighted, their customary weight stands in the table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+
+from ops.distributed import global_mean
+
+LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
+DRAGAN_SPREAD = 0.5  # of a batch's standard deviation
+
+
+# Losses
+
+
+def gan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Cross entropy of real against fake. arXiv:1406.2661 eq. 1."""
+    return softplus(-d_real).mean() + softplus(d_fake).mean()
+
+
+def gan_d_smooth(d_real: Tensor, d_fake: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy with target 1 - smoothing for reals and 0 for fakes. arXiv:1606.03498 section 3.4."""
+    on_real = (1 - smoothing) * softplus(-d_real) + smoothing * softplus(d_real)
+    return on_real.mean() + softplus(d_fake).mean()
+
+
+def gan_g(d_real: Tensor | None, d_fake: Tensor) -> Tensor:
+    """Non-saturating: -log D(fake), so that a losing G has a gradient. arXiv:1406.2661 section 3."""
+    return softplus(-d_fake).mean()
+
+
+def gan_saturating_g(d_real: Tensor | None, d_fake: Tensor) -> Tensor:
+    """The minimax game itself: log(1 - D(fake)), flat where D is sure. arXiv:1406.2661 eq. 1."""
+    return -softplus(d_fake).mean()
+
+
+def wgan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Negative of the critic's estimate of the Wasserstein distance. arXiv:1701.07875."""
+    return d_fake.mean() - d_real.mean()
+
+
+def wgan_g(d_real: Tensor | None, d_fake: Tensor) -> Tensor:
+    """Negative mean critic output of the fakes. arXiv:1701.07875 algorithm 1."""
+    return -d_fake.mean()
+
+
+def hinge_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Distance to the margins 1 for reals and -1 for fakes. arXiv:1705.02894, arXiv:1802.05957."""
+    return relu(1 - d_real).mean() + relu(1 + d_fake).mean()
+
+
+def lsgan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Half the squared distances of reals to b and of fakes to a. arXiv:1611.04076, (a, b, c) = (0, 1, 1)."""
+    on_real, on_fake = (d_real - LSGAN_REAL).square().mean(), (d_fake - LSGAN_FAKE).square().mean()
+    return 0.5 * on_real + 0.5 * on_fake
+
+
+def lsgan_g(d_real: Tensor | None, d_fake: Tensor) -> Tensor:
+    """Half the squared distance of fakes to c. arXiv:1611.04076."""
+    return 0.5 * (d_fake - LSGAN_GENERATOR).square().mean()
+
+
+def ragan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Reals above the mean fake, fakes below the mean real; half the sum. arXiv:1807.00734.
+
+    The means are over all processes and carry gradients.
+    """
+    real_above, fake_above = d_real - global_mean(d_fake), d_fake - global_mean(d_real)
+    return (softplus(-real_above).mean() + softplus(fake_above).mean()) / 2
+
+
+def ragan_g(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """D's loss with reals and fakes in exchanged roles. arXiv:1807.00734."""
+    return ragan_d(d_fake, d_real)
+
+
+def rpgan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Each real above the fake of the same index. arXiv:1807.00734.
+
+    ValueError for unequal shapes, which would otherwise broadcast.
+    """
+    if d_real.shape != d_fake.shape:
+        raise ValueError(
+            f"pairs need equal shapes: d_real {tuple(d_real.shape)}, d_fake {tuple(d_fake.shape)}"
+        )
+    return softplus(-(d_real - d_fake)).mean()
+
+
+def rpgan_g(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Each fake above the real of the same index. arXiv:1807.00734."""
+    return rpgan_d(d_fake, d_real)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pair of losses (d_real, d_fake) -> scalar and what belongs to it.
+
+    `penalties` are names added to D's loss by default; `weight_clip` bounds every weight of D after its
+    step; g's d_real is None unless `g_needs_real`; `d_smooth` (d_real, d_fake, smoothing) is D's loss with
+    the real target 1 - smoothing, None where label smoothing means nothing.
+    """
+
+    d: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor | None, Tensor], Tensor] | Callable[[Tensor, Tensor], Tensor]
+    penalties: tuple[str, ...] = ()
+    weight_clip: float | None = None
+    g_needs_real: bool = False
+    d_smooth: Callable[[Tensor, Tensor, float], Tensor] | None = None
+
+
+METHODS = {
+    "gan": Method(gan_d, gan_g, d_smooth=gan_d_smooth),
+    "gan-saturating": Method(gan_d, gan_saturating_g, d_smooth=gan_d_smooth),
+    "wgan": Method(wgan_d, wgan_g, weight_clip=0.01),
+    "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",)),
+    "hinge": Method(hinge_d, wgan_g),
+    "lsgan": Method(lsgan_d, lsgan_g),
+    "ragan": Method(ragan_d, ragan_g, g_needs_real=True),
+    "rpgan": Method(rpgan_d, rpgan_g, g_needs_real=True),
+}
+
+
+# Penalties
+
+
+@dataclass
+class PenaltyContext:
+    """What a penalty may look at.
+
+    `D` is a plain callable, x (N, C, H, W) -> logits, already bound to labels, in full precision and not
+    compiled. x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
+    otherwise None. `uniform(purpose, shape)` gives (N, *shape) in [0, 1): this process's slice of a draw
+    for the global batch. `state` is the penalty's own.
+    """
+
+    D: Callable[[Tensor], Tensor]
+    G: nn.Module | None
+    x_real: Tensor
+    x_fake: Tensor
+    uniform: Callable[[str, tuple[int, ...]], Tensor]
+    y: Tensor | None = None
+    d_real: Tensor | None = None
+    d_fake: Tensor | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _input_gradient(d_out: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the summed logits by the images, (N, C, H, W) -> (N, C*H*W), differentiable again."""
+    (grad,) = torch.autograd.grad(d_out.sum(), x, create_graph=True)
+    return grad.flatten(1)
+
+
+def _gradient_at(ctx: PenaltyContext, x: Tensor) -> Tensor:
+    """Input gradient of D at x, (N, C*H*W), from a forward of its own."""
+    x = x.detach().requires_grad_()
+    return _input_gradient(ctx.D(x), x)
+
+
+def _between(ctx: PenaltyContext, purpose: str, x: Tensor, end: Tensor) -> Tensor:
+    """A point on each sample's line from x to `end`, one uniform share of the way a sample."""
+    share = ctx.uniform(purpose, (1,) * (x.dim() - 1)).to(x)
+    return x.detach() + share * (end.detach() - x.detach())
+
+
+def _norm_from_one(grad: Tensor) -> Tensor:
+    """Mean of (norm - 1)^2 over samples; vector_norm, since a root of a sum has no gradient at 0."""
+    return (torch.linalg.vector_norm(grad, dim=1) - 1).square().mean()
+
+
+def _squared_norm(grad: Tensor) -> Tensor:
+    """Mean squared norm over samples."""
+    return grad.square().sum(1).mean()
+
+
+def gp(ctx: PenaltyContext) -> Tensor:
+    """Mean of (|grad D(x_hat)| - 1)^2, x_hat uniform between pairs. arXiv:1704.00028 eq. 3."""
+    return _norm_from_one(_gradient_at(ctx, _between(ctx, "gp", ctx.x_fake, ctx.x_real)))
+
+
+def gp0(ctx: PenaltyContext) -> Tensor:
+    """Mean of |grad D(x_hat)|^2, x_hat uniform between pairs. arXiv:1902.03984."""
+    return _squared_norm(_gradient_at(ctx, _between(ctx, "gp0", ctx.x_fake, ctx.x_real)))
+
+
+def r1(ctx: PenaltyContext) -> Tensor:
+    """Half the mean of |grad D(x_real)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 9.
+
+    Shares the main loss's forward where d_real is given and x_real requires a gradient.
+    """
+    if ctx.d_real is not None and ctx.x_real.requires_grad:
+        return 0.5 * _squared_norm(_input_gradient(ctx.d_real, ctx.x_real))
+    return 0.5 * _squared_norm(_gradient_at(ctx, ctx.x_real))
+
+
+def r2(ctx: PenaltyContext) -> Tensor:
+    """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10."""
+    return 0.5 * _squared_norm(_gradient_at(ctx, ctx.x_fake))
+
+
+def drift(ctx: PenaltyContext) -> Tensor:
+    """Mean of D(x_real)^2, which keeps a critic's outputs near 0. arXiv:1710.10196 appendix A.1."""
+    d_real = ctx.D(ctx.x_real) if ctx.d_real is None else ctx.d_real
+    return d_real.square().mean()
+
+
+def dragan(ctx: PenaltyContext) -> Tensor:
+    """Mean of (|grad D(x_hat)| - 1)^2, x_hat between a real image and a noisy copy. arXiv:1705.07215.
+
+    The noise is U[0, 1) times half the standard deviation of all the pixels of the batch on all processes.
+    """
+    x = ctx.x_real.detach()
+    std = global_mean((x - global_mean(x)).square()).sqrt()
+    noise = ctx.uniform("dragan-noise", tuple(x.shape[1:])).to(x)
+    return _norm_from_one(_gradient_at(ctx, _between(ctx, "dragan", x, x + DRAGAN_SPREAD * std * noise)))
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A function ctx -> scalar, unweighted, on the loss of `side` ("d" or "g").
+
+    `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
+    respect to its input, where batch norm in D would mix the samples' gradients.
+    """
+
+    fn: Callable[[PenaltyContext], Tensor]
+    side: str
+    weight: float
+    interval: int = 1
+    gradient: bool = False
+
+
+PENALTIES = {
+    "gp": Penalty(gp, side="d", weight=10.0, gradient=True),
+    "gp0": Penalty(gp0, side="d", weight=10.0, gradient=True),
+    "r1": Penalty(r1, side="d", weight=10.0, gradient=True),
+    "r2": Penalty(r2, side="d", weight=10.0, gradient=True),
+    "drift": Penalty(drift, side="d", weight=0.001),
+    "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True),
+}

@@ -1,0 +1,255 @@
+"""Every loss and penalty against numbers worked by hand."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from losses import METHODS, PENALTIES, PenaltyContext, gan_d, ragan_d, rpgan_d
+
+ln = math.log
+L = ln(3)  # softplus(L) = ln 4, softplus(-L) = ln 4/3, softplus(2L) = ln 10, softplus(-2L) = ln 10/9
+
+
+def row(*values: float) -> Tensor:
+    """A float64 vector."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# name: (d_real, d_fake, D's loss, G's loss)
+EXPECTED = {
+    # D: (ln 10/9 + ln 2)/2 + (ln 4/3 + ln 2)/2; G: (ln 4 + ln 2)/2
+    "gan": (row(2 * L, 0), row(-L, 0), ln(160 / 27) / 2, ln(8) / 2),
+    # G: -(ln 4/3 + ln 2)/2
+    "gan-saturating": (row(2 * L, 0), row(-L, 0), ln(160 / 27) / 2, -ln(8 / 3) / 2),
+    # D: -1.25 - 0.75; G: 1.25
+    "wgan": (row(2, -0.5), row(-3, 0.5), -2.0, 1.25),
+    "wgan-gp": (row(2, -0.5), row(-3, 0.5), -2.0, 1.25),
+    # D: (0 + 1.5)/2 + (0 + 1.5)/2; G: 1.25
+    "hinge": (row(2, -0.5), row(-3, 0.5), 1.5, 1.25),
+    # D: (1 + 2.25)/4 + (9 + 0.25)/4; G: (16 + 0.25)/4
+    "lsgan": (row(2, -0.5), row(-3, 0.5), 3.125, 4.0625),
+    # Means L and 0. D: [(ln 10/9 + ln 2)/2 + ln 4/3]/2; G: [(ln 10 + ln 2)/2 + ln 4]/2
+    "ragan": (row(2 * L, 0), row(0, 0), ln(320 / 81) / 4, ln(320) / 4),
+    # Differences 2L and -L. D: (ln 10/9 + ln 4)/2; G: (ln 10 + ln 4/3)/2
+    "rpgan": (row(2 * L, 0), row(0, L), ln(40 / 9) / 2, ln(40 / 3) / 2),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_values(name: str) -> None:
+    method = METHODS[name]
+    d_real, d_fake, expected_d, expected_g = EXPECTED[name]
+    assert method.d(d_real, d_fake).item() == pytest.approx(expected_d, abs=1e-12)
+    seen_by_g = d_real if method.g_needs_real else None
+    assert method.g(seen_by_g, d_fake).item() == pytest.approx(expected_g, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_direction_of_the_gradients(name: str) -> None:
+    """D raises reals and lowers fakes, G raises fakes, and lowers reals where it looks at them."""
+    method = METHODS[name]
+    d_real, d_fake = row(0.2, 0.7, 0.4).requires_grad_(), row(0.3, 0.1, 0.6).requires_grad_()
+    to_real, to_fake = torch.autograd.grad(method.d(d_real, d_fake), (d_real, d_fake))
+    assert (to_real < 0).all() and (to_fake > 0).all()
+    if method.g_needs_real:
+        to_real, to_fake = torch.autograd.grad(method.g(d_real, d_fake), (d_real, d_fake))
+        assert (to_real > 0).all() and (to_fake < 0).all()
+    else:
+        assert (torch.autograd.grad(method.g(None, d_fake), d_fake)[0] < 0).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mean_over_all_elements_of_a_patch_map(name: str) -> None:
+    method = METHODS[name]
+    d_real, d_fake = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64).unbind()
+    assert_close(method.d(d_real, d_fake), method.d(d_real.flatten(), d_fake.flatten()))
+    assert_close(method.g(d_real, d_fake), method.g(d_real.flatten(), d_fake.flatten()))
+    assert method.d(d_real, d_fake).shape == ()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_extreme_logits_stay_finite(name: str) -> None:
+    method = METHODS[name]
+    for sign in (1, -1):
+        d_real, d_fake = row(1e3, 1e3) * sign, row(-1e3, -1e3) * sign
+        assert method.d(d_real, d_fake).isfinite() and method.g(d_real, d_fake).isfinite()
+
+
+def test_one_sided_label_smoothing() -> None:
+    """Target 0.9 for reals alone: best at logit ln 9, and no smoothing is the plain loss."""
+    d_real, d_fake = row(2 * L, 0), row(-L, 0)
+    # 0.9 (ln 10/9 + ln 2)/2 + 0.1 (ln 10 + ln 2)/2 + (ln 4/3 + ln 2)/2
+    expected = 0.45 * ln(20 / 9) + 0.05 * ln(20) + 0.5 * ln(8 / 3)
+    for name in ("gan", "gan-saturating"):
+        smooth = METHODS[name].d_smooth
+        assert smooth(d_real, d_fake, 0.1).item() == pytest.approx(expected, abs=1e-12)
+        assert_close(smooth(d_real, d_fake, 0.0), gan_d(d_real, d_fake))
+        optimum = row(ln(9)).requires_grad_()
+        assert torch.autograd.grad(smooth(optimum, d_fake, 0.1), optimum)[0].item() == pytest.approx(
+            0, abs=1e-15
+        )
+    assert {name for name, method in METHODS.items() if method.d_smooth} == {"gan", "gan-saturating"}
+
+
+def test_ragan_gradient_passes_through_the_means() -> None:
+    """At logits 0 half of each gradient comes through the mean: 0.5 / N / 2 twice."""
+    d_real, d_fake = torch.zeros(2, 2, dtype=torch.float64).unbind()
+    d_real.requires_grad_(), d_fake.requires_grad_()
+    to_real, to_fake = torch.autograd.grad(ragan_d(d_real, d_fake), (d_real, d_fake))
+    assert_close(to_real, row(-0.25, -0.25))
+    assert_close(to_fake, row(0.25, 0.25))
+
+
+def test_pairs_of_unequal_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"d_real \(2,\), d_fake \(2, 1\)"):
+        rpgan_d(torch.zeros(2), torch.zeros(2, 1))
+
+
+def test_what_belongs_to_a_method() -> None:
+    assert METHODS["wgan"].weight_clip == 0.01
+    assert METHODS["wgan-gp"].penalties == ("gp",)
+    assert {name for name, method in METHODS.items() if method.g_needs_real} == {"ragan", "rpgan"}
+    assert all(penalty in PENALTIES for method in METHODS.values() for penalty in method.penalties)
+    weights = {name: penalty.weight for name, penalty in PENALTIES.items()}
+    assert weights == {"gp": 10, "gp0": 10, "r1": 10, "r2": 10, "drift": 0.001, "dragan": 10}
+    assert [name for name, penalty in PENALTIES.items() if not penalty.gradient] == ["drift"]
+
+
+# Penalties
+
+GRADIENT_PENALTIES = [name for name, penalty in PENALTIES.items() if penalty.gradient]
+
+
+def context(
+    D: Callable[[Tensor], Tensor], x_real: Tensor, x_fake: Tensor, **uniform: Tensor
+) -> PenaltyContext:
+    """Context whose draws are given by purpose, with "_" for "-"; 0.5 for those not given."""
+
+    def draw(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        value = uniform.get(purpose.replace("-", "_"), torch.tensor(0.5, dtype=torch.float64))
+        return value.reshape(-1, *[1] * len(shape)).expand(len(x_real), *shape)
+
+    return PenaltyContext(D=D, G=None, x_real=x_real, x_fake=x_fake, uniform=draw)
+
+
+def images(*rows: list[float]) -> Tensor:
+    """(N, C, 1, 1) float64."""
+    return torch.tensor(rows, dtype=torch.float64)[:, :, None, None]
+
+
+def linear(x: Tensor) -> Tensor:
+    """3 x_0 + 4 x_1: its gradient has norm 5 everywhere."""
+    return (x * images([3.0, 4.0])).flatten(1).sum(1)
+
+
+def quadratic(x: Tensor) -> Tensor:
+    """|x|^2 / 2: its gradient is x."""
+    return x.square().flatten(1).sum(1) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gp", 16.0),  # (5 - 1)^2
+        ("gp0", 25.0),
+        ("r1", 12.5),  # 25 / 2
+        ("r2", 12.5),
+        ("dragan", 16.0),
+        ("drift", 37.0),  # (5^2 + 7^2) / 2
+    ],
+)
+def test_linear_discriminator(name: str, expected: float) -> None:
+    ctx = context(linear, x_real=images([3.0, -1.0], [1.0, 1.0]), x_fake=images([2.0, 0.0], [0.0, 2.0]))
+    assert PENALTIES[name].fn(ctx).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_quadratic_discriminator() -> None:
+    """Norms at x_hat are 5 alpha for the first sample and 10 alpha for the second."""
+    ctx = context(quadratic, images([3.0, 4.0], [6.0, 8.0]), images([0.0, 0.0], [0.0, 0.0]), gp=row(0.4, 0.3))
+    assert PENALTIES["gp"].fn(ctx).item() == pytest.approx((1.0 + 4.0) / 2)  # norms 2 and 3
+    ctx = context(
+        quadratic, images([3.0, 4.0], [6.0, 8.0]), images([0.0, 0.0], [0.0, 0.0]), gp0=row(0.4, 0.3)
+    )
+    assert PENALTIES["gp0"].fn(ctx).item() == pytest.approx((4.0 + 9.0) / 2)
+    ctx = context(quadratic, images([3.0, 4.0], [6.0, 8.0]), images([1.0, 1.0], [0.0, 2.0]))
+    assert PENALTIES["r1"].fn(ctx).item() == pytest.approx((25.0 + 100.0) / 2 / 2)
+    assert PENALTIES["r2"].fn(ctx).item() == pytest.approx((2.0 + 4.0) / 2 / 2)
+
+
+def test_dragan_with_known_draws() -> None:
+    """Standard deviation 1, noise 0.5 * 0.8, a quarter and all of the way: 0.1 and 0.4 onto each pixel."""
+    draws = {"dragan_noise": row(0.8), "dragan": row(0.25, 1.0)}
+    ctx = context(quadratic, images([0.0, 0.0], [2.0, 2.0]), images([9.0, 9.0], [9.0, 9.0]), **draws)
+    norms = 0.1 * math.sqrt(2), 2.4 * math.sqrt(2)
+    expected = sum((norm - 1) ** 2 for norm in norms) / 2
+    assert PENALTIES["dragan"].fn(ctx).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_shapes_of_the_draws() -> None:
+    asked = []
+
+    def draw(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        asked.append((purpose, shape))
+        return torch.zeros(2, *shape)
+
+    for name in PENALTIES:
+        x = torch.randn(2, 3, 4, 5)
+        PENALTIES[name].fn(PenaltyContext(D=quadratic, G=None, x_real=x, x_fake=x, uniform=draw))
+    one = (1, 1, 1)
+    assert asked == [("gp", one), ("gp0", one), ("dragan-noise", (3, 4, 5)), ("dragan", one)]
+
+
+def test_a_gradient_of_zero_does_not_poison() -> None:
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    zero = images([0.0, 0.0])
+    for name in GRADIENT_PENALTIES:
+        PENALTIES[name].fn(context(lambda x: scale * quadratic(x), zero, zero)).backward()
+    assert scale.grad.isfinite()
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradient_by_finite_differences(name: str) -> None:
+    """The penalty's gradient with respect to D's weights is right, a second derivative of D."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 1)).double()
+    x_real, x_fake = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64).unbind()
+    names, weights = zip(*net.named_parameters(), strict=True)
+
+    def penalty(*weights: Tensor) -> Tensor:
+        def D(x: Tensor) -> Tensor:
+            return torch.func.functional_call(net, dict(zip(names, weights, strict=True)), (x,))
+
+        return PENALTIES[name].fn(context(D, x_real, x_fake))
+
+    assert torch.autograd.gradcheck(penalty, weights)
+    if name != "drift":  # no penalty may leave the first layer without a gradient
+        assert torch.autograd.grad(penalty(*weights), weights[0])[0].abs().sum() > 0
+
+
+def test_r1_shares_the_forward_where_it_may() -> None:
+    x_real = images([3.0, 4.0], [6.0, 8.0]).requires_grad_()
+    ctx = context(quadratic, x_real, x_real.detach())
+    expected = PENALTIES["r1"].fn(ctx)
+    ctx.d_real, ctx.D = quadratic(x_real), None
+    assert_close(PENALTIES["r1"].fn(ctx), expected)
+    ctx.D, ctx.x_real = quadratic, x_real.detach()  # no gradient: a forward of its own
+    assert_close(PENALTIES["r1"].fn(ctx), expected)
+
+
+def test_reuse_of_logits_by_the_others() -> None:
+    x = images([3.0, 4.0])
+    ctx = context(quadratic, x, x)
+    ctx.d_real, ctx.d_fake = row(7.0), row(9.0)
+    assert PENALTIES["drift"].fn(ctx).item() == 49.0
+    assert PENALTIES["r2"].fn(ctx).item() == 12.5  # from its own forward at the fakes
+
+
+@pytest.mark.parametrize("name", GRADIENT_PENALTIES)
+def test_inputs_are_left_alone(name: str) -> None:
+    x_real, x_fake = images([3.0, 4.0]), images([1.0, 2.0])
+    PENALTIES[name].fn(context(quadratic, x_real, x_fake))
+    assert not x_real.requires_grad and not x_fake.requires_grad
+    assert torch.equal(x_real, images([3.0, 4.0])) and torch.equal(x_fake, images([1.0, 2.0]))
