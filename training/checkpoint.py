@@ -1,0 +1,389 @@
+"""Checkpoints that survive kills, full disks and damaged bytes: one verified file a step.
+
+A file is what torch.save writes, followed by a footer of 8 magic bytes and the sha256 of all before it;
+torch.load reads it as it is. A state holds plain containers and tensors only (weights_only=True).
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import pickle
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.errors import UserError
+
+MAGIC = b"GANCKPT1"
+FOOTER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
+CHUNK_BYTES = 1 << 20
+# Names, zip headers and the pickle come on top of the tensors; a disk filled to the brim helps nobody.
+SPACE_FACTOR = 1.2
+SHOWN_DIFFERENCES = 5
+
+
+class CheckpointError(UserError):
+    """A file that is no whole checkpoint: absent, truncated, altered, or not written by this toolkit."""
+
+
+class NonFiniteError(ValueError):
+    """A state refused because weights or averages hold NaN or infinity; `names` lists the tensors."""
+
+    def __init__(self, step: int, names: list[str]) -> None:
+        self.names = names
+        more = f" and {len(names) - SHOWN_DIFFERENCES} more" if len(names) > SHOWN_DIFFERENCES else ""
+        shown = ", ".join(names[:SHOWN_DIFFERENCES])
+        super().__init__(f"no checkpoint of step {step}: NaN or infinity in {shown}{more}")
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and without the rest of a larger storage that it is a view of."""
+    tensor = tensor.detach()
+    # torch.save writes whole storages: a slice of a big buffer would drag the buffer along.
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
+def plain(obj: Any, name: str = "state") -> Any:
+    """The same content in types that torch.load(weights_only=True) accepts; tensors are not copied.
+
+    Paths become str; subclasses of str, int, float, dict and tuple their base; numpy scalars Python
+    numbers, arrays tensors; deques lists. Raises TypeError naming the place of anything else.
+    """
+    if obj is None or type(obj) in (bool, int, float, complex, str, bytes, torch.dtype, torch.device):
+        return obj
+    if isinstance(obj, Tensor):
+        return _compact(obj)
+    if isinstance(obj, np.ndarray):
+        return torch.from_numpy(np.array(obj, order="C"))
+    if isinstance(obj, np.generic):
+        return plain(obj.item(), name)
+    if isinstance(obj, str):
+        return str.__str__(obj)  # str() of a str-valued Enum member would give its name
+    if isinstance(obj, PurePath):
+        return str(obj)
+    if isinstance(obj, Mapping):
+        return {plain(k, f"key {k!r} of {name}"): plain(v, f"{name}.{k}") for k, v in obj.items()}
+    for kind, types in ((tuple, tuple), (set, (set, frozenset)), (list, (list, deque))):
+        if isinstance(obj, types):
+            return kind(plain(item, f"{name}.{i}") for i, item in enumerate(obj))
+    for kind in (int, float):
+        if isinstance(obj, kind):
+            return kind(obj)
+    raise TypeError(f"{name}: a {type(obj).__name__} cannot be kept in a checkpoint, use plain containers")
+
+
+def _tensors(obj: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of every tensor inside nested containers."""
+    if isinstance(obj, Tensor):
+        yield name, obj
+    elif isinstance(obj, Mapping):
+        for key, value in obj.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(obj, (list, tuple)):
+        for i, value in enumerate(obj):
+            yield from _tensors(value, f"{name}.{i}")
+
+
+@torch.no_grad()
+def non_finite(state: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors under `networks` and `ema`, buffers included, that hold NaN or infinity.
+
+    Waits once for each device.
+    """
+    names: dict[torch.device, list[str]] = {}
+    flags: dict[torch.device, list[Tensor]] = {}
+    parts = {key: state[key] for key in ("networks", "ema") if key in state}
+    for name, tensor in _tensors(parts, ""):
+        if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        # The extremes carry NaN and infinity, and need no mask as large as the tensor: 10x isfinite().
+        finite = torch.stack(torch.aminmax(values.detach())).isfinite().all()
+        names.setdefault(tensor.device, []).append(name)
+        flags.setdefault(tensor.device, []).append(finite)
+    return [
+        name
+        for device in names
+        for name, finite in zip(names[device], torch.stack(flags[device]).tolist(), strict=True)
+        if not finite
+    ]
+
+
+def tensor_bytes(state: Mapping[str, Any]) -> int:
+    """Bytes of all tensors of a state, a shared storage counted once as torch.save does."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, t in _tensors(state, "")}
+    return sum(storages.values())
+
+
+def _readable(n_bytes: float) -> str:
+    """A size for people: 0.3 MB, 52.1 MB, 3.4 GB."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+class _HashingWriter:
+    """A binary file for torch.save that computes sha256 as the bytes pass, so nothing is read back."""
+
+    def __init__(self, file: BinaryIO, pool: Executor) -> None:
+        self.file = file
+        self.pool = pool
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of data, or raise OSError."""
+        if len(data) < CHUNK_BYTES:
+            self.sha256.update(data)
+            return self.file.write(data)
+        # Hashing costs more than handing the bytes to the system; both leave the GIL to the other.
+        hashed = self.pool.submit(self.sha256.update, data)
+        try:
+            return self.file.write(data)
+        finally:
+            hashed.result()  # data is torch's own memory, which it reuses after this call
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system; torch.save calls it."""
+        self.file.flush()
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Write state and footer and wait until the disk has them; OSError or torch's RuntimeError if not."""
+    with ThreadPoolExecutor(max_workers=1) as pool, open(path, "wb", buffering=CHUNK_BYTES) as file:
+        writer = _HashingWriter(file, pool)
+        torch.save(state, writer)
+        file.write(MAGIC + writer.sha256.digest())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside folder durable, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems do not sync folders; the file itself is written all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _put(state: dict[str, Any], path: Path, temp: Path) -> None:
+    """Write to temp, flush to disk, rename to path; temp is gone afterwards whatever happens."""
+    try:
+        _write(state, temp)
+        os.replace(temp, path)
+        _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def _verify(path: Path) -> None:
+    """Raise CheckpointError unless the file ends in the footer that its other bytes call for."""
+    with open(path, "rb") as file:
+        n_payload = os.fstat(file.fileno()).st_size - FOOTER_BYTES
+        start = file.read(2)
+        file.seek(max(n_payload, 0))
+        footer = file.read(FOOTER_BYTES)
+        if n_payload <= 0 or not footer.startswith(MAGIC):
+            if start == b"PK":  # torch.save's zip
+                raise CheckpointError(f"{path}: no checksum at its end: truncated, or another program's file")
+            raise CheckpointError(f"{path}: not a checkpoint")
+        file.seek(0)
+        sha256, n_left = hashlib.sha256(), n_payload
+        while n_left and (chunk := file.read(min(CHUNK_BYTES, n_left))):
+            sha256.update(chunk)
+            n_left -= len(chunk)
+    if sha256.digest() != footer[len(MAGIC) :]:
+        raise CheckpointError(f"{path}: damaged, its bytes do not match its checksum")
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
+    path = Path(path)
+    try:
+        _verify(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # The bytes are as written, so another version of torch or of this toolkit wrote them.
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(f"{path}: whole, but torch {torch.__version__} refuses it: {reason}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
+    return state
+
+
+class CheckpointStore:
+    """The checkpoints of one run: `step-00000020.pt` files in a folder, of which the last `keep` stay.
+
+    One process saves; every process may read. Only the saving one passes remove_stale=True, which removes
+    the temporary files of killed runs. Raises ValueError for keep < 2: the newest may be a damaged one.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, remove_stale: bool = False) -> None:
+        if keep < 2:
+            raise ValueError(f"keep={keep} checkpoints: at least 2, so that a damaged newest is not the last")
+        self.folder = Path(folder)
+        self.keep = keep
+        if remove_stale:
+            for temp in self.folder.glob("tmp-*.pt"):
+                self._unlink(temp)
+
+    def path(self, step: int) -> Path:
+        """The file of a step, whether it exists or not."""
+        return self.folder / f"step-{step:08d}.pt"
+
+    def steps(self) -> list[int]:
+        """Steps that have a file, ascending; whether it is whole shows on load."""
+        if not self.folder.is_dir():
+            return []
+        matches = (re.fullmatch(r"step-(\d{8,})\.pt", name) for name in os.listdir(self.folder))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, state: Mapping[str, Any], step: int, protect: Collection[int] = ()) -> Path | None:
+        """Write the state of a step, then prune to the last `keep` and the steps in protect; its path.
+
+        None, after a warning on stderr, where the disk did not take it: older checkpoints are untouched.
+        Raises NonFiniteError for weights or averages that are not finite, TypeError for a state that is
+        not made of plain containers (see `plain`). Checkpoints later than step are removed as well: the
+        run went back behind them, and `latest` must not return to a past that was given up.
+        """
+        names = non_finite(state)
+        if names:
+            raise NonFiniteError(step, names)
+        content = plain(state)
+        path = self.path(step)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_space(content)
+            _put(content, path, self.folder / f"tmp-{step:08d}.pt")
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            self._warn_not_written(step, error)
+            return None
+        self._prune(step, protect)
+        return path
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
+        return load_checkpoint(path)
+
+    def latest(self, *, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
+        """State and path of the newest good checkpoint, None without one.
+
+        Damaged ones that were passed over are named on stderr, unless quiet (other processes).
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self.load(self.path(step)), self.path(step)
+            except CheckpointError as error:
+                if not quiet:
+                    print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
+        return None
+
+    def _check_space(self, content: dict[str, Any]) -> None:
+        """Raise OSError if the disk has less than 1.2 times the bytes of the tensors to write."""
+        needed = SPACE_FACTOR * tensor_bytes(content)
+        if shutil.disk_usage(self.folder).free < needed:
+            raise OSError(errno.ENOSPC, f"{_readable(needed)} needed")
+
+    def _warn_not_written(self, step: int, error: Exception) -> None:
+        """One line on stderr: what failed, how much is free, what stays, what to do."""
+        try:
+            free = f"{_readable(shutil.disk_usage(self.folder).free)} free"
+        except OSError:
+            free = "free space unknown"
+        # torch reports its own confusion ("unexpected pos") and keeps the system's error as the context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).split("\n", 1)[0]
+        print(
+            f"warning: checkpoint of step {step} not written to {self.folder}: {reason} ({free})."
+            " Training goes on, older checkpoints are kept: free some space or lift the limit.",
+            file=sys.stderr,
+        )
+
+    def _prune(self, step: int, protect: Collection[int]) -> None:
+        """Remove what is neither among the last `keep` up to step nor protected."""
+        steps = self.steps()
+        later = [s for s in steps if s > step and s not in protect]
+        if later:
+            listed = ", ".join(str(s) for s in later)
+            print(
+                f"note: checkpoints after step {step} removed, the run went back: {listed}", file=sys.stderr
+            )
+        kept = {*[s for s in steps if s <= step][-self.keep :], *protect}
+        for old in steps:
+            if old not in kept:
+                self._unlink(self.path(old))
+
+    @staticmethod
+    def _unlink(path: Path) -> None:
+        """Remove a file; one that cannot be removed is a warning, no reason to stop a run."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            print(f"warning: {path} could not be removed: {error.strerror or error}", file=sys.stderr)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """Equal settings: a list equals a tuple of the same items (JSON knows lists only), NaN equals NaN."""
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return len(old) == len(new) and all(_equal(a, b) for a, b in zip(old, new, strict=True))
+    return bool(old == new) or repr(old) == repr(new)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two settings, a line each: 'model: dcgan -> mlp', nested ones as 'a.b: 1 -> 2'."""
+    absent = object()
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b = old.get(key, absent), new.get(key, absent)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += [f"{key}.{line}" for line in difference(a, b)]
+        elif a is absent or b is absent or not _equal(a, b):
+            before, after = ("(absent)" if v is absent else str(v) for v in (a, b))
+            if before == after:  # '1' and 1 read alike
+                before, after = repr(a), repr(b)
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """{name: shape} of a state dict; an entry that is no tensor gives its type's name."""
+    return {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in state_dict.items()}
+
+
+def check_shapes(
+    state_networks: Mapping[str, Mapping[str, Any]],
+    networks: Mapping[str, nn.Module | Mapping[str, Any]],
+) -> list[str]:
+    """Where a checkpoint's networks differ in names or shapes from these ones (modules or state dicts).
+
+    Empty when every weight fits; else the first five differences, a line each, and how many more. Nothing
+    is copied.
+    """
+    built = {n: net.state_dict() if isinstance(net, nn.Module) else net for n, net in networks.items()}
+    # A network that only one side has shows as its tensors.
+    names = [*state_networks, *(n for n in built if n not in state_networks)]
+    saved_shapes, built_shapes = (
+        {n: _shapes(side.get(n, {})) for n in names} for side in (state_networks, built)
+    )
+    lines = difference(saved_shapes, built_shapes)
+    shown = lines[:SHOWN_DIFFERENCES]
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more, {len(lines)} differences in all")
+    return shown
