@@ -1,0 +1,461 @@
+"""TrainConfig: every shared setting once, as a frozen dataclass; argparse, config files and presets come from it."""
+
+import argparse
+import ast
+import dataclasses
+import json
+import math
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from losses import METHODS, PENALTIES
+from modelling import MODELS
+from modelling.layers import NORMS
+from training.errors import UserError
+from training.presets import PRESETS
+
+OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name: module that must be importable
+
+
+def flag(group: str, default: Any, help: str, **options: Any) -> Any:
+    """A dataclass field that is also a command line flag; options go to add_argument."""
+    how = {"default_factory": dict} if default is dict else {"default": default}
+    return field(metadata={"group": group, "help": help, "options": options}, **how)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All settings of a run. None means: derived, see the help text. Flags equal the field names."""
+
+    log_name: str | None = flag(
+        "run", None, "name of the folder runs/NAME (default: dataset-model-method-NNN)"
+    )
+    runs_dir: str = flag("run", "runs", "where runs stand")
+    overwrite: bool = flag("run", False, "delete what stands in the named run folder and start anew")
+    seed: int = flag("run", 0, "all weights, batches and noise are functions of it")
+    deterministic: bool = flag("run", False, "bit-equal repeats on CUDA too (slower)")
+    device: str = flag("run", "auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    n_steps: int = flag("run", 20_000, "main updates of D, each on a fresh batch")
+
+    dataset: str = flag("data", "mnist", "which images")
+    data: str | None = flag(
+        "data", None, "folder, .zip, .tar or .tar.gz of images in place of the dataset's own"
+    )
+    data_root: str = flag("data", "data", "where the dataset's own files stand or are downloaded to")
+    cache_dir: str | None = flag(
+        "data", None, "where decoded images are kept (default: the user's cache folder)"
+    )
+    data_device: str = flag(
+        "data", "auto", "where images stay in training", choices=("auto", "cpu", "device")
+    )
+    img_size: int | None = flag("data", None, "height and width in pixels (default: the dataset's)")
+    flip: bool = flag("data", False, "mirror each image with probability one half")
+
+    model: str = flag("model", "dcgan", "architecture", choices=tuple(MODELS))
+    z_dim: int = flag("model", 128, "length of the latent vector, drawn from N(0, 1)")
+    conditional: bool = flag("model", False, "give G and D the labels")
+    norm_g: str | None = flag(
+        "model", None, "normalisation in G (default: the model's)", choices=tuple(NORMS)
+    )
+    norm_d: str | None = flag(
+        "model", None, "normalisation in D (default: right for the method)", choices=tuple(NORMS)
+    )
+    spectral_norm_g: bool = flag("model", False, "spectral norm on every layer of G")
+    spectral_norm_d: bool = flag("model", False, "spectral norm on every layer of D")
+    instance_noise_steps: int | None = flag(
+        "model", None, "noise in D falls linearly to 0 over so many steps"
+    )
+    g_kwargs: dict[str, Any] = flag("model", dict, "settings of G's own, KEY=VALUE ..., e.g. width=96")
+    d_kwargs: dict[str, Any] = flag(
+        "model", dict, "settings of D's own, e.g. dropout=0.3 noise_std=0.1 activation=selu"
+    )
+
+    method: str = flag("loss", "gan", "loss of the game", choices=tuple(METHODS))
+    penalty: tuple[str, ...] = flag("loss", (), "penalties to add", choices=tuple(PENALTIES))
+    gp_weight: float | None = flag("loss", None, "weight of gp; a weight given enables its penalty")
+    gp0_weight: float | None = flag("loss", None, "weight of gp0 (zero-centred on interpolates)")
+    r1_weight: float | None = flag("loss", None, "gamma of r1 (half the mean squared gradient norm on reals)")
+    r2_weight: float | None = flag("loss", None, "gamma of r2 (the same on fakes)")
+    dragan_weight: float | None = flag("loss", None, "weight of dragan")
+    drift_penalty: float | None = flag("loss", None, "weight of drift (mean of D(real)^2)")
+    penalty_interval: dict[str, int] = flag("loss", dict, "lazy penalties, NAME=STEPS ..., e.g. r1=16")
+    label_smoothing: float = flag("loss", 0.0, "one-sided: the target of reals is 1 minus this")
+    weight_clip: float | None = flag("loss", None, "clamp D's weights to +- this (default: the method's)")
+    train_g_interval: int = flag("loss", 1, "G is updated every so many steps")
+    critic_warmup: bool = flag(
+        "loss", False, "100 steps of D per update of G for its first 25 and each 500th"
+    )
+
+    batch_size: int = flag("optimisation", 64, "global batch over all processes and micro-batches")
+    accumulate: int = flag("optimisation", 1, "micro-batches a global batch is cut into")
+    optimizer: str = flag("optimisation", "Adam", "of both networks", choices=OPTIMIZERS)
+    lr: float = flag("optimisation", 2e-4, "learning rate of both networks")
+    lr_d: float | None = flag("optimisation", None, "learning rate of D (default: --lr)")
+    lr_g: float | None = flag("optimisation", None, "learning rate of G (default: --lr)")
+    beta1: float = flag("optimisation", 0.5, "Adam and AdamW; momentum of SGD")
+    beta2: float = flag("optimisation", 0.999, "Adam and AdamW")
+    weight_decay: float = flag("optimisation", 0.0, "decoupled for AdamW")
+    lr_decay_from: int | None = flag(
+        "optimisation", None, "learning rates fall linearly from this step to 0 at the end"
+    )
+
+    ema: bool = flag("ema", False, "keep an averaged copy of G and sample from it")
+    ema_decay: tuple[float, ...] = flag("ema", (0.999,), "per update of G; several make several copies")
+    ema_halflife: tuple[float, ...] = flag("ema", (), "half-life in images, in place of --ema_decay")
+    ema_warmup: int = flag("ema", 0, "updates of G during which the copy is plain")
+
+    mixed_precision: str | None = flag(
+        "speed", None, "of the forwards (default: the launcher's)", choices=("no", "fp16", "bf16")
+    )
+    channels_last: bool = flag("speed", True, "memory layout of images and weights")
+    tf32: bool = flag("speed", True, "TF32 matrix products on CUDA")
+    sync_bn: bool = flag("speed", False, "batch norm over all processes (CUDA)")
+
+    loggers: tuple[str, ...] = flag(
+        "output", ("tensorboard",), "trackers; give none to switch off", choices=tuple(LOGGERS)
+    )
+    log_interval: int = flag("output", 50, "steps between logged scalars")
+    sample_interval: int = flag("output", 500, "steps between sample grids")
+    checkpoint_interval: int = flag("output", 1000, "steps between checkpoints")
+    keep_checkpoints: int = flag("output", 3, "checkpoints kept beside the best, at least 2")
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Base learning rate of each network."""
+        return {
+            "D": self.lr if self.lr_d is None else self.lr_d,
+            "G": self.lr if self.lr_g is None else self.lr_g,
+        }
+
+    def penalties(self) -> dict[str, tuple[float, int]]:
+        """Name -> (weight, interval) of every active penalty, in the table's order."""
+        wanted = set(self.penalty) | set(METHODS[self.method].penalties)
+        wanted |= {name for name in PENALTIES if getattr(self, weight_flag(name)) is not None}
+        active = {}
+        for name, row in PENALTIES.items():
+            if name in wanted:
+                weight = getattr(self, weight_flag(name))
+                interval = self.penalty_interval.get(name, row.interval)
+                active[name] = (row.weight if weight is None else weight, interval)
+        return active
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
+HINTS = typing.get_type_hints(TrainConfig)
+# What a resumed run may change, silently or with a notice; anything else would be another run.
+FREE_ON_RESUME = {
+    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir", "data_device",
+    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
+}  # fmt: skip
+NOTICED_ON_RESUME = {"lr", "lr_d", "lr_g"}
+
+
+def weight_flag(penalty: str) -> str:
+    """Name of the flag that holds a penalty's weight."""
+    return "drift_penalty" if penalty == "drift" else f"{penalty}_weight"
+
+
+def _scalar_type(hint: Any) -> type:
+    """int for `int | None`, float for `tuple[float, ...]`, and so on."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union, tuple):
+        return typing.get_args(hint)[0]
+    return hint
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _help(f: dataclasses.Field) -> str:
+    shown = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+    silent = f.default in (None, (), False, dataclasses.MISSING)
+    return f.metadata["help"] + ("" if silent else f" [{shown}]")
+
+
+def make_parser(script: str, description: str | None, datasets: Sequence[str]) -> argparse.ArgumentParser:
+    """argparse of a script, from the dataclass; nothing has a default, so that only what was typed comes out."""
+    parser = argparse.ArgumentParser(
+        prog=f"{script}.py",
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups: dict[str, Any] = {}
+    for name, f in FIELDS.items():
+        group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
+        options = dict(f.metadata["options"], help=_help(f).replace("%", "%%"))
+        hint = HINTS[name]
+        if name == "dataset":
+            options["choices"] = tuple(datasets)
+        if hint is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hint) is dict:
+            options.update(type=_key_value, nargs="+", metavar="KEY=VALUE")
+        else:
+            options["type"] = _scalar_type(hint)
+            if typing.get_origin(hint) is tuple:
+                options["nargs"] = "*"
+        group.add_argument(f"--{name}", **options)
+    run = groups["run"]
+    names = tuple(n for n, row in PRESETS.items() if row.script == script)
+    run.add_argument("--preset", choices=names, help="a paper's or source's settings; flags win over it")
+    run.add_argument(
+        "--config", help="YAML or JSON file of settings, e.g. a run's config.json; flags win over it"
+    )
+    run.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="PATH",
+        help="go on from the latest checkpoint, or PATH",
+    )
+    return parser
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Settings of a YAML or JSON file; UserError for a missing file, no mapping, or unknown names."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"--config {path} must hold `name: value` lines")
+    return typed(loaded, f"--config {path}")
+
+
+def typed(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check names, types and choices of settings that did not come through argparse."""
+    result = {}
+    for name, value in settings.items():
+        if name not in FIELDS:
+            raise UserError(f"{source}: unknown setting {name!r}; known: {', '.join(FIELDS)}")
+        result[name] = _coerce(name, value, source)
+    return result
+
+
+def _coerce(name: str, value: Any, source: str) -> Any:
+    hint, f = HINTS[name], FIELDS[name]
+    if value is None and types.NoneType in typing.get_args(hint):
+        return None
+    kind = typing.get_origin(hint)
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if kind is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{source}: {name} must be a mapping, not {value!r}")
+        return value
+    if kind is not tuple and isinstance(value, list | tuple):
+        raise UserError(f"{source}: {name} takes one value, not {value!r}")
+    base = bool if hint is bool else _scalar_type(hint)
+    for i, item in enumerate(items):
+        if base is float and isinstance(item, int | str) and not isinstance(item, bool):
+            try:
+                items[i] = item = float(item)  # YAML reads 2e-4 as a string
+            except ValueError:
+                pass
+        if not isinstance(item, base) or (base is int and isinstance(item, bool)):
+            raise UserError(f"{source}: {name} must be {base.__name__}, not {item!r}")
+        choices = f.metadata["options"].get("choices")
+        if choices and item not in choices:
+            raise UserError(f"{source}: {name} {item!r} is not one of {', '.join(map(str, choices))}")
+    return tuple(items) if kind is tuple else items[0]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for: the settings given, by precedence, and where to resume from."""
+
+    given: dict[str, Any]  # flags > --config > --preset
+    defaults: dict[str, Any]  # the script's
+    resume: str | None
+
+    def config(self, base: dict[str, Any] | None = None) -> TrainConfig:
+        """The resolved, validated config; `base` (a resumed run's own config) replaces the script's defaults."""
+        config = TrainConfig(**(self.defaults if base is None else base) | self.given)
+        validate(config, self.given)
+        return config
+
+
+def parse_config(
+    script: str,
+    datasets: Sequence[str],
+    defaults: dict[str, Any],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+) -> Request:
+    """Read a command line. argparse exits with code 2 on unknown flags or values; UserError for the rest."""
+    parser = make_parser(script, description, datasets)
+    argv = translate_legacy(list(sys.argv[1:] if argv is None else argv), script)
+    flags = vars(parser.parse_args(argv))
+    for name, hint in HINTS.items():
+        if name in flags and typing.get_origin(hint) is dict:
+            flags[name] = dict(flags[name])
+        elif name in flags and typing.get_origin(hint) is tuple:
+            flags[name] = tuple(flags[name])
+    preset, file, resume = (flags.pop(name, None) for name in ("preset", "config", "resume"))
+    from_preset = typed(PRESETS[preset].settings, f"preset {preset}") if preset else {}
+    from_file = read_config_file(file) if file else {}
+    if from_file.get("dataset", datasets[0]) not in datasets:
+        raise UserError(
+            f"--config {file}: dataset {from_file['dataset']!r}; {script}.py has {', '.join(datasets)}"
+        )
+    for name in ("log_name", "overwrite"):  # a run's saved config describes the run, not a wish to replace it
+        from_file.pop(name, None)
+    return Request(from_preset | from_file | flags, {"dataset": datasets[0], **defaults}, resume)
+
+
+def translate_legacy(argv: list[str], script: str) -> list[str]:
+    """Rewrite the oldest command's --max_steps, --accelerator and --devices, with a printed notice."""
+
+    def take(name: str) -> str | None:
+        for i, word in enumerate(argv):
+            if word == name and i + 1 < len(argv):
+                del argv[i]
+                return argv.pop(i)
+            if word.startswith(name + "="):
+                return argv.pop(i).partition("=")[2]
+        return None
+
+    def notice(text: str) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"note: {text}", file=sys.stderr)
+
+    max_steps, accelerator, devices = take("--max_steps"), take("--accelerator"), take("--devices")
+    if max_steps is not None:
+        interval_at = argv.index("--train_g_interval") + 1 if "--train_g_interval" in argv else None
+        try:
+            n = int(argv[interval_at]) if interval_at else 1
+            steps = round(int(max_steps) * n / (n + 1))
+        except (ValueError, IndexError):
+            raise UserError(f"--max_steps {max_steps} must be a whole number") from None
+        notice(f"--max_steps {max_steps} counted the updates of both networks: --n_steps {steps}")
+        argv += ["--n_steps", str(steps)]
+    if accelerator is not None:
+        device = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(accelerator)
+        if device is None:
+            raise UserError(f"--accelerator {accelerator}: gpu, cpu, mps or auto; today's flag is --device")
+        notice(f"--accelerator {accelerator} is now --device {device}")
+        argv += ["--device", device]
+    if devices is not None:
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if devices != launched:
+            raise UserError(
+                f"--devices {devices} but {launched} process(es) were launched; start with "
+                f"accelerate launch --num_processes {devices} {script}.py ..."
+            )
+        notice(f"--devices {devices} is now the launcher's --num_processes")
+    return argv
+
+
+def default_norm_d(config: TrainConfig) -> str | None:
+    """Batch norm has no place in D under a penalty on its gradients (they are per sample), nor by default under spectral norm."""
+    if config.norm_d is not None:
+        return config.norm_d
+    if config.spectral_norm_d or any(PENALTIES[name].gradient for name in config.penalties()):
+        return "none"
+    return None
+
+
+def validate(config: TrainConfig, given: dict[str, Any]) -> None:
+    """Refuse settings that cannot work, before any data is read or device touched."""
+    for name in (
+        "n_steps", "batch_size", "accumulate", "z_dim", "train_g_interval",
+        "log_interval", "sample_interval", "checkpoint_interval",
+    ):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)} must be at least 1")
+    _validate_numbers(config)
+    _validate_loss(config)
+    if config.keep_checkpoints < 2:
+        raise UserError(
+            f"--keep_checkpoints {config.keep_checkpoints}: at least 2, the newest may be the damaged one"
+        )
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"--batch_size {config.batch_size} is not divisible by --accumulate {config.accumulate}"
+        )
+    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & set(given)
+    if ema_given and not config.ema:
+        raise UserError(f"--{min(ema_given)} needs --ema")
+    if config.log_name is not None and Path(config.log_name).name != config.log_name:
+        raise UserError(
+            f"--log_name {config.log_name!r} must be a plain folder name; --runs_dir says where runs stand"
+        )
+
+
+def _validate_numbers(config: TrainConfig) -> None:
+    for name, hint in HINTS.items():
+        if _scalar_type(hint) is float:
+            value = getattr(config, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and not (math.isfinite(number) and number >= 0):
+                    raise UserError(f"--{name} {number} must be a number of at least 0")
+    for name in ("beta1", "beta2"):
+        if getattr(config, name) >= 1:
+            raise UserError(f"--{name} {getattr(config, name)} must be below 1")
+    if any(decay >= 1 for decay in config.ema_decay):
+        raise UserError(f"--ema_decay {' '.join(map(str, config.ema_decay))} must be below 1")
+    if any(halflife == 0 for halflife in config.ema_halflife):
+        raise UserError("--ema_halflife must be above 0 images")
+    for name in ("lr_decay_from", "instance_noise_steps", "ema_warmup"):
+        if getattr(config, name) is not None and getattr(config, name) < 0:
+            raise UserError(f"--{name} {getattr(config, name)} must not be negative")
+    if config.lr_decay_from is not None and config.lr_decay_from >= config.n_steps:
+        raise UserError(f"--lr_decay_from {config.lr_decay_from} must be below --n_steps {config.n_steps}")
+
+
+def _validate_loss(config: TrainConfig) -> None:
+    if config.label_smoothing:
+        able = [name for name, row in METHODS.items() if row.d_smooth is not None]
+        if config.method not in able:
+            raise UserError(f"--label_smoothing works with --method {', '.join(able)}, not {config.method}")
+        if config.label_smoothing >= 0.5:
+            raise UserError(f"--label_smoothing {config.label_smoothing} must be below 0.5 (0.1 is usual)")
+    active = config.penalties()
+    for name, interval in config.penalty_interval.items():
+        if name not in PENALTIES:
+            raise UserError(f"--penalty_interval {name}: known penalties are {', '.join(PENALTIES)}")
+        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
+            raise UserError(f"--penalty_interval {name}={interval}: a whole number of steps, at least 1")
+        if name not in active:
+            raise UserError(
+                f"--penalty_interval {name}={interval}, but {name} is not active; add --penalty {name}"
+            )
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain containers only, as saved in config.json and in checkpoints."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(settings: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of as_dict, as settings for Request.config."""
+    return typed({k: v for k, v in settings.items() if k in FIELDS}, "config.json")
+
+
+def resume_differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(refused, noticed) lines `name: old -> new` between a run's saved config and what is asked for now."""
+    refused, noticed = [], []
+    for name in FIELDS:
+        if name in FREE_ON_RESUME or old.get(name) == new.get(name):
+            continue
+        line = f"{name}: {old.get(name)} -> {new.get(name)}"
+        (noticed if name in NOTICED_ON_RESUME else refused).append(line)
+    return refused, noticed

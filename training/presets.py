@@ -1,0 +1,82 @@
+"""Recipes of the papers and of the systems this toolkit grew from, as a table; a flag wins over its row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe: the script it belongs to, its settings, where they come from, the score published with it."""
+
+    script: str
+    settings: dict[str, Any]
+    source: str
+    score: str = ""
+
+
+_MNIST = {
+    "model": "dcgan",
+    "method": "gan",
+    "batch_size": 32,
+    "n_steps": 100_000,
+    "lr": 2e-4,
+    "beta1": 0.5,
+    "beta2": 0.999,
+}
+_CELEBA = {
+    "model": "dcgan",
+    "img_size": 64,
+    "batch_size": 128,
+    "n_steps": 100_000,
+    "lr": 2e-4,
+    "beta1": 0.5,
+    "beta2": 0.999,
+}
+_CELEBA_WGAN = {
+    "model": "dcgan", "method": "wgan", "img_size": 64, "batch_size": 64, "train_g_interval": 5,
+    "optimizer": "RMSprop", "lr": 5e-5,
+}  # fmt: skip
+# xyfJASON's CIFAR-10 study: 40,000 updates of G after five of D each, batch norm in D throughout, no EMA.
+_CIFAR = {
+    "model": "simple_cnn", "method": "gan", "img_size": 32, "z_dim": 100, "batch_size": 512, "n_steps": 200_000,
+    "train_g_interval": 5, "lr": 8e-4, "beta1": 0.5, "beta2": 0.999, "norm_d": "batch", "flip": True, "seed": 5678,
+}  # fmt: skip
+_GAU, _XYF, _SHELL = "gau-nernst/gan", "xyfJASON/GANs-Implementations", "Journey With GANs (ShellGAN)"
+_FID = "FID 50k against the training set, of the source: "
+
+PRESETS: dict[str, Preset] = {
+    "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
+    "mnist-dcgan-conditional": Preset("gan_mnist", _MNIST | {"conditional": True}, _GAU),
+    "celeba-dcgan": Preset("gan_celeba", _CELEBA | {"method": "gan", "ema": True}, _GAU),
+    "celeba-dcgan-wgan": Preset("gan_celeba", _CELEBA_WGAN | {"n_steps": 100_000}, _GAU),
+    # its 200,000 counted the updates of both networks
+    "celeba-dcgan-wgan-2022": Preset(
+        "gan_celeba", _CELEBA_WGAN | {"n_steps": 166_667}, _GAU + ", December 2022"
+    ),
+    "celeba-dcgan-64-wide": Preset(
+        "gan_celeba",
+        # 50 epochs of 202,599 images
+        _CELEBA | {"z_dim": 100, "n_steps": 79_140, "g_kwargs": {"width": 100}, "d_kwargs": {"width": 100}},
+        _SHELL,
+    ),
+    "celeba-dcgan-128": Preset(
+        "gan_celeba",
+        _CELEBA
+        | {"img_size": 128, "z_dim": 100, "batch_size": 64, "n_steps": 158_280}
+        | {"g_kwargs": {"width": 160}, "d_kwargs": {"width": 40}},
+        _SHELL,
+    ),
+    "cifar10-gan": Preset("gan_cifar10", _CIFAR, _XYF, _FID + "24.73"),
+    "cifar10-gan-r1": Preset("gan_cifar10", _CIFAR | {"r1_weight": 10.0}, _XYF, _FID + "24.15"),
+    "cifar10-wgan": Preset(
+        "gan_cifar10", _CIFAR | {"method": "wgan", "optimizer": "RMSprop", "lr": 2e-4}, _XYF, _FID + "49.92"
+    ),
+    "cifar10-wgan-gp": Preset(
+        "gan_cifar10", _CIFAR | {"method": "wgan-gp", "beta2": 0.9}, _XYF, _FID + "28.80"
+    ),
+    "cifar10-sngan": Preset("gan_cifar10", _CIFAR | {"spectral_norm_d": True}, _XYF, _FID + "24.92"),
+    "cifar10-sngan-hinge": Preset(
+        "gan_cifar10", _CIFAR | {"method": "hinge", "spectral_norm_d": True}, _XYF, _FID + "28.52"
+    ),
+    "cifar10-lsgan": Preset("gan_cifar10", _CIFAR | {"method": "lsgan"}, _XYF, _FID + "28.49"),
+}
