@@ -1,0 +1,112 @@
+"""The `generator/` folder of a run: what a user samples from and shares (safetensors + json)."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor, nn
+
+from modelling import build_generator
+from modelling.layers import standing_statistics
+from ops.spectral_norm import iterate_spectral_norm
+from training.errors import UserError
+from training.rng import generator as seeded
+
+FORMAT = 1
+STANDING_LATENTS = 512
+CHUNK = 64
+
+
+def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
+    """(n,) class indices 0, 1, 2, ... round robin, or (n, K) drawn attribute vectors; None without labels."""
+    if not labels["n_labels"]:
+        return None
+    if not labels["multi_hot"]:
+        return torch.arange(n) % labels["n_labels"]
+    draws = torch.rand(n, labels["n_labels"], generator=seeded(seed, "attributes"))
+    return (draws < torch.tensor(labels["label_shares"])).to(torch.get_default_dtype())
+
+
+@torch.no_grad()
+def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
+    """A copy of G in eval mode that is right for any batch size, one image included.
+
+    Running statistics of batch norm lag behind the weights and never belong to averaged ones, so they are
+    measured anew over 512 latents (standing statistics, arXiv:1809.11096); sigma of spectral norm likewise.
+    """
+    G = copy.deepcopy(G).requires_grad_(False)
+    iterate_spectral_norm(G, 15)
+    param = next(G.parameters())
+    z = torch.randn(STANDING_LATENTS, G.z_dim, generator=seeded(seed, "standing")).to(param)
+    y = label_rows(labels, STANDING_LATENTS, seed)
+    batches = [
+        (z[i : i + CHUNK], None if y is None else y[i : i + CHUNK].to(z.device))
+        for i in range(0, STANDING_LATENTS, CHUNK)
+    ]
+    return standing_statistics(G, batches)
+
+
+def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module], step: int) -> None:
+    """Write config.json and one safetensors file a weight set; the first of `networks` is the default.
+
+    config: the keys model, build, dataset, n_labels, multi_hot, label_names, ... ; networks: as sampling_copy made them.
+    Each file is replaced in one move, so a reader never sees half of one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, network in networks.items():
+        tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        temporary = folder / f"tmp-{name}.safetensors"
+        save_file(tensors, temporary, metadata={"step": str(step)})
+        os.replace(temporary, folder / f"{name}.safetensors")
+    full = {"format": FORMAT, **config, "weights": list(networks), "step": step}
+    full["batch_norm"] = f"eval mode, standing statistics over {STANDING_LATENTS} latents"
+    temporary = folder / "tmp-config.json"
+    temporary.write_text(json.dumps(full, indent=2) + "\n")
+    os.replace(temporary, folder / "config.json")
+
+
+def find_generator(path: str | Path) -> Path:
+    """The generator/ folder for a run folder or for itself; UserError where there is none."""
+    path = Path(path)
+    for folder in (path, path / "generator"):
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
+    what = "does not exist" if not path.exists() else "is no run: it has no generator/config.json"
+    raise UserError(
+        f"{path} {what}; give runs/NAME of a run that has written a checkpoint, or its generator/"
+    )
+
+
+def load_generator(
+    path: str | Path, weights: str | None = None, device: str = "cpu"
+) -> tuple[nn.Module, dict]:
+    """(G in eval mode, its config with `step` and `chosen` weights) from a run or a generator/ folder.
+
+    weights: "ema", "raw", "ema-0.999", ...; None takes the first that the run wrote (EMA where there is one).
+    Raises UserError for a folder that is no run, unknown weights, or a damaged file.
+    """
+    folder = find_generator(path)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        known = config["weights"]
+        build = config["build"]
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} is damaged ({error}); resume the run to write it anew"
+        ) from None
+    chosen = known[0] if weights is None else weights
+    if chosen not in known:
+        raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
+    G = build_generator(config["model"], **build)
+    file = folder / f"{chosen}.safetensors"
+    try:
+        G.load_state_dict(load_file(file))
+        with safe_open(file, "pt") as opened:
+            config["step"] = int(opened.metadata()["step"])
+    except Exception as error:
+        raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
+    config["chosen"] = chosen
+    return G.requires_grad_(False).eval().to(device), config

@@ -1,0 +1,140 @@
+"""What a run shows and writes: progress, metrics.jsonl, trackers, the generator folder, the best score's step."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from tqdm import tqdm
+
+PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
+
+
+class RunLog:
+    """Main-process output of one run folder; on other processes every method does nothing."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, n_steps: int, batch_size: int) -> None:
+        self.folder, self.accelerator, self.main = folder, accelerator, accelerator.is_main_process
+        self.n_steps, self.batch_size = n_steps, batch_size
+        self.export: Callable[[Any], None] = lambda loop: None
+        self.latest: dict[str, float] = {}
+        self._bar: tqdm | None = None
+        self._mark = self._line_mark = self._began = (time.monotonic(), 0)
+
+    def start(self, step: int) -> None:
+        """Clocks and the bar begin here; called when training does."""
+        self._mark = self._line_mark = self._began = (time.monotonic(), step)
+        if self.main and step < self.n_steps and sys.stderr.isatty():
+            self._bar = tqdm(total=self.n_steps, initial=step, unit="it", dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        if self.main:
+            if self._bar is not None:
+                self._bar.clear()
+            print(text, file=sys.stderr if text.startswith(("warning", "error")) else sys.stdout, flush=True)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Append to metrics.jsonl and to the trackers, with the speed since the last call."""
+        now = time.monotonic()
+        then, at = self._mark
+        values = {**values, "img_per_s": (step - at) * self.batch_size / max(now - then, 1e-9)}
+        self._mark = (now, step)
+        self.latest = values
+        if not self.main:
+            return
+        # NaN is no JSON: a reader of the file sees null
+        finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+        self.accelerator.log(values, step=step)
+
+    def tick(self, step: int) -> None:
+        """Move the bar, or print a plain line now and then."""
+        if not self.main:
+            return
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(self._losses(), refresh=False)
+            return
+        now, (then, at) = time.monotonic(), self._line_mark
+        if now - then < PLAIN_SECONDS and step != self.n_steps:
+            return
+        speed = (step - at) / max(now - then, 1e-9)
+        left = (self.n_steps - step) / max(speed, 1e-9)
+        self._line_mark = (now, step)
+        print(
+            f"step {step}/{self.n_steps}  {speed:.1f} it/s  {speed * self.batch_size:.0f} img/s  "
+            f"{_clock(left)} left  {self._losses()}",
+            flush=True,
+        )
+
+    def _losses(self) -> str:
+        shown = {"loss/d": "D", "loss/g": "G", "img_per_s": "img/s"}
+        return "  ".join(f"{text} {self.latest[k]:.4g}" for k, text in shown.items() if k in self.latest)
+
+    def images(self, name: str, grid: np.ndarray, step: int) -> None:
+        """A (H, W, C) uint8 picture for the trackers."""
+        for tracker in self.accelerator.trackers if self.main else ():
+            if hasattr(tracker, "log_images"):
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({name: grid[None] if options else [grid]}, step=step, **options)
+
+    def cut(self, step: int) -> None:
+        """Forget the lines after `step`, which are about to be computed again."""
+        path = self.folder / "metrics.jsonl"
+        self._mark = self._line_mark = (time.monotonic(), step)
+        if not self.main or not path.is_file():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # the half line of a killed process
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+
+    def best_steps(self) -> set[int]:
+        """The step of the lowest score in scores.jsonl, whose checkpoint is never pruned."""
+        return best_steps(self.folder / "scores.jsonl")
+
+    def close(self, step: int) -> None:
+        """End the bar, flush the trackers, say where things are."""
+        if self._bar is not None:
+            self._bar.close()
+        self.accelerator.end_training()
+        began, start = self._began
+        seconds = time.monotonic() - began
+        speed = (step - start) * self.batch_size / max(seconds, 1e-9)
+        self.say(
+            f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); results in {self.folder}"
+        )
+
+
+def best_steps(path: Path) -> set[int]:
+    """For each fid[...] in a scores.jsonl the step that has the lowest."""
+    best: dict[str, tuple[float, int]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        for name, value in row.items():
+            if name.startswith("fid") and isinstance(value, int | float) and "step" in row:
+                best[name] = min(best.get(name, (math.inf, -1)), (value, row["step"]))
+    return {step for _, step in best.values()}
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,412 @@
+"""The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ema import EMA, decay_at, decay_from_halflife
+from ops.spectral_norm import iterate_spectral_norm
+from training.checkpoint import CheckpointStore, non_finite
+from training.config import TrainConfig
+from training.data import Batches
+from training.errors import UserError
+from training.logs import RunLog
+from training.rng import key
+from training.task import Draws, Micro, Phase, Shares, Task
+
+MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
+MAX_ROLLBACKS = 3
+
+
+class Diverged(Exception):
+    """Too many non-finite steps in a row, or a non-finite average."""
+
+
+class Stopped(SystemExit):
+    """A stop signal was obeyed; the exit code is 128 + its number."""
+
+
+def make_optimizer(
+    config: TrainConfig, network: nn.Module, lr: float, device: torch.device, lazy: float
+) -> Any:
+    """The optimiser of one network, fused where torch has it.
+
+    lazy: c = 1 / (1 + sum 1/n_i) over its lazy phases; Adam's lr and betas are corrected for their extra steps
+    (arXiv:1912.04958, appendix B).
+    """
+    params = list(network.parameters())
+    betas = (config.beta1**lazy, config.beta2**lazy)
+    fused = device.type in ("cpu", "cuda", "mps") and all(p.is_floating_point() for p in params)
+    decay = config.weight_decay
+    rows: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "Adam": lambda: torch.optim.Adam(params, lr * lazy, betas, weight_decay=decay, fused=fused),
+        "AdamW": lambda: torch.optim.AdamW(params, lr * lazy, betas, weight_decay=decay, fused=fused),
+        "RMSprop": lambda: torch.optim.RMSprop(params, lr, weight_decay=decay),
+        "SGD": lambda: torch.optim.SGD(params, lr, momentum=config.beta1, weight_decay=decay),
+    }
+    return rows[config.optimizer]()
+
+
+def seed_layer_noise(*parts: Any) -> None:
+    """Re-seed torch's default generators (dropout, noise layers); microseconds, unlike torch.manual_seed."""
+    number = key(*parts)
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(number)
+
+
+class Network:
+    """A network with what the loop needs of it, gathered once."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, base_lr: float) -> None:
+        self.module, self.optimizer, self.base_lr = module, optimizer, base_lr
+        self.params = list(module.parameters())
+        norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
+
+    def train_only(self, yes: bool) -> None:
+        """Freeze or free every parameter."""
+        if self.params[0].requires_grad != yes:
+            for p in self.params:
+                p.requires_grad_(yes)
+
+
+class Loop:
+    """Runs a task's phases from one step to another; all of its state is in state_dict()."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        task: Task,
+        batches: Batches,
+        store: CheckpointStore,
+        log: RunLog,
+        extra_state: dict[str, Any],
+    ) -> None:
+        self.config, self.accelerator, self.task, self.batches = config, accelerator, task, batches
+        self.store, self.log, self.extra_state = store, log, extra_state
+        self.device = accelerator.device
+        self.shares = Shares(
+            config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index
+        )
+        self.step = self.attempt = self.rollbacks = 0
+        self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
+        self.skipped = torch.zeros((), device=self.device)
+        self.bad_run = torch.zeros((), device=self.device)
+        self.signal: int | None = None
+        self.stats: dict[str, Tensor] = {}
+        self.networks = {name: self._network(name) for name in task.networks}
+        self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
+        self.emas = self._make_emas()
+        self.hooks: list[tuple[int, Callable[[int], None]]] = []
+
+    def _network(self, name: str) -> Network:
+        lazy = sum(1 / p.interval for p in self.task.phases if p.trains == name and p.interval > 1)
+        lr, module = self.config.rates[name], self.task.networks[name]
+        return Network(
+            module, make_optimizer(self.config, module, lr, self.device, 1 / (1 + lazy)), lr / (1 + lazy)
+        )
+
+    def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
+        """Name -> (average, its decay now). The first one is what is sampled from."""
+        if not self.config.ema:
+            return {}
+        config, network = self.config, self.task.networks[self.task.averaged]
+        if config.ema_halflife:
+            values, decays = config.ema_halflife, [self._halflife_decay(h) for h in config.ema_halflife]
+        else:
+            values = config.ema_decay
+            decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
+        names = ["ema"] if len(values) == 1 else [f"ema-{value:g}" for value in values]
+        return {name: (EMA(network, 0.0), decay) for name, decay in zip(names, decays, strict=True)}
+
+    def _halflife_decay(self, halflife: float) -> Callable[[], float]:
+        def decay() -> float:
+            if self.updates < self.config.ema_warmup:
+                return 0.0
+            images = (self.step + 1 - self.last_update) * self.config.batch_size
+            return decay_from_halflife(images, halflife)
+
+        return decay
+
+    # -- a step ------------------------------------------------------------------------------------------------
+
+    def run_step(self) -> None:
+        """All due phases of one step."""
+        step, config = self.step, self.config
+        for network in self.networks.values():
+            iterate_spectral_norm(network.module)
+        self.task.begin_step(step)
+        self._set_rates(step)
+        draws = Draws(self.shares, self.device, config.seed, self.attempt, step)
+        due = [phase for phase in self.task.phases if phase.due(step)]
+        keep = config.accumulate == 1 and any(phase.trains == self.task.averaged for phase in due)
+        z_dim = self.task.networks[self.task.averaged].z_dim
+        micros = [Micro(self.batches, draws, step, j, z_dim, keep) for j in range(config.accumulate)]
+        self.batches.announce((step + 1) * config.batch_size)
+        for phase in due:
+            self._run_phase(phase, micros, step)
+        self.step += 1
+
+    def _set_rates(self, step: int) -> None:
+        start = self.config.lr_decay_from
+        factor = 1.0
+        if start is not None and step > start:
+            factor = (self.config.n_steps - step) / (self.config.n_steps - start)
+        for network in self.networks.values():
+            for group in network.optimizer.param_groups:
+                group["lr"] = network.base_lr * factor
+
+    def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> None:
+        active = self.networks[phase.trains]
+        for network in self.networks.values():
+            network.train_only(network is active)
+        before = [b.clone() for b in self.all_statistics]
+        seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.shares.process)
+        for micro in micros:
+            loss, stats = phase.loss(micro)
+            self.accelerator.backward(loss * (phase.interval / len(micros)), inputs=active.params)
+            for name, value in stats.items():
+                self.stats[name] = value / len(micros) + (self.stats[name] if micro is not micros[0] else 0)
+        grads = [p.grad for p in active.params if p.grad is not None]
+        self._reduce(grads + self.all_statistics)
+        norm, ok = self._apply(active, grads)
+        self._keep_finite(before, ok)
+        active.optimizer.zero_grad(set_to_none=True)
+        self.stats[f"grad_norm/{phase.name}"] = norm
+        if phase.trains in self.task.clip:
+            bound = self.task.clip[phase.trains]
+            with torch.no_grad():
+                torch._foreach_clamp_min_(active.params, -bound)
+                torch._foreach_clamp_max_(active.params, bound)
+        if phase.trains == self.task.averaged:
+            self._average(ok)
+
+    def _reduce(self, tensors: list[Tensor]) -> None:
+        """Mean over processes, in place, as one flat tensor."""
+        if self.shares.n_processes == 1 or not tensors:
+            return
+        with torch.no_grad():
+            flat = self.accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def _apply(self, active: Network, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Step the optimiser unless the gradient is not finite: (norm, 1 or 0 as a device flag)."""
+        optimizer, scaler = active.optimizer, self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = torch.nn.utils.get_total_norm(grads)
+        ok = torch.isfinite(norm)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        elif self.device.type == "cpu":
+            if ok:
+                optimizer.step()
+        elif optimizer.defaults.get("fused"):
+            optimizer.found_inf = (
+                ~ok
+            ).float()  # the fused kernel leaves everything untouched: no wait for the device
+            optimizer.step()
+        else:
+            for grad in grads:
+                grad.copy_(torch.where(ok, grad, 0))
+            optimizer.step()
+        bad = (~ok).to(self.skipped.dtype)
+        self.skipped += bad
+        self.bad_run = (self.bad_run + bad) * bad
+        if self.device.type == "cpu" and self.bad_run >= MAX_BAD_STEPS:
+            raise Diverged(f"{MAX_BAD_STEPS} non-finite gradients in a row")
+        return norm, ok
+
+    @torch.no_grad()
+    def _keep_finite(self, before: list[Tensor], ok: Tensor) -> None:
+        """Batch norm's running statistics move in the forward: take them back where the step is skipped."""
+        if self.device.type == "cpu":
+            if not ok:
+                for buffer, old in zip(self.all_statistics, before, strict=True):
+                    buffer.copy_(old)
+            return
+        for buffer, old in zip(self.all_statistics, before, strict=True):
+            buffer.copy_(torch.where(ok, buffer, old))
+
+    def _average(self, ok: Tensor) -> None:
+        network = self.task.networks[self.task.averaged]
+        flag = None if self.device.type == "cpu" else ok
+        if flag is not None or ok:
+            for ema, decay in self.emas.values():
+                ema.update(network, decay(), flag)
+            self.updates += 1
+        self.last_update = self.step + 1
+
+    # -- the run -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to n_steps; Stopped after a signal, UserError when training cannot go on."""
+        previous = {
+            s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        }
+        try:
+            while self.step < self.config.n_steps:
+                try:
+                    self._run_to_end()
+                except Diverged as reason:
+                    self._roll_back(str(reason))
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"out of memory at step {self.step}: use a smaller --batch_size, or --accumulate 2 (same results "
+                f"for networks without batch statistics); {self._last_good()}"
+            ) from None
+        except RuntimeError as error:
+            if "CUDA error" not in str(error) and "device-side" not in str(error):
+                raise
+            first = str(error).splitlines()[0]
+            raise UserError(f"lost the GPU at step {self.step} ({first}); {self._last_good()}") from None
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _last_good(self) -> str:
+        steps = self.store.steps()
+        return f"go on with --resume from step {steps[-1]}" if steps else "no checkpoint had been written yet"
+
+    def _run_to_end(self) -> None:
+        config = self.config
+        while self.step < config.n_steps:
+            self.run_step()
+            step, last = self.step, self.step == config.n_steps
+            logging = step % config.log_interval == 0 or last
+            if logging:
+                self._check_bad_run()
+                self._log()
+            self.log.tick(step)
+            for interval, hook in self.hooks:
+                if step % interval == 0 or last:
+                    hook(step)
+            number = self._agreed_signal(logging)
+            if step % config.checkpoint_interval == 0 or last or number:
+                saved = self.save()
+                if last and not saved and not number:
+                    raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
+            if number and not last:
+                self.log.say(f"stopped by {signal.Signals(number).name} at step {step}; go on with --resume")
+                raise Stopped(128 + number)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)  # a second one kills
+
+    def _agreed_signal(self, logging: bool) -> int:
+        """The signal all processes obey at this step, 0 for none; asked only at the logging cadence."""
+        if self.shares.n_processes == 1:
+            return self.signal or 0
+        if not logging:
+            return 0
+        flags = torch.tensor([self.signal or 0], device=self.device)
+        return int(self.accelerator.gather(flags).max())
+
+    def _check_bad_run(self) -> None:
+        if self.bad_run >= MAX_BAD_STEPS:
+            raise Diverged(f"{MAX_BAD_STEPS} non-finite gradients in a row")
+
+    def _log(self) -> None:
+        """Read this step's values from the device, averaged over processes."""
+        names = sorted(self.stats)
+        values = torch.stack(
+            [
+                self.stats[name].detach().to(torch.float64 if self.device.type != "mps" else torch.float32)
+                for name in names
+            ]
+        )
+        if self.shares.n_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        scalars = dict(zip(names, values.tolist(), strict=True))
+        scalars["skipped_steps"] = float(self.skipped)
+        for name, network in self.networks.items():
+            scalars[f"lr/{name.lower()}"] = network.optimizer.param_groups[0]["lr"]
+        if self.accelerator.scaler is not None:
+            scalars["fp16_scale"] = self.accelerator.scaler.get_scale()
+        self.log.scalars(scalars, self.step)
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a bit-equal continuation needs, in plain containers."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "attempt": self.attempt,
+            "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
+            "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
+            "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "task": self.task.state_dict(),
+            "loop": {
+                "updates": self.updates,
+                "last_update": self.last_update,
+                "skipped": float(self.skipped),
+            },
+            **self.extra_state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore state_dict(); shapes have been compared before."""
+        for name, network in self.networks.items():
+            network.module.load_state_dict(state["networks"][name])
+            network.optimizer.load_state_dict(state["optimizers"][name])
+        for name, (ema, _) in self.emas.items():
+            ema.module.load_state_dict(state["ema"][name])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.task.load_state_dict(state["task"])
+        self.step, self.attempt = state["step"], state["attempt"]
+        self.updates, self.last_update = state["loop"]["updates"], state["loop"]["last_update"]
+        self.skipped.fill_(state["loop"]["skipped"])
+        self.bad_run.zero_()
+
+    def save(self) -> bool:
+        """Write a checkpoint and the generator; False when it could not be written and the run goes on."""
+        bad = non_finite(
+            {
+                "networks": {n: v.module.state_dict() for n, v in self.networks.items()},
+                "ema": {n: e.module.state_dict() for n, (e, _) in self.emas.items()},
+            }
+        )
+        if bad:
+            raise Diverged(f"non-finite weights ({bad[0]})")
+        saved = True
+        if self.accelerator.is_main_process:
+            path = self.store.save(self.state_dict(), self.step, protect=self.log.best_steps())
+            saved = path is not None
+            if saved:
+                self.log.export(self)
+        self.accelerator.wait_for_everyone()
+        return saved
+
+    def _roll_back(self, reason: str) -> None:
+        self.rollbacks += 1
+        found = self.store.latest()
+        if found is None or self.rollbacks > MAX_ROLLBACKS:
+            last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
+            where = (
+                "before the first checkpoint" if found is None else f"again after {MAX_ROLLBACKS} rollbacks"
+            )
+            raise UserError(
+                f"training diverged at step {self.step} {where}: {reason}; losses {last}, lr {self.config.rates}; "
+                "try a lower --lr, another --method, or --mixed_precision no"
+            )
+        attempt = self.attempt + 1
+        self.load_state_dict(found[0])
+        self.attempt = attempt  # new noise from here on
+        self.log.cut(self.step)
+        self.log.say(
+            f"warning: {reason}; back to step {self.step} with new noise ({self.rollbacks} of {MAX_ROLLBACKS})"
+        )

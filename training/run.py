@@ -1,0 +1,441 @@
+"""From a command line to a trained run: settings, device, folder, data, networks, loop."""
+
+import ctypes
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from modelling import build_discriminator, build_generator
+from training.checkpoint import CheckpointStore, check_shapes
+from training.config import (
+    LOGGERS,
+    Request,
+    TrainConfig,
+    as_dict,
+    default_norm_d,
+    from_dict,
+    parse_config,
+    resume_differences,
+)
+from training.data import DATASETS, Batches, ImageData, load_dataset
+from training.errors import UserError, blaming_user, cli
+from training.hooks import Previews
+from training.logs import RunLog
+from training.loop import Loop
+from training.rng import key
+from training.task import NoiseToImage
+
+
+def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
+    """main(argv) of a gan_*.py."""
+
+    @cli
+    def main(argv: Sequence[str] | None = None) -> int:
+        request = parse_config(script, datasets, defaults, argv, doc)
+        train(request)
+        return 0
+
+    return main
+
+
+def train(request: Request) -> Loop:
+    """Train as asked and return the finished loop; UserError for what the user can mend."""
+    follow_launcher()
+    config, folder, resumed = resolve(request)
+    accelerator = make_accelerator(config)
+    folder = folder or next_free_folder(config, accelerator)
+    say = accelerator.print
+    set_backends(config, accelerator)
+    data = load_images(config, accelerator)
+    with blaming_user():
+        loop, about = build_loop(config, accelerator, data, folder)
+    prepare_folder(config, folder, resumed, accelerator)
+    if resumed is not None:
+        restore(loop, resumed, config, data)
+    say(json.dumps(as_dict(config)))
+    for name, network in loop.task.networks.items():
+        say(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
+    say(f"data: {data.name}, {len(data.images):,} images of {'x'.join(map(str, data.images.shape[1:]))}")
+    say(f"processes: {accelerator.num_processes}, global batch: {config.batch_size}")
+    say(f"device: {accelerator.device}, mixed precision: {accelerator.mixed_precision}, run: {folder}")
+    start_trackers(config, accelerator, folder, loop.step)
+    previews = Previews(loop, about)
+    loop.log.export = previews.export
+    loop.hooks.append((config.sample_interval, previews.grids))
+    previews.reals()
+    loop.log.start(loop.step)
+    try:
+        loop.run()
+    finally:
+        loop.log.close(loop.step)
+    return loop
+
+
+def build_loop(
+    config: TrainConfig, accelerator: Accelerator, data: ImageData, folder: Path
+) -> tuple[Loop, dict[str, Any]]:
+    """(the loop at step 0, what generator/config.json will say); writes nothing."""
+    batches = make_batches(config, accelerator, data)
+    (G, D), build = make_networks(config, accelerator, data)
+    task = make_task(config, accelerator, G, D)
+    store = CheckpointStore(
+        folder / "checkpoints", config.keep_checkpoints, remove_stale=accelerator.is_main_process
+    )
+    log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
+    loop = Loop(config, accelerator, task, batches, store, log, extra_state(config, data, accelerator))
+    return loop, generator_config(config, data, build)
+
+
+def follow_launcher() -> None:
+    """Die with the launcher: accelerate's dies of SIGTERM without telling the process it started."""
+    launched = (
+        any(name.startswith("ACCELERATE_") for name in os.environ) or "TORCHELASTIC_RUN_ID" in os.environ
+    )
+    if launched and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+# -- settings and folder -------------------------------------------------------------------------------------------
+
+
+def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
+    """(config, run folder or None for the next free one, checkpoint file or run to resume from or None)."""
+    config = request.config()
+    check_loggers(config)
+    if request.resume is None:
+        return config, new_folder(config), None
+    given = request.given
+    root = Path(config.runs_dir)
+    if request.resume == "latest":
+        if config.log_name is None:
+            raise UserError(
+                "--resume needs --log_name NAME of the run, or the PATH of a checkpoint or run folder"
+            )
+        source = root / config.log_name
+    else:
+        source = Path(request.resume)
+        if not source.exists():
+            raise UserError(f"--resume {source}: there is nothing")
+    run = source.parent.parent if source.is_file() else source
+    saved = run / "config.json"
+    if not saved.is_file():
+        raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
+    try:
+        old = json.loads(saved.read_text())
+    except ValueError:
+        raise UserError(f"--resume: {saved} is damaged") from None
+    config = request.config(from_dict(old))
+    refused, noticed = resume_differences(old, as_dict(config))
+    if refused:
+        raise UserError(
+            f"--resume {run}: another run's settings ({'; '.join(refused)}); use a new --log_name"
+        )
+    for line in noticed:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"note: changed at resume: {line}")
+    folder = root / given["log_name"] if "log_name" in given else run
+    if folder.resolve() != run.resolve() and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
+    return config, folder, source
+
+
+def new_folder(config: TrainConfig) -> Path | None:
+    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later."""
+    if config.log_name is None:
+        return None
+    folder = Path(config.runs_dir) / config.log_name
+    if folder.exists() and any(folder.iterdir()) and not config.overwrite:
+        raise UserError(
+            f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
+        )
+    return folder
+
+
+def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
+    """runs/dataset-model-method-NNN, chosen by the main process for all."""
+    stem = Path(config.runs_dir) / f"{config.dataset}-{config.model}-{config.method}"
+    name = [None]
+    if accelerator.is_main_process:
+        name = [next(f"{stem}-{i:03d}" for i in itertools.count(1) if not Path(f"{stem}-{i:03d}").exists())]
+    return Path(broadcast_object_list(name)[0])
+
+
+def prepare_folder(config: TrainConfig, folder: Path, resumed: Path | None, accelerator: Accelerator) -> None:
+    """Make the run folder and write config.json."""
+    if accelerator.is_main_process:
+        if resumed is None and config.overwrite and folder.exists():
+            shutil.rmtree(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror}; --runs_dir says where runs stand"
+            ) from None
+    accelerator.wait_for_everyone()
+
+
+def check_loggers(config: TrainConfig) -> None:
+    """Accelerate drops an absent tracker without a word: refuse it here."""
+    for name in config.loggers:
+        if importlib.util.find_spec(LOGGERS[name]) is None:
+            raise UserError(
+                f"--loggers {name}: not installed; pip install {LOGGERS[name]}, or --loggers tensorboard"
+            )
+
+
+# -- device --------------------------------------------------------------------------------------------------------
+
+
+def choose_device(asked: str) -> str:
+    """cuda, mps or cpu; UserError for one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there[asked]:
+        raise UserError(
+            f"--device {asked} is not available here; there is {', '.join(n for n, a in there.items() if a)}"
+        )
+    return asked
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate for device, precision, reduction and trackers; neither networks nor optimisers go through it."""
+    device = choose_device(config.device)
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision == "fp16" and device == "cpu":
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                "warning: fp16 does not exist on the CPU: computing in fp32 (bf16 does: --mixed_precision bf16)",
+                file=sys.stderr,
+            )
+        precision = "no"
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        # cpu=True must be said: without it torchrun's processes never meet
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=precision,
+            log_with=list(config.loggers) or None,
+            project_dir=config.runs_dir,
+        )
+    except ValueError as error:
+        raise UserError(f"--mixed_precision {precision}: {error}") from None
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise UserError(
+            f"{launched} processes were launched but only {accelerator.num_processes} joined; use torchrun --standalone "
+            f"--nproc_per_node {launched}"
+        )
+    return accelerator
+
+
+def set_backends(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Process-wide switches, set inside the run and after Accelerate has set its own."""
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.sync_bn and accelerator.device.type != "cuda":
+        accelerator.print(
+            "warning: --sync_bn works on CUDA only: batch statistics are per process", file=sys.stderr
+        )
+
+
+def compile_options(accelerator: Accelerator) -> dict[str, Any] | None:
+    """Arguments of torch.compile from the launcher's --dynamo_backend; None without one."""
+    plugin = accelerator.state.dynamo_plugin
+    if str(plugin.backend).endswith("NO"):
+        return None
+    options = plugin.to_kwargs()
+    if options.get("backend") == "inductor" and accelerator.device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise UserError(
+                "--dynamo_backend inductor needs a C++ compiler: install g++ (or set CXX), or leave the flag out"
+            ) from None
+    return options | {"dynamic": False}
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------
+
+
+def load_images(config: TrainConfig, accelerator: Accelerator) -> ImageData:
+    """The data set at the run's size; the main process decodes, the others wait for its cache."""
+    row = DATASETS[config.dataset]
+    size = row.img_size if config.img_size is None else config.img_size
+    with blaming_user():
+        return load_dataset(
+            config.dataset,
+            img_size=size,
+            img_channels=row.img_channels,
+            data_root=config.data_root,
+            data=config.data,
+            cache_dir=config.cache_dir,
+            is_main=accelerator.is_local_main_process,
+        )
+
+
+def make_batches(config: TrainConfig, accelerator: Accelerator, data: ImageData) -> Batches:
+    """Batches as a function of the step, for this process."""
+    return Batches(
+        data,
+        config.batch_size,
+        config.seed,
+        flip=config.flip,
+        device=accelerator.device,
+        data_device=config.data_device,
+        channels_last=config.channels_last,
+        n_processes=accelerator.num_processes,
+        process=accelerator.process_index,
+        accumulate=config.accumulate,
+    )
+
+
+def make_networks(
+    config: TrainConfig, accelerator: Accelerator, data: ImageData
+) -> tuple[tuple[nn.Module, nn.Module], dict[str, Any]]:
+    """((G, D) on the device, the arguments that rebuild G)."""
+    if config.conditional and data.labels is None:
+        raise UserError(
+            f"--conditional needs labels, and {data.name} has none (class folders, or list_attr_celeba.txt)"
+        )
+    n_labels = data.n_labels if config.conditional else 0
+    image = {"img_size": data.images.shape[1], "img_channels": data.images.shape[3], "n_labels": n_labels}
+    g = image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g} | config.g_kwargs
+    d = image | {"spectral_norm": config.spectral_norm_d} | config.d_kwargs
+    if config.norm_g is not None:
+        g["norm"] = config.norm_g
+    if (norm_d := default_norm_d(config)) is not None:
+        d["norm"] = norm_d
+    torch.manual_seed(key(config.seed, "weights"))
+    networks = []
+    for network in (build_generator(config.model, **g), build_discriminator(config.model, **d)):
+        if config.sync_bn and accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        networks.append(network.to(accelerator.device, memory_format=layout))
+    return (networks[0], networks[1]), g
+
+
+def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn.Module) -> NoiseToImage:
+    """The game, with compiled forwards where the launcher asked for them."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
+    autocast = nullcontext if dtype is None else partial(torch.autocast, accelerator.device.type, dtype)
+    options = compile_options(accelerator)
+    forwards = (
+        {}
+        if options is None
+        else {f"forward_{n}": torch.compile(net, **options) for n, net in zip("gd", (G, D))}
+    )
+    return NoiseToImage(config, G, D, autocast=autocast, half=dtype is not None, **forwards)
+
+
+def extra_state(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+    """What a checkpoint says of its surroundings."""
+    return {
+        "config": as_dict(config),
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "processes": accelerator.num_processes,
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
+    }
+
+
+def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]) -> dict[str, Any]:
+    """generator/config.json: how to rebuild G, and on what it was trained."""
+    labelled = config.conditional
+    row: dict[str, Any] = {
+        "model": config.model,
+        "build": build,
+        "dataset": config.dataset,
+        "img_size": build["img_size"],
+        "z_dim": config.z_dim,
+        "n_labels": build["n_labels"],
+        "multi_hot": bool(labelled and data.multi_hot),
+        "label_names": list(data.label_names) if labelled else [],
+        "seed": config.seed,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": "train",
+            "data": config.data,
+            "data_root": config.data_root,
+        },
+    }
+    if row["multi_hot"]:
+        row["label_shares"] = [float(share) for share in data.labels.mean(0)]
+    return row
+
+
+def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, step: int) -> None:
+    """TensorBoard, W&B, ... inside the run folder; points after a resumed step are dropped."""
+    if not config.loggers:
+        return
+    accelerator.init_trackers(
+        folder.name,
+        init_kwargs={"tensorboard": {"purge_step": step}, "wandb": {"dir": str(folder)}},
+    )
+    text = json.dumps(as_dict(config), indent=2)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.writer.add_text("config", f"```json\n{text}\n```", step)
+        else:
+            tracker.store_init_configuration(as_dict(config))
+
+
+# -- resume --------------------------------------------------------------------------------------------------------
+
+
+def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> None:
+    """Load the checkpoint into the loop, refusing another architecture before any weight is touched."""
+    if source.is_file():
+        state = loop.store.load(source)
+    else:
+        store = CheckpointStore(source / "checkpoints", config.keep_checkpoints)
+        found = store.latest()
+        if found is None:
+            raise UserError(
+                f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
+            )
+        state = found[0]
+    lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
+    if lines:
+        raise UserError(f"--resume: another architecture: {'; '.join(lines)}")
+    if state["data"]["fingerprint"] != data.fingerprint:
+        raise UserError(
+            f"--resume: the images are not those of the run ({state['data']['name']} {state['data']['fingerprint']}, "
+            f"now {data.name} {data.fingerprint})"
+        )
+    if state["processes"] != loop.shares.n_processes:
+        loop.log.say(
+            f"note: the checkpoint is of {state['processes']} process(es), now {loop.shares.n_processes}: "
+            "equal up to rounding, not bit for bit"
+        )
+    if state["step"] > config.n_steps:
+        raise UserError(f"--resume: the checkpoint is at step {state['step']}, --n_steps is {config.n_steps}")
+    loop.load_state_dict(state)
+    loop.log.cut(loop.step)
+    if loop.log.main:
+        loop.store.supersede(loop.step)
+    loop.log.say(f"resumed at step {loop.step} of {config.n_steps}")
