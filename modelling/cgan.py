@@ -1,0 +1,80 @@
+"""Labels for any pair of networks: an embedding joins G's latents and D's image planes. arXiv:1411.1784.
+
+Deviations: the paper maps latents and labels to separate hidden layers first; here a learnt embedding is
+concatenated to z, and tiled to further channels of D's image, so that the networks themselves stay as they
+are. Several labels at once (attributes) are averaged: the vector is divided by its sum.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LabelEmbedding(nn.Module):
+    """Labels -> vectors (N, embed_dim).
+
+    y is (N,) class indices, int64, or (N, n_labels) weights of several labels; those are normalised to sum 1,
+    a row of zeros gives zeros.
+    """
+
+    def __init__(self, n_labels: int, embed_dim: int) -> None:
+        super().__init__()
+        self.n_labels = n_labels
+        self.table = nn.Embedding(n_labels, embed_dim)
+
+    def forward(self, y: Tensor | None, n: int) -> Tensor:
+        """ValueError where labels are missing or do not fit a batch of n."""
+        if y is None:
+            raise ValueError("this network is conditional: it needs labels y")
+        if tuple(y.shape) == (n,) and not y.is_floating_point():
+            return self.table(y)
+        if tuple(y.shape) != (n, self.n_labels):
+            wanted = f"({n},) of whole numbers or ({n}, {self.n_labels})"
+            raise ValueError(f"labels of shape {wanted} are needed, not {tuple(y.shape)} of {y.dtype}")
+        weight = self.table.weight
+        y = y.to(weight.dtype)
+        total = y.sum(1, keepdim=True)
+        return F.linear(y / torch.where(total == 0, 1, total), weight.t())
+
+
+class ConditionalGenerator(nn.Module):
+    """G(z (N, z_dim), y) -> images; `G` takes latents of z_dim + embed_dim."""
+
+    def __init__(self, G: nn.Module, n_labels: int, embed_dim: int) -> None:
+        """ValueError if G's latents have no room for the embedding."""
+        super().__init__()
+        if G.z_dim <= embed_dim:
+            raise ValueError(f"G takes latents of {G.z_dim}, which must be more than embed_dim {embed_dim}")
+        self.z_dim, self.img_size, self.img_channels = G.z_dim - embed_dim, G.img_size, G.img_channels
+        self.n_labels = n_labels
+        self.embedding = LabelEmbedding(n_labels, embed_dim)
+        self.G = G
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """ValueError for missing labels and for shapes that do not fit."""
+        if z.dim() != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"G takes latents of shape (N, {self.z_dim}), not {tuple(z.shape)}")
+        return self.G(torch.cat([z, self.embedding(y, len(z)).to(z.dtype)], 1))
+
+
+class ConditionalDiscriminator(nn.Module):
+    """D(x (N, C, H, W), y) -> logits; `D` takes images of C + embed_dim channels."""
+
+    def __init__(self, D: nn.Module, n_labels: int, embed_dim: int) -> None:
+        """ValueError if D's images have no room for the embedding."""
+        super().__init__()
+        if D.img_channels <= embed_dim:
+            raise ValueError(
+                f"D takes {D.img_channels} channels, which must be more than embed_dim {embed_dim}"
+            )
+        self.img_size, self.img_channels = D.img_size, D.img_channels - embed_dim
+        self.n_labels = n_labels
+        self.embedding = LabelEmbedding(n_labels, embed_dim)
+        self.D = D
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """ValueError for missing labels and for shapes that do not fit."""
+        if x.dim() != 4 or x.shape[1] != self.img_channels:
+            raise ValueError(f"D takes images of {self.img_channels} channels, not shape {tuple(x.shape)}")
+        planes = self.embedding(y, len(x)).to(x.dtype)[:, :, None, None]
+        return self.D(torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1))

@@ -1,0 +1,98 @@
+"""DCGAN for square images of 16 to 256 px. arXiv:1511.06434.
+
+Deviations: widths follow the image size (4x4 maps of width * size / 8 channels); kernels are 4 with stride 2,
+which spread evenly where the paper's 5 leave a checkerboard; D ends in a convolution over the 4x4 map and
+gives a logit. As in the paper G's output and D's first layer carry no batch norm: with it there, D does not
+see the images' mean colour and samples come out washed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modelling.layers import (
+    batch_statistics,
+    check_images,
+    check_latents,
+    check_number,
+    check_size,
+    down_blocks,
+    init_normal,
+    up_blocks,
+)
+
+SIZES = (16, 32, 64, 128, 256)
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> images (N, img_channels, img_size, img_size) in [-1, 1].
+
+    width is the number of channels before the last layer; each step towards 4x4 doubles it. Hidden layers
+    have a bias where no norm brings one. ValueError for sizes not in SIZES and for settings out of range.
+    """
+
+    def __init__(
+        self, *, img_size: int, img_channels: int, z_dim: int, norm: str = "batch", width: int = 64
+    ) -> None:
+        super().__init__()
+        check_size("dcgan", img_size, SIZES)
+        for name, value in (("img_channels", img_channels), ("z_dim", z_dim), ("width", width)):
+            check_number(name, value, 1, whole=True)
+        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
+        n_up = (img_size // 8).bit_length()  # hidden blocks, at 4, 8, ... img_size / 2 px
+        channels = [z_dim, *(width << i for i in reversed(range(n_up)))]
+        self.blocks = up_blocks(channels, norm)
+        self.to_image = nn.ConvTranspose2d(width, img_channels, 4, 2, 1, bias=False)
+        init_normal(self)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """y is ignored. ValueError unless z is (N, z_dim)."""
+        check_latents(z, self.z_dim)
+        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None])))
+
+
+class Discriminator(nn.Module):
+    """Images (N, img_channels, img_size, img_size) -> logits (N,).
+
+    width is the number of channels after the first layer; each halving of the size doubles it. dropout acts
+    after every hidden layer. noise_std is added in training at the inputs of the convolutions noise_layers,
+    0 being the image. minibatch_stddev and minibatch_discrimination (a number of kernels) show the last layer
+    how samples differ. ValueError for sizes not in SIZES and for settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        norm: str = "batch",
+        width: int = 64,
+        activation: str = "leaky_relu",
+        dropout: float = 0.0,
+        noise_std: float = 0.0,
+        noise_layers: int | Sequence[int] = (0,),
+        minibatch_stddev: bool = False,
+        minibatch_discrimination: int = 0,
+    ) -> None:
+        super().__init__()
+        check_size("dcgan", img_size, SIZES)
+        for name, value in (("img_channels", img_channels), ("width", width)):
+            check_number(name, value, 1, whole=True)
+        self.img_size, self.img_channels = img_size, img_channels
+        n_down = (img_size // 8).bit_length()
+        channels = [img_channels, *(width << i for i in range(n_down))]
+        norms = ["none"] + [norm] * (n_down - 1)
+        self.blocks = down_blocks(
+            channels, norms, activation, dropout=dropout, noise_std=noise_std, noise_layers=noise_layers
+        )
+        self.statistics, c_last = batch_statistics(
+            channels[-1], 16, minibatch_stddev, minibatch_discrimination
+        )
+        self.to_logit = nn.Conv2d(c_last, 1, 4, bias=False)
+        init_normal(self)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """y is ignored. ValueError unless x has the network's shape."""
+        check_images(x, self.img_channels, self.img_size)
+        return self.to_logit(self.statistics(self.blocks(x))).flatten()  # (N, 1, 1, 1) -> (N,)

@@ -1,0 +1,314 @@
+"""Layers and small helpers that several families of networks share."""
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ops.precision import full
+
+# Checks
+
+
+def check_choice(what: str, given: str, known: Iterable[str]) -> None:
+    """ValueError that lists what is known unless `given` is."""
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}: choose from {', '.join(known)}")
+
+
+def check_number(name: str, given: float, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """ValueError unless `given` is a number in [low, high), and a whole one if so asked."""
+    kinds = int if whole else (int, float)
+    if isinstance(given, bool) or not isinstance(given, kinds) or not low <= given < high:
+        kind = "a whole number" if whole else "a number"
+        limits = f"at least {low}" + (f" and below {high}" if high < math.inf else "")
+        raise ValueError(f"{name} {given!r} must be {kind}, {limits}")
+
+
+def check_size(model: str, img_size: int, sizes: Sequence[int]) -> None:
+    """ValueError that names the nearest size unless the model makes `img_size`."""
+    if img_size not in sizes:
+        nearest = min(sizes, key=lambda size: abs(size - img_size))
+        made = ", ".join(map(str, sizes))
+        raise ValueError(f"{model} makes {made} px, not {img_size}: the nearest is --img_size {nearest}")
+
+
+def check_latents(z: Tensor, z_dim: int) -> None:
+    """ValueError unless z is (N, z_dim)."""
+    if z.dim() != 2 or z.shape[1] != z_dim:
+        raise ValueError(f"G takes latents of shape (N, {z_dim}), not {tuple(z.shape)}")
+
+
+def check_images(x: Tensor, img_channels: int, img_size: int) -> None:
+    """ValueError unless x is (N, img_channels, img_size, img_size)."""
+    if x.dim() != 4 or tuple(x.shape[1:]) != (img_channels, img_size, img_size):
+        raise ValueError(
+            f"D takes images of shape (N, {img_channels}, {img_size}, {img_size}), not {tuple(x.shape)}"
+        )
+
+
+# Normalisation and activation
+
+
+class PixelNorm(nn.Module):
+    """Divide each position's features by their root mean square, in full precision. arXiv:1710.10196 4.2."""
+
+    def __init__(self, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape and type."""
+        lifted = full(x)
+        return (lifted * (lifted.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+
+
+NORMS: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "pixel": lambda channels: PixelNorm(),
+}
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "relu": nn.ReLU,
+    "selu": nn.SELU,
+}
+
+
+def norm_layer(name: str, channels: int) -> nn.Module | None:
+    """The norm `name` of NORMS for maps of `channels`, None for "none"; ValueError lists the known."""
+    check_choice("norm", name, NORMS)
+    factory = NORMS[name]
+    return None if factory is None else factory(channels)
+
+
+def activation_layer(name: str) -> nn.Module:
+    """The activation `name` of ACTIVATIONS; ValueError lists the known."""
+    check_choice("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
+
+
+def has_shift(norm: nn.Module | None) -> bool:
+    """Whether the normalisation adds a bias of its own, so that the layer before needs none."""
+    return norm is not None and getattr(norm, "bias", None) is not None
+
+
+# Noise and batch statistics in D
+
+
+class GaussianNoise(nn.Module):
+    """Add N(0, (std * scale)^2) in training. arXiv:1610.04490.
+
+    `scale` is annealed from outside (`set_noise_scale`); it is a function of the step and no part of the
+    state dict.
+    """
+
+    scale: Tensor
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and type; the identity in eval mode."""
+        return x + (self.std * self.scale).to(x.dtype) * torch.randn_like(x) if self.training else x
+
+
+def set_noise_scale(net: nn.Module, scale: float) -> None:
+    """Set the factor of every GaussianNoise of `net`; nothing to do without any."""
+    for module in net.modules():
+        if isinstance(module, GaussianNoise):
+            module.scale.fill_(scale)
+
+
+class MinibatchStdDev(nn.Module):
+    """Append one map: the standard deviation over groups of consecutive samples. arXiv:1710.10196 section 3.
+
+    It is averaged over channels and positions, in full precision, and equal for all samples of a group.
+    """
+
+    n_maps = 1
+
+    def __init__(self, group_size: int = 4, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> (N, C + 1, ...). ValueError unless group_size divides N."""
+        n, g = len(x), self.group_size
+        if n % g:
+            raise ValueError(
+                f"minibatch_stddev compares groups of {g} samples, which do not divide a batch of {n}: "
+                f"choose a --batch_size whose share of one process and micro-batch is a multiple of {g}"
+            )
+        groups = full(x).unflatten(0, (n // g, g))  # (N, C, ...) -> (N/g, g, C, ...)
+        variance = groups.var(1, correction=0)
+        std = (variance + self.eps).sqrt().flatten(1).mean(1)  # eps inside: no infinite slope at 0; (N/g,)
+        maps = std.repeat_interleave(g).to(x.dtype).view(n, 1, *[1] * (x.dim() - 2))
+        return torch.cat([x, maps.expand(n, 1, *x.shape[2:])], 1)
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Append n_kernels maps that say how close a sample is to the others of its batch. arXiv:1606.03498 3.2.
+
+    o_b(x_i) = sum over j of exp(-|M_ib - M_jb|_1), M = T f(x), over the samples of this forward pass and
+    process; j = i, a constant 1, is left out. n_features is the length of the flattened f(x).
+    """
+
+    def __init__(self, n_features: int, n_kernels: int, kernel_dim: int = 5) -> None:
+        super().__init__()
+        self.n_maps = n_kernels
+        self.T = nn.Linear(n_features, n_kernels * kernel_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> (N, C + n_kernels, ...)."""
+        projected = full(self.T(x.flatten(1))).unflatten(1, (self.n_maps, -1))  # (N, B, kernel_dim)
+        distance = (projected[:, None] - projected[None]).abs().sum(3)  # (N, N, B)
+        closeness = (-distance).exp().sum(1) - 1  # (N, B)
+        maps = closeness.to(x.dtype).view(*closeness.shape, *[1] * (x.dim() - 2))
+        return torch.cat([x, maps.expand(*closeness.shape, *x.shape[2:])], 1)
+
+
+def batch_statistics(
+    channels: int, n_positions: int, minibatch_stddev: bool, minibatch_discrimination: int
+) -> tuple[nn.Sequential, int]:
+    """(the layers asked for before D's last layer, the channels that come out of them).
+
+    minibatch_discrimination counts kernels, 0 for none.
+    """
+    check_number("minibatch_discrimination", minibatch_discrimination, 0, whole=True)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if minibatch_discrimination:
+        layers["discrimination"] = MinibatchDiscrimination(channels * n_positions, minibatch_discrimination)
+    if minibatch_stddev:
+        layers["stddev"] = MinibatchStdDev()
+    return nn.Sequential(layers), channels + sum(layer.n_maps for layer in layers.values())
+
+
+# Blocks
+
+
+def hidden_block(
+    layer: nn.Module,
+    norm: nn.Module | None,
+    activation: str,
+    *,
+    dropout: float = 0.0,
+    noise_std: float = 0.0,
+) -> nn.Sequential:
+    """noise, layer, norm, activation, dropout, by these names; those that are off are left out."""
+    check_number("dropout", dropout, 0, 1)
+    parts = {
+        "noise": GaussianNoise(noise_std) if noise_std else None,
+        "layer": layer,
+        "norm": norm,
+        "activation": activation_layer(activation),
+        "dropout": nn.Dropout(dropout) if dropout else None,
+    }
+    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
+
+
+def up_blocks(channels: Sequence[int], norm: str, *, bias: bool = False) -> nn.Sequential:
+    """Latent maps 1x1 -> 4x4 -> 8x8 ...: transposed convolutions with norm and ReLU, through `channels`.
+
+    bias: also where the norm has one of its own.
+    """
+    blocks = []
+    for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+        after = norm_layer(norm, c_out)
+        stride, padding = (2, 1) if i else (1, 0)
+        up = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=bias or not has_shift(after))
+        blocks.append(hidden_block(up, after, "relu"))
+    return nn.Sequential(*blocks)
+
+
+def down_blocks(
+    channels: Sequence[int],
+    norms: Sequence[str],
+    activation: str,
+    *,
+    dropout: float,
+    noise_std: float,
+    noise_layers: int | Sequence[int],
+    bias: bool = False,
+) -> nn.Sequential:
+    """Convolutions that halve the size, through `channels`, one of `norms` after each.
+
+    bias: in every layer; otherwise not in the first and not where the norm has one of its own.
+    """
+    stds = noise_stds(noise_std, noise_layers, len(norms))
+    blocks = []
+    for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+        after = norm_layer(norms[i], c_out)
+        down = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=bias or (i > 0 and not has_shift(after)))
+        blocks.append(hidden_block(down, after, activation, dropout=dropout, noise_std=stds[i]))
+    return nn.Sequential(*blocks)
+
+
+def noise_stds(noise_std: float, noise_layers: int | Sequence[int], n_hidden: int) -> list[float]:
+    """Standard deviation of the noise at the input of each of n_hidden hidden layers.
+
+    ValueError for a layer that does not exist and for the last one, n_hidden, which never gets noise.
+    """
+    check_number("noise_std", noise_std, 0)
+    chosen = [noise_layers] if isinstance(noise_layers, int) else list(noise_layers)
+    for i in chosen:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n_hidden:
+            known = ", ".join(map(str, range(n_hidden)))
+            last = ", the last layer never gets noise" if i == n_hidden else ""
+            raise ValueError(f"noise_layers {i!r}: choose from {known} (0 is the image){last}")
+    return [noise_std if i in chosen else 0.0 for i in range(n_hidden)]
+
+
+@torch.no_grad()
+def init_normal(net: nn.Module, std: float = 0.02) -> None:
+    """DCGAN's initial weights: layers N(0, std), norms' gains N(1, std), biases 0. arXiv:1511.06434."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.normal_(0, std)
+        elif isinstance(module, _BatchNorm | nn.GroupNorm | nn.InstanceNorm2d) and module.weight is not None:
+            module.weight.normal_(1, std)
+        else:
+            continue
+        if module.bias is not None:
+            module.bias.zero_()
+
+
+# Sampling
+
+
+@torch.no_grad()
+def standing_statistics(
+    G: nn.Module, z_batches: Iterable[Tensor | tuple[Tensor, Tensor | None]]
+) -> nn.Module:
+    """Measure batch norm's running statistics anew as plain averages over `z_batches`, in place.
+
+    z_batches holds z (N, z_dim) or (z, y). Returns G in eval mode. Nothing is measured without batch norm;
+    ValueError for an empty z_batches with it. arXiv:1809.11096.
+    """
+    norms = [m for m in G.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return G.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's name for a cumulative average
+    G.train()
+    try:
+        for batch in z_batches:
+            G(*batch) if isinstance(batch, tuple) else G(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if int(norms[0].num_batches_tracked) == 0:
+        raise ValueError("standing statistics need at least one batch of latents")
+    return G.eval()

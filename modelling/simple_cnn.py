@@ -1,0 +1,93 @@
+"""SimpleCNN, the 32 px convolutional pair of xyfJASON's CIFAR-10 study.
+
+Transposed convolutions 1024-512-256 in G and convolutions 256-512-1024 in D, all with a bias; batch norm in G
+after every hidden layer, in D after every hidden layer but the first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modelling.layers import (
+    batch_statistics,
+    check_images,
+    check_latents,
+    check_number,
+    check_size,
+    down_blocks,
+    init_normal,
+    up_blocks,
+)
+
+SIZES = (32,)
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> images (N, img_channels, 32, 32) in [-1, 1].
+
+    width is the number of channels before the last layer. ValueError for another img_size and for settings
+    out of range.
+    """
+
+    def __init__(
+        self, *, img_size: int, img_channels: int, z_dim: int, norm: str = "batch", width: int = 256
+    ) -> None:
+        super().__init__()
+        check_size("simple_cnn", img_size, SIZES)
+        for name, value in (("img_channels", img_channels), ("z_dim", z_dim), ("width", width)):
+            check_number(name, value, 1, whole=True)
+        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
+        self.blocks = up_blocks([z_dim, 4 * width, 2 * width, width], norm, bias=True)
+        self.to_image = nn.ConvTranspose2d(width, img_channels, 4, 2, 1)
+        init_normal(self)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """y is ignored. ValueError unless z is (N, z_dim)."""
+        check_latents(z, self.z_dim)
+        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None])))
+
+
+class Discriminator(nn.Module):
+    """Images (N, img_channels, 32, 32) -> logits (N,).
+
+    width is the number of channels after the first layer; the other settings are those of dcgan's. ValueError
+    for another img_size and for settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        norm: str = "batch",
+        width: int = 256,
+        activation: str = "leaky_relu",
+        dropout: float = 0.0,
+        noise_std: float = 0.0,
+        noise_layers: int | Sequence[int] = (0,),
+        minibatch_stddev: bool = False,
+        minibatch_discrimination: int = 0,
+    ) -> None:
+        super().__init__()
+        check_size("simple_cnn", img_size, SIZES)
+        for name, value in (("img_channels", img_channels), ("width", width)):
+            check_number(name, value, 1, whole=True)
+        self.img_size, self.img_channels = img_size, img_channels
+        self.blocks = down_blocks(
+            [img_channels, width, 2 * width, 4 * width],
+            ["none", norm, norm],
+            activation,
+            dropout=dropout,
+            noise_std=noise_std,
+            noise_layers=noise_layers,
+            bias=True,
+        )
+        self.statistics, c_last = batch_statistics(4 * width, 16, minibatch_stddev, minibatch_discrimination)
+        self.to_logit = nn.Conv2d(c_last, 1, 4)
+        init_normal(self)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """y is ignored. ValueError unless x has the network's shape."""
+        check_images(x, self.img_channels, self.img_size)
+        return self.to_logit(self.statistics(self.blocks(x))).flatten()  # (N, 1, 1, 1) -> (N,)
