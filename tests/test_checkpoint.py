@@ -244,6 +244,26 @@ def test_a_run_that_went_back_gives_up_its_later_checkpoints(tmp_path: Path, cap
     assert store.latest()[0]["step"] == 25
 
 
+def test_superseded_checkpoints_stay_on_disk_until_the_next_one_is_in_place(
+    tmp_path: Path, monkeypatch
+) -> None:
+    store = saved(tmp_path, 20, 40, 60)
+    store.supersede(20)
+    assert store.steps() == [20]
+    assert store.latest()[0]["step"] == 20
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        assert store.save(small_state(30), 30) is None
+    assert sorted(os.listdir(tmp_path)) == [
+        "step-00000020.pt",
+        "superseded-00000040.pt",
+        "superseded-00000060.pt",
+    ]
+    assert store.load(tmp_path / "superseded-00000060.pt")["step"] == 60
+    store.save(small_state(30), 30)
+    assert sorted(os.listdir(tmp_path)) == ["step-00000020.pt", "step-00000030.pt"]
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     store = saved(tmp_path, 1, 2)
     store.save({**small_state(2), "attempt": 1}, 2)

@@ -260,8 +260,7 @@ class CheckpointStore:
 
         None, after a warning on stderr, where the disk did not take it: older checkpoints are untouched.
         Raises NonFiniteError for weights or averages that are not finite, TypeError for a state that is
-        not made of plain containers (see `plain`). Checkpoints later than step are removed as well: the
-        run went back behind them, and `latest` must not return to a past that was given up.
+        not made of plain containers (see `plain`). Checkpoints later than step are given up as well.
         """
         names = non_finite(state)
         if names:
@@ -316,19 +315,32 @@ class CheckpointStore:
             file=sys.stderr,
         )
 
+    def supersede(self, step: int) -> None:
+        """Set aside the checkpoints later than step: the run went back behind them, `latest` must not return.
+
+        They are renamed to `superseded-*.pt`, and removed once the next checkpoint is in place. Call it on
+        resume from an older file; save does so by itself.
+        """
+        later = [s for s in self.steps() if s > step]
+        if not later:
+            return
+        for s in later:
+            try:
+                os.replace(self.path(s), self.folder / f"superseded-{s:08d}.pt")
+            except OSError as error:
+                print(f"warning: {self.path(s)} could not be set aside: {error.strerror}", file=sys.stderr)
+        listed = ", ".join(str(s) for s in later)
+        print(f"note: checkpoints after step {step} given up, the run went back: {listed}", file=sys.stderr)
+
     def _prune(self, step: int, protect: Collection[int]) -> None:
-        """Remove what is neither among the last `keep` up to step nor protected."""
+        """Remove what is neither among the last `keep` up to step nor protected, and what was set aside."""
+        self.supersede(step)
         steps = self.steps()
-        later = [s for s in steps if s > step and s not in protect]
-        if later:
-            listed = ", ".join(str(s) for s in later)
-            print(
-                f"note: checkpoints after step {step} removed, the run went back: {listed}", file=sys.stderr
-            )
-        kept = {*[s for s in steps if s <= step][-self.keep :], *protect}
-        for old in steps:
-            if old not in kept:
-                self._unlink(self.path(old))
+        kept = {*steps[-self.keep :], *protect}
+        for old in (self.path(s) for s in steps if s not in kept):
+            self._unlink(old)
+        for given_up in self.folder.glob("superseded-*.pt"):
+            self._unlink(given_up)
 
     @staticmethod
     def _unlink(path: Path) -> None:
