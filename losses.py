@@ -134,8 +134,9 @@ METHODS = {
 class PenaltyContext:
     """What a penalty may look at.
 
-    `D` is a plain callable, x (N, C, H, W) -> logits, already bound to labels, in full precision and not
-    compiled. x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
+    `D` is a plain callable, x (N, C, H, W) -> logits, already bound to the reals' labels, in full precision
+    and not compiled; `D_fake` is the same bound to the fakes' labels, None where there is no difference.
+    x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
     otherwise None. `uniform(purpose, shape)` gives (N, *shape) in [0, 1): this process's slice of a draw
     for the global batch. `state` is the penalty's own.
     """
@@ -145,6 +146,7 @@ class PenaltyContext:
     x_real: Tensor
     x_fake: Tensor
     uniform: Callable[[str, tuple[int, ...]], Tensor]
+    D_fake: Callable[[Tensor], Tensor] | None = None
     y: Tensor | None = None
     d_real: Tensor | None = None
     d_fake: Tensor | None = None
@@ -157,10 +159,10 @@ def _input_gradient(d_out: Tensor, x: Tensor) -> Tensor:
     return grad.flatten(1)
 
 
-def _gradient_at(ctx: PenaltyContext, x: Tensor) -> Tensor:
+def _gradient_at(D: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Input gradient of D at x, (N, C*H*W), from a forward of its own."""
     x = x.detach().requires_grad_()
-    return _input_gradient(ctx.D(x), x)
+    return _input_gradient(D(x), x)
 
 
 def _between(ctx: PenaltyContext, purpose: str, x: Tensor, end: Tensor) -> Tensor:
@@ -181,12 +183,12 @@ def _squared_norm(grad: Tensor) -> Tensor:
 
 def gp(ctx: PenaltyContext) -> Tensor:
     """Mean of (|grad D(x_hat)| - 1)^2, x_hat uniform between pairs. arXiv:1704.00028 eq. 3."""
-    return _norm_from_one(_gradient_at(ctx, _between(ctx, "gp", ctx.x_fake, ctx.x_real)))
+    return _norm_from_one(_gradient_at(ctx.D, _between(ctx, "gp", ctx.x_fake, ctx.x_real)))
 
 
 def gp0(ctx: PenaltyContext) -> Tensor:
     """Mean of |grad D(x_hat)|^2, x_hat uniform between pairs. arXiv:1902.03984."""
-    return _squared_norm(_gradient_at(ctx, _between(ctx, "gp0", ctx.x_fake, ctx.x_real)))
+    return _squared_norm(_gradient_at(ctx.D, _between(ctx, "gp0", ctx.x_fake, ctx.x_real)))
 
 
 def r1(ctx: PenaltyContext) -> Tensor:
@@ -196,12 +198,12 @@ def r1(ctx: PenaltyContext) -> Tensor:
     """
     if ctx.d_real is not None and ctx.x_real.requires_grad:
         return 0.5 * _squared_norm(_input_gradient(ctx.d_real, ctx.x_real))
-    return 0.5 * _squared_norm(_gradient_at(ctx, ctx.x_real))
+    return 0.5 * _squared_norm(_gradient_at(ctx.D, ctx.x_real))
 
 
 def r2(ctx: PenaltyContext) -> Tensor:
     """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10."""
-    return 0.5 * _squared_norm(_gradient_at(ctx, ctx.x_fake))
+    return 0.5 * _squared_norm(_gradient_at(ctx.D if ctx.D_fake is None else ctx.D_fake, ctx.x_fake))
 
 
 def drift(ctx: PenaltyContext) -> Tensor:
@@ -218,7 +220,7 @@ def dragan(ctx: PenaltyContext) -> Tensor:
     x = ctx.x_real.detach()
     std = global_mean((x - global_mean(x)).square()).sqrt()
     noise = ctx.uniform("dragan-noise", tuple(x.shape[1:])).to(x)
-    return _norm_from_one(_gradient_at(ctx, _between(ctx, "dragan", x, x + DRAGAN_SPREAD * std * noise)))
+    return _norm_from_one(_gradient_at(ctx.D, _between(ctx, "dragan", x, x + DRAGAN_SPREAD * std * noise)))
 
 
 @dataclass(frozen=True)
