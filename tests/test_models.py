@@ -347,6 +347,30 @@ def test_noise_schedule() -> None:
         noise_scale(0, 0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_second_order_gradient_with_activations_in_place(norm: str, spectral_norm: bool) -> None:
+    """A gradient penalty has the gradients that it has without anything in place."""
+    D = discriminator("dcgan", norm=norm, spectral_norm=spectral_norm, minibatch_stddev=True).double()
+    twin = copy.deepcopy(D)
+    for module in twin.modules():
+        if isinstance(module, nn.LeakyReLU):
+            module.inplace = False
+    gradients = []
+    for net in (D, twin):
+        x = (
+            torch.linspace(-1, 1, 4 * 32 * 32, dtype=torch.float64)
+            .sin()
+            .reshape(4, 1, 32, 32)
+            .requires_grad_()
+        )
+        (grad,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        penalty = grad.square().sum()
+        gradients.append(torch.autograd.grad(penalty, list(net.parameters()), materialize_grads=True))
+    assert_close(gradients[0], gradients[1])
+    assert all(g.abs().sum() > 0 for g in gradients[0][:1])
+
+
 # Layers
 
 
