@@ -1,0 +1,223 @@
+"""Feature extractors: networks that read uint8 images; the weights they load are part of every score."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metrics.frechet import gaussian_statistics
+from metrics.modes import class_shares
+
+# Images go through an extractor in chunks of this many, so that no other setting can move a score.
+CHUNK = 256
+# Part of the key of cached statistics: raise it when the same weights would read an image differently.
+VERSION = 1
+
+
+class DigitCNN(nn.Module):
+    """Reads digits in 32 x 32 grey: two convolutions with pooling, 128 features, 10 logits."""
+
+    size = 32
+    n_features = 128
+    resize = "grey (ITU-R 601), bilinear with antialias to 32 x 32 where the size differs"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.dense = nn.Linear(64 * 8 * 8, self.n_features)
+        self.head = nn.Linear(self.n_features, 10)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 1 or 3, H, W) -> (N, 1, 32, 32) in [-1, 1]; ValueError for other images."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+            given = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")
+        x = images.to(self.head.weight.dtype) / 127.5 - 1
+        if x.shape[1] == 3:
+            x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        if x.shape[2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return x
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared images (N, 1, 32, 32) -> features (N, 128) after their ReLU, logits (N, 10)."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.dropout(x, 0.25, self.training)
+        # (N, C, H, W) -> (N, C * H * W)
+        features = F.relu(self.dense(x.flatten(1)))
+        return features, self.head(F.dropout(features, 0.5, self.training))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, C, H, W) -> features (N, 128), logits (N, 10)."""
+        return self.read(self.prepare(images))
+
+
+@dataclass(frozen=True)
+class ExtractorRow:
+    """How an extractor is built, and the command that makes the file of its weights."""
+
+    build: Callable[[], nn.Module]
+    make: str
+
+
+EXTRACTORS: dict[str, ExtractorRow] = {
+    "mnist-cnn": ExtractorRow(DigitCNN, "python -m tools.train_classifier --dataset mnist"),
+    "digits-cnn": ExtractorRow(DigitCNN, "python -m tools.train_classifier --dataset digits"),
+}
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A loaded extractor: module (uint8 images -> features, logits), content checksum, what its file says."""
+
+    name: str
+    module: nn.Module
+    checksum: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a score needs of n images: mean (d,), covariance (d, d), class shares (K,), in float64."""
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+    shares: Tensor
+
+
+def weights_file(cache_dir: str | Path, name: str) -> Path:
+    """Where the weights of an extractor stand inside the cache folder."""
+    return Path(cache_dir) / "classifiers" / f"{name}.safetensors"
+
+
+def checksum(state: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes of the tensors: the same for equal weights in any file."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_extractor(file: Path, module: nn.Module, metadata: dict[str, str]) -> str:
+    """Write weights and metadata (strings) as safetensors in one move; return the checksum of the weights."""
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    content = checksum(state)
+    _replace(file, lambda temporary: save_file(state, temporary, {**metadata, "checksum": content}))
+    return content
+
+
+def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") -> Extractor:
+    """The named extractor in eval mode, float32, with weights from `file`.
+
+    ValueError: unknown name, no such file (names the command that makes it), a file of another network, or
+    weights that differ from the checksum written beside them.
+    """
+    if name not in EXTRACTORS:
+        raise ValueError(f"unknown extractor {name}; known: {', '.join(EXTRACTORS)}")
+    row = EXTRACTORS[name]
+    if not file.is_file():
+        raise ValueError(f"no weights of {name} at {file}: run `{row.make}` or give --extractor_weights")
+    try:
+        state = load_file(file)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+        # On the meta device nothing is drawn: loading leaves torch's global generator alone.
+        with torch.device("meta"):
+            module = row.build()
+        module.load_state_dict(state, assign=True)
+    except Exception as error:  # safetensors raises its own type, torch RuntimeError; both mean a wrong file
+        raise ValueError(f"{file} does not hold the weights of {name}: {error}") from None
+    content = checksum(state)
+    if metadata.get("checksum", content) != content:
+        raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
+    if metadata.get("extractor", name) != name:
+        raise ValueError(f"{file} holds {metadata['extractor']}, not {name}; check --extractor_weights")
+    return Extractor(name, module.requires_grad_(False).eval().to(device), content, metadata)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] -> uint8, rounded and clamped as in an image file; ValueError if not finite."""
+    if not torch.isfinite(x).all():
+        raise ValueError("the generator's images are not finite")
+    return (x.double() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def rechunk(batches: Iterable[Tensor], size: int = CHUNK) -> Iterable[Tensor]:
+    """The same rows in the same order in chunks of `size`, the last one shorter."""
+    held: list[Tensor] = []
+    n_held = 0
+    for batch in batches:
+        while n_held + len(batch) >= size:
+            split = size - n_held
+            yield torch.cat([*held, batch[:split]])
+            held, n_held, batch = [], 0, batch[split:]
+        if len(batch):
+            held.append(batch)
+            n_held += len(batch)
+    if held:
+        yield torch.cat(held)
+
+
+@torch.inference_mode()
+def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (N, d) and logits (N, K) on the CPU of uint8 batches (n, C, H, W), read in fixed chunks."""
+    device = next(extractor.module.parameters()).device
+    pairs = [extractor.module(chunk.to(device)) for chunk in rechunk(images)]
+    if not pairs:
+        raise ValueError("no images to score")
+    features, logits = zip(*pairs, strict=True)
+    return torch.cat(features).cpu(), torch.cat(logits).cpu()
+
+
+def statistics(features: Tensor, logits: Tensor) -> Statistics:
+    """Statistics of one set of images from its features (N, d) and logits (N, K)."""
+    return Statistics(len(features), *gaussian_statistics(features), class_shares(logits))
+
+
+def cached_statistics(
+    extractor: Extractor, images: Callable[[], Iterable[Tensor]], identity: dict, cache_dir: str | Path
+) -> Statistics:
+    """Statistics of real images, computed once per extractor and identity, kept in the cache folder.
+
+    images: makes the uint8 batches, called only when nothing is cached; identity: all that decides which
+    pixels those are (data fingerprint, N, size, ...), plain values. A damaged file is computed anew; a cache
+    folder that cannot be written costs only time.
+    """
+    device = next(extractor.module.parameters()).device.type
+    key = repr((VERSION, extractor.name, extractor.checksum, device, sorted(identity.items())))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    file = Path(cache_dir) / "statistics" / f"{extractor.name}-{digest}.safetensors"
+    try:
+        held = load_file(file)
+        return Statistics(int(held["n"]), held["mean"], held["covariance"], held["shares"])
+    except Exception:  # absent, truncated or foreign: whatever is wrong with it, computing is the answer
+        result = statistics(*extract(extractor, images()))
+    tensors = {"n": torch.tensor(result.n), "mean": result.mean, "shares": result.shares}
+    tensors["covariance"] = result.covariance
+    try:
+        _replace(file, lambda temporary: save_file(tensors, temporary, {"key": key}))
+    except OSError:
+        return result
+    return result
+
+
+def _replace(file: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary file beside `file`, then move it there, so that no reader sees half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"tmp-{os.getpid()}-{file.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
