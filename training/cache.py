@@ -1,0 +1,320 @@
+"""Decoded images as one uint8 .npy: built by the main process, awaited by the others, read as a memmap."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from training.errors import UserError
+from training.images import Chunk, Shape
+from training.layout import Layout
+
+CODE_VERSION = 1  # raise it when decoding or layout change, so that older caches are built anew
+APP = "gan-toolkit"
+MAX_BAD_SHARE = 0.1
+LISTED = 20  # problems printed; the .json beside the cache has all
+ROWS = 4096  # images copied or hashed at a time
+
+
+class Source(Protocol):
+    """Where images come from before they are decoded."""
+
+    name: str
+    where: str
+    n_images: int | None
+
+    def stamp(self) -> object:
+        """What changes when the images change; its repr enters the cache's key."""
+
+    def chunks(self, shape: Shape) -> Iterator[Chunk]:
+        """Decoded images in a fixed order."""
+
+    def layout(self, names: list[str]) -> Layout:
+        """What the names mean, asked after the last chunk."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open cache: images (N, H, W, C) as a memmap, labels, and [start, stop) of each split."""
+
+    path: Path
+    images: np.ndarray
+    labels: np.ndarray | None
+    label_names: tuple[str, ...]
+    files: list[str]
+    splits: dict[str, tuple[int, int]]
+    fingerprints: dict[str, str]
+    n_problems: int
+
+
+def say(text: str) -> None:
+    """One line for the user, apart from what a command prints as its result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar on a terminal, else a plain line every few seconds."""
+
+    every_s = 5.0
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.start = self.last = time.monotonic()
+        self.bar = tqdm(desc=what, total=total, unit="img", leave=False) if sys.stderr.isatty() else None
+
+    def update(self, n: int) -> None:
+        """n more are done."""
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(n)
+        elif time.monotonic() - self.last > self.every_s:
+            self.last = time.monotonic()
+            of = f" of {self.total:,}" if self.total else ""
+            say(f"{self.what}: {self.done:,}{of} images, {self.done / (self.last - self.start):,.0f} img/s")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def default_cache_dir() -> Path:
+    """gan-toolkit under the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / APP
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in the folder, which is made if it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def cache_dirs(cache_dir: str | Path | None) -> list[Path]:
+    """Where caches may stand, best first: the one asked for, and a temporary folder of the user's own."""
+    user = getattr(os, "getuid", lambda: "user")()
+    first = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    return [first, Path(tempfile.gettempdir()) / f"{APP}-{user}"]
+
+
+def stem_of(source: Source, shape: Shape) -> str:
+    """The cache's name without suffix: source, size and a key of everything that its pixels depend on."""
+    what = repr((CODE_VERSION, source.name, source.stamp(), "centre crop", shape))
+    height, width, channels = shape
+    return f"{source.name}-{height}x{width}x{channels}-{blake2b(what.encode(), digest_size=8).hexdigest()}"
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of a uint8 .npy: numpy pads it, so that its length is the same for any number of images."""
+    buffer = io.BytesIO()
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()
+
+
+def open_table(folder: Path, stem: str) -> Table | None:
+    """The cache if it is there and whole; None if it is to be built (again)."""
+    path = folder / f"{stem}.npy"
+    if not path.exists():
+        return None
+    try:
+        meta = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+        labels = np.load(folder / f"{stem}.labels.npy") if meta["label_names"] else None
+        # "c": torch wants writable memory; a stray write would stay in this process
+        images = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    splits = {name: (start, stop) for name, (start, stop) in meta["splits"].items()}
+    return Table(
+        path,
+        images,
+        labels,
+        tuple(meta["label_names"]),
+        meta["files"],
+        splits,
+        meta["fingerprints"],
+        len(meta["problems"]),
+    )
+
+
+def write_rows(source: Source, shape: Shape, path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Decode everything into a .npy at path in the source's order; returns good names and (name, reason)."""
+    names: list[str] = []
+    problems: list[tuple[str, str]] = []
+    progress = Progress(f"decoding {source.where}", None)
+    try:
+        with path.open("wb") as file:
+            file.write(npy_header((0, *shape)))
+            for chunk in source.chunks(shape):
+                file.write(chunk.pixels.data if chunk.pixels.flags.c_contiguous else chunk.pixels.tobytes())
+                names += chunk.names
+                problems += chunk.problems
+                progress.total = source.n_images
+                progress.update(len(chunk.names) + len(chunk.problems))
+            file.seek(0)
+            file.write(npy_header((len(names), *shape)))
+    finally:
+        progress.close()
+    return names, problems
+
+
+def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]]) -> None:
+    """List what cannot be used; raise UserError when nothing is left or too much is missing."""
+    if not n_good and not problems:
+        raise UserError(f"{source.where} holds no images")
+    lines = [f"  {name}: {reason}" for name, reason in problems[:LISTED]]
+    if len(problems) > LISTED:
+        lines.append(f"  ... and {len(problems) - LISTED:,} more")
+    if problems:
+        say(
+            "\n".join(
+                [
+                    f"warning: {len(problems):,} files of {source.where} cannot be used and are left out:",
+                    *lines,
+                ]
+            )
+        )
+    # macOS adds a ._ file to each image: they are listed, but say nothing about the images
+    n_bad = sum("macOS" not in reason for _, reason in problems)
+    if not n_good or n_bad > MAX_BAD_SHARE * (n_good + n_bad):
+        name, reason = next((p for p in problems if "macOS" not in p[1]), problems[0])
+        raise UserError(
+            f"{n_bad:,} of {n_good + n_bad:,} images of {source.where} are unreadable, more than "
+            f"{MAX_BAD_SHARE:.0%} (the first: {name}: {reason}): mend or remove them"
+        )
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the file's bytes are on the disk, so that a rename never outlives what it names."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def reorder(path: Path, order: list[int], target: Path) -> None:
+    """Write the rows of the .npy at path in another order, or only some of them."""
+    images = np.load(path, mmap_mode="r")
+    with target.open("wb") as file:
+        file.write(npy_header((len(order), *images.shape[1:])))
+        for start in range(0, len(order), ROWS):
+            file.write(images[order[start : start + ROWS]].data)
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray | None, label_names: tuple[str, ...]) -> str:
+    """Hash of pixels and labels: equal wherever and whenever the same images were decoded."""
+    digest = blake2b(repr((images.shape, label_names)).encode(), digest_size=16)
+    for start in range(0, len(images), ROWS):
+        digest.update(np.ascontiguousarray(images[start : start + ROWS]).data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
+
+
+def fingerprints_of(path: Path, layout: Layout) -> dict[str, str]:
+    """Fingerprint of each split and of all together."""
+    images = np.load(path, mmap_mode="r")
+    ranges = layout.splits if len(layout.splits) == 1 else layout.splits | {"all": (0, len(images))}
+    prints = {
+        name: fingerprint(
+            images[a:b], None if layout.labels is None else layout.labels[a:b], layout.label_names
+        )
+        for name, (a, b) in ranges.items()
+    }
+    return prints if "all" in prints else prints | {"all": next(iter(prints.values()))}
+
+
+def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
+    """Decode the source into the cache `stem`, under temporary names; the images' rename is the commit."""
+    temporary = [folder / f"tmp-{os.getpid()}-{stem}.{kind}" for kind in ("rows", "npy", "labels", "json")]
+    rows, images, labels, meta = temporary
+    try:
+        names, problems = write_rows(source, shape, rows)
+        check_problems(source, len(names), problems)
+        layout = source.layout(names)
+        for note in layout.notes:
+            say(note)
+        if layout.order == list(range(len(names))):
+            images = rows
+        else:
+            reorder(rows, layout.order, images)
+        about = {
+            "files": [names[i] for i in layout.order],
+            "splits": layout.splits,
+            "label_names": layout.label_names,
+            "fingerprints": fingerprints_of(images, layout),
+            "problems": problems,
+        }
+        meta.write_text(json.dumps(about), encoding="utf-8")
+        os.replace(meta, folder / f"{stem}.json")
+        if layout.labels is not None:
+            with labels.open("wb") as file:
+                np.save(file, layout.labels)
+            os.replace(labels, folder / f"{stem}.labels.npy")
+        to_disk(images)
+        os.replace(images, folder / f"{stem}.npy")
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def build_or_blame(source: Source, shape: Shape, folders: list[Path], stem: str) -> Path:
+    """Build in the first folder that can be written to; returns it. Raises UserError on a full disk."""
+    folder = next((f for f in folders if is_writable(f)), None)
+    if folder is None:
+        raise UserError(
+            f"neither {folders[0]} nor {folders[1]} can be written to: give --cache_dir a folder of yours"
+        )
+    if folder != folders[0]:
+        say(f"warning: {folders[0]} cannot be written to; decoded images are kept in {folder}")
+    try:
+        build(source, shape, folder, stem)
+    except BrokenProcessPool:
+        raise UserError(f"a process that decoded {source.where} was killed: is the memory full?") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(folder).free / 2**30
+        raise UserError(
+            f"no space for decoded images in {folder} ({free:.1f} GiB free): give another --cache_dir"
+        ) from error
+    return folder
+
+
+def load_table(
+    find: Callable[[], Source | None], shape: Shape, cache_dir: str | Path | None, is_main: bool
+) -> Table:
+    """The decoded images of a source; the main process builds what is missing, the others wait however long.
+
+    find: gives the source, or None while it is not there yet; asked again at each look, because the main
+    process may still be downloading.
+    """
+    folders = cache_dirs(cache_dir)
+    while True:
+        source = find()
+        if source is not None:
+            stem = stem_of(source, shape)
+            for folder in folders:
+                if (table := open_table(folder, stem)) is not None:
+                    return table
+            if is_main:
+                table = open_table(build_or_blame(source, shape, folders, stem), stem)
+                assert table is not None
+                return table
+        assert not is_main, "the main process brings its source"
+        time.sleep(0.2)

@@ -1,0 +1,340 @@
+"""Datasets: digits, MNIST, CIFAR-10, CelebA, or any folder, .zip or .tar(.gz) of images in place of them."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.archives import Files, Stamp, open_files, stamp_of
+from training.batches import Batches, ImageData
+from training.cache import Source, Table, fingerprint, load_table, say
+from training.errors import UserError
+from training.images import Chunk, Shape, decode_all
+from training.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
+
+__all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset"]
+
+DIGITS = Path(__file__).resolve().parent.parent / "assets" / "digits.npz"
+DIGITS_TRAIN = 1497  # the first of the 1,797; the last 300 are the test split
+FREE_SIZES = range(4, 1025)  # of images that are resized anyway
+MNIST_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+)
+CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+CELEBA_TEXTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
+
+
+class FileSource:
+    """Images of a folder or archive as a source for the cache."""
+
+    def __init__(self, files: Files, name: str) -> None:
+        self.files, self.name, self.where = files, name, str(files.path)
+
+    @property
+    def n_images(self) -> int | None:
+        """Number of image files where it is known before reading."""
+        return self.files.n_images
+
+    def stamp(self) -> list[Stamp]:
+        """Names, sizes, times."""
+        return self.files.stamp()
+
+    def chunks(self, shape: Shape) -> Iterator[Chunk]:
+        """Decoded images; raises UserError on a damaged or hostile archive."""
+        yield from decode_all(self.files.members(), shape)
+        yield Chunk([], np.empty((0, *shape), np.uint8), self.files.problems)
+
+    def layout(self, names: list[str]) -> Layout:
+        """Splits and labels by folders and label lists; says what was found."""
+        layout = read_layout(names, self.files.texts)
+        if self.files.ignored:
+            counts = ", ".join(f"{n:,} {suffix}" for suffix, n in self.files.ignored.most_common(5))
+            layout.notes.append(f"{self.where}: files that are no images ignored: {counts}")
+        kind = "no labels" if layout.labels is None else f"{len(layout.label_names)} labels"
+        splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
+        layout.notes.append(f"{self.where}: {splits} images, {kind}")
+        return layout
+
+
+class ArraySource:
+    """Images that a library decodes: read(train) -> (uint8 (N, h, w) or (N, h, w, C), classes (N,))."""
+
+    n_images: int | None = None
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        files: Sequence[str],
+        label_names: Sequence[str],
+        read: Callable[[bool], tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        self.name, self.where, self.folder, self.files = name, str(folder), folder, files
+        self.label_names, self.read = tuple(label_names), read
+        self.labels: list[np.ndarray] = []
+
+    def stamp(self) -> list[Stamp]:
+        """Names, sizes, times."""
+        return [stamp_of(self.folder / file, file) for file in self.files]
+
+    def chunks(self, shape: Shape) -> Iterator[Chunk]:
+        """Train, then test; raises UserError when the files are damaged."""
+        self.labels = []
+        for split, train in (("train", True), ("test", False)):
+            try:
+                images, labels = self.read(train)
+            except Exception as error:  # whatever the reader stumbles over in damaged files
+                raise UserError(
+                    f"{self.name}: files in {self.where} are damaged ({error}): get them again"
+                ) from error
+            self.labels.append(np.asarray(labels, dtype=np.int64))
+            names = [f"{split}/{i:05d}" for i in range(len(images))]
+            yield Chunk(names, fitted(images, shape), [])
+
+    def layout(self, names: list[str]) -> Layout:
+        """Two splits with classes."""
+        n_train = len(self.labels[0])
+        splits = {"train": (0, n_train), "test": (n_train, len(names))}
+        return Layout(list(range(len(names))), splits, np.concatenate(self.labels), self.label_names)
+
+
+def fitted(images: np.ndarray, shape: Shape) -> np.ndarray:
+    """uint8 (N, h, w[, c]) -> (N, H, W, C): zeros around what is smaller, grey repeated, colours weighed."""
+    height, width, channels = shape
+    images = images if images.ndim == 4 else images[..., None]
+    if images.shape[3] == 3 and channels == 1:
+        red, green, blue = (images[..., i].astype(np.uint32) for i in range(3))
+        images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[
+            ..., None
+        ]  # Rec. 601
+    top, left = (height - images.shape[1]) // 2, (width - images.shape[2]) // 2
+    below, right = height - images.shape[1] - top, width - images.shape[2] - left
+    images = np.pad(images, ((0, 0), (top, below), (left, right), (0, 0)))
+    return np.broadcast_to(images, (*images.shape[:3], channels)).copy()
+
+
+def load_digits(shape: Shape, split: str) -> ImageData:
+    """The embedded 8x8 digits, enlarged smoothly; train: the first 1,497, test: the last 300, or all."""
+    with np.load(DIGITS) as file:
+        small, labels = file["images"], file["labels"].astype(np.int64)
+    inner = (shape[1] * 7 // 8, shape[0] * 7 // 8)  # a margin as MNIST's, since the strokes reach the border
+    large = [np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BICUBIC)) for image in small]
+    ranges = {"train": (0, DIGITS_TRAIN), "test": (DIGITS_TRAIN, len(labels)), "all": (0, len(labels))}
+    start, stop = in_split(ranges, split, "digits")
+    images, labels = fitted(np.stack(large), shape)[start:stop], labels[start:stop]
+    names = tuple(str(digit) for digit in range(10))
+    return ImageData(images, labels, names, fingerprint(images, labels, names), "digits")
+
+
+def find_mnist(root: Path) -> Source | None:
+    """MNIST's four unpacked files under root/MNIST/raw, None while they are not there."""
+    folder = root / "MNIST" / "raw"
+    if not all((folder / file).is_file() for file in MNIST_FILES):
+        return None
+
+    def read(train: bool) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision.datasets import MNIST
+
+        mnist = MNIST(root, train=train)
+        return mnist.data.numpy(), mnist.targets.numpy()
+
+    return ArraySource("mnist", folder, MNIST_FILES, [str(i) for i in range(10)], read)
+
+
+def download_mnist(root: Path) -> None:
+    """Get MNIST through torchvision, which also unpacks .gz files that are there."""
+    from torchvision.datasets import MNIST
+
+    MNIST(root, download=True)
+
+
+def find_cifar10(root: Path) -> Source | None:
+    """CIFAR-10's python files under root/cifar-10-batches-py, None while they are not there."""
+    folder = root / "cifar-10-batches-py"
+    if not all((folder / file).is_file() for file in CIFAR10_FILES):
+        return None
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+    def read(train: bool) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision.datasets import CIFAR10
+
+        cifar10 = CIFAR10(root, train=train)
+        return cifar10.data, np.array(cifar10.targets)
+
+    return ArraySource("cifar10", folder, CIFAR10_FILES, names, read)
+
+
+def download_cifar10(root: Path) -> None:
+    """Get CIFAR-10 through torchvision, which also unpacks cifar-10-python.tar.gz if it is there."""
+    from torchvision.datasets import CIFAR10
+
+    CIFAR10(root, download=True)
+
+
+def find_celeba(root: Path) -> Source | None:
+    """CelebA under root/celeba or root: the .zip or folder img_align_celeba and list_attr_celeba.txt."""
+    for folder in (root / "celeba", root):
+        if not (folder / CELEBA_TEXTS[0]).is_file():
+            continue
+        for images in (folder / CELEBA_FOLDER, folder / f"{CELEBA_FOLDER}.zip"):
+            if images.is_dir() or (images.is_file() and images.stat().st_size):
+                return FileSource(open_files(images), "celeba")
+    return None
+
+
+def download_celeba(root: Path) -> None:
+    """Get CelebA's images and lists from Google Drive by torchvision's ids and checksums."""
+    if importlib.util.find_spec("gdown") is None:
+        raise RuntimeError("downloading it from Google Drive needs the package gdown: pip install gdown")
+    from torchvision.datasets import CelebA
+    from torchvision.datasets.utils import download_file_from_google_drive
+
+    for file_id, md5, filename in CelebA.file_list:
+        if filename in (f"{CELEBA_FOLDER}.zip", *CELEBA_TEXTS):
+            download_file_from_google_drive(file_id, str(root / "celeba"), filename, md5)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A row of the table: defaults, legal sizes, and how to find its files and get them.
+
+    img_sizes: legal --img_size; flip: whether a mirrored image is still a likely one; find(root): the source,
+    or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
+    {root} filled in. find is None for the embedded digits.
+    """
+
+    img_size: int
+    img_channels: int
+    img_sizes: Sequence[int]
+    label_kind: str
+    flip: bool
+    find: Callable[[Path], Source | None] | None = None
+    download: Callable[[Path], None] | None = None
+    by_hand: str = ""
+
+
+DATASETS = {
+    "mnist": Dataset(
+        32, 1, (28, 32), "classes", False, find_mnist, download_mnist,
+        f"put {', '.join(MNIST_FILES)} (or their .gz) from https://ossci-datasets.s3.amazonaws.com/mnist/ "
+        "into {root}/MNIST/raw",
+    ),
+    "digits": Dataset(32, 1, (16, 32), "classes", False),
+    "cifar10": Dataset(
+        32, 3, (32,), "classes", True, find_cifar10, download_cifar10,
+        "put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
+    ),
+    "celeba": Dataset(
+        64, 3, range(32, 257), "attributes", True, find_celeba, download_celeba,
+        f"download {CELEBA_FOLDER}.zip (1.3 GB) and {CELEBA_TEXTS[0]} in a browser from "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Drive over its quota: again after 24 hours) "
+        f"and put both into {{root}}/celeba, as {{root}}/celeba/{CELEBA_FOLDER}.zip and "
+        f"{{root}}/celeba/{CELEBA_TEXTS[0]} (or unpacked: {{root}}/celeba/{CELEBA_FOLDER}/000001.jpg ...)",
+    ),
+}  # fmt: skip
+
+
+def shown(sizes: Sequence[int]) -> str:
+    """Legal sizes for a message."""
+    return f"{sizes[0]}..{sizes[-1]}" if isinstance(sizes, range) else ", ".join(map(str, sizes))
+
+
+def in_split(splits: dict[str, tuple[int, int]], split: str, name: str) -> tuple[int, int]:
+    """[start, stop) of a split; raises UserError naming those that are there."""
+    if split not in splits:
+        raise UserError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def selected(table: Table, split: str, name: str) -> ImageData:
+    """One split of an open cache."""
+    start, stop = in_split(table.splits | {"all": (0, len(table.images))}, split, name)
+    return ImageData(
+        images=table.images[start:stop],
+        labels=None if table.labels is None else table.labels[start:stop],
+        label_names=table.label_names,
+        fingerprint=table.fingerprints[split],
+        name=name,
+        files=table.files[start:stop],
+        path=table.path,
+        offset=table.images.offset + start * table.images[0].nbytes,
+    )
+
+
+def obtain(name: str, root: Path, is_main: bool) -> Callable[[], Source | None]:
+    """How to find a dataset's files under root, after the main process made sure that they are there.
+
+    Raises UserError with the manual steps when they are missing or broken and cannot be downloaded.
+    """
+    row = DATASETS[name]
+    assert row.find is not None and row.download is not None
+
+    def find() -> Source | None:
+        try:
+            return row.find(root)
+        except UserError as error:
+            if not is_main:  # half a download; the main process will say what is wrong
+                return None
+            raise UserError(f"{name}: {error}. By hand: {row.by_hand.format(root=root)}") from error
+
+    if not is_main or find() is not None:
+        return find
+    say(f"{name} is not in {root}: downloading")
+    try:
+        row.download(root)
+        failure = None if find() is not None else "the download left no usable files"
+    except UserError:
+        raise
+    except Exception as error:  # no network, quota, no permission, a wrong checksum, ...
+        failure = " ".join(str(error).split()) or type(error).__name__
+    if failure:
+        raise UserError(
+            f"{name} is not in {root.absolute()} and could not be downloaded ({failure}). By hand: "
+            f"{row.by_hand.format(root=root)}; or name another place with --data_root, or any folder, "
+            ".zip or .tar.gz of images with --data"
+        )
+    return find
+
+
+def load_dataset(
+    name: str,
+    *,
+    img_size: int,
+    img_channels: int,
+    split: str = "train",
+    data_root: str | Path | None = None,
+    data: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    is_main: bool = True,
+) -> ImageData:
+    """A dataset's images at img_size x img_size, decoded once and cached.
+
+    split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own files stand
+    or are downloaded to (None: ./data); data: a folder or archive of images in place of them; cache_dir: None
+    is the user's cache folder. Only the main process downloads and builds, the others wait. Raises UserError.
+    """
+    if name not in DATASETS:
+        raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
+    row = DATASETS[name]
+    sizes = row.img_sizes if data is None else FREE_SIZES
+    if img_size not in sizes:
+        raise UserError(
+            f"--img_size {img_size}: {name if data is None else 'images of --data'} can be {shown(sizes)}"
+        )
+    if img_channels not in (1, 3):
+        raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")
+    if split not in (*SPLIT_ORDER, "all"):
+        raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
+    shape = (img_size, img_size, img_channels)
+    if data is not None:
+        source = FileSource(open_files(Path(data).expanduser()), name)
+        table = load_table(lambda: source, shape, cache_dir, is_main)
+    elif row.find is None:
+        return load_digits(shape, split)
+    else:
+        find = obtain(name, Path("data" if data_root is None else data_root).expanduser(), is_main)
+        table = load_table(find, shape, cache_dir, is_main)
+    return selected(table, split, name)
