@@ -1,0 +1,297 @@
+"""The commands beside training, as a user calls them, on the embedded digits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from metrics.features import load_extractor
+from modelling import build_generator
+from tools import evaluate, sample, train_classifier
+from training.data import load_dataset
+from training.generator import export_generator, sampling_copy
+from training.sampling import latents
+from training.sampling import sample as draw
+
+N = 96  # images a test scores
+
+
+def export(run: Path, n_labels: int = 0, names: tuple[str, ...] = (), multi_hot: bool = False) -> Path:
+    """A run folder with a small untrained generator of 16 px digits, raw and averaged."""
+    build = {"img_size": 16, "img_channels": 1, "z_dim": 9, "n_labels": n_labels, "width": 8}
+    data = load_dataset("digits", img_size=16, img_channels=1)
+    source = {"name": "digits", "fingerprint": data.fingerprint, "split": "train", "data": None}
+    config = {
+        "model": "dcgan",
+        "build": build,
+        "dataset": "digits",
+        "n_labels": n_labels,
+        "multi_hot": multi_hot,
+        "label_names": list(names),
+        "data": source,
+    }
+    if multi_hot:
+        config["label_shares"] = [0.5] * n_labels
+    networks = {}
+    for seed, name in enumerate(("ema", "raw")):
+        torch.manual_seed(seed)
+        G = build_generator("dcgan", **build)
+        for p in G.parameters():
+            nn.init.normal_(p, std=0.2)
+        networks[name] = sampling_copy(G, config)
+    export_generator(run / "generator", config, networks, step=7)
+    (run / "config.json").write_text("{}")
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unlabelled run."""
+    return export(tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with ten classes."""
+    return export(tmp_path_factory.mktemp("runs") / "labelled", 10, tuple("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """digits-cnn as its tool writes it, after one epoch."""
+    file = tmp_path_factory.mktemp("classifier") / "digits-cnn.safetensors"
+    assert train_classifier.main(["--dataset", "digits", "--epochs", "1", "--out", str(file)]) == 0
+    return file
+
+
+def refused(capsys: pytest.CaptureFixture[str], main: object, *argv: object) -> str:
+    """The one line a command prints when it refuses, with exit code 2."""
+    capsys.readouterr()
+    try:
+        code = main([str(word) for word in argv])
+    except SystemExit as leaving:  # argparse
+        code = leaving.code
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and len(lines) == 1 or ": error: " in lines[-1]
+    return lines[-1]
+
+
+def score_of(run: Path, weights: Path, *flags: object) -> dict:
+    """The line that tools.evaluate appends."""
+    argv = [str(run), "--extractor", "digits-cnn", "--extractor_weights", str(weights), "--n", str(N)]
+    assert evaluate.main([*argv, *map(str, flags)]) == 0
+    return json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
+
+
+# -- classifier ------------------------------------------------------------------------------------
+
+
+def test_classifier_learns_and_says_where_it_stands(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--dataset", "digits", "--cache_dir", str(tmp_path)]
+    assert train_classifier.main([*argv, "--epochs", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "classifiers" / "digits-cnn.safetensors") in printed
+    assert float(printed.split("test accuracy ")[1].split("%")[0]) > 80
+
+
+def test_classifier_is_a_function_of_its_seed(weights: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)  # what a caller did before must not matter
+    state = torch.random.get_rng_state()
+    for seed, name in ((0, "same"), (1, "other")):
+        argv = ["--dataset", "digits", "--epochs", "1", "--seed", str(seed), "--out", str(tmp_path / name)]
+        assert train_classifier.main([*argv[:-1], argv[-1] + ".safetensors"]) == 0
+    read = [
+        load_extractor("digits-cnn", f).checksum
+        for f in (weights, *(tmp_path / f"{n}.safetensors" for n in ("same", "other")))
+    ]
+    assert read[0] == read[1] != read[2]
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_classifier_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = train_classifier.main
+    assert "mnist, digits" in refused(capsys, main, "--dataset", "cifar10").replace("'", "")
+    assert "at least 1" in refused(capsys, main, "--dataset", "digits", "--epochs", 0)
+    assert "unrecognized" in refused(capsys, main, "--dataset", "digits", "--epoch", 1)
+    assert ".safetensors" in refused(capsys, main, "--dataset", "digits", "--epochs", 1, "--out", "x.pt")
+
+
+# -- evaluate --------------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_score_and_protocol(
+    run: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = score_of(run, weights)
+    printed = capsys.readouterr()
+    assert "fid[digits-cnn]" in printed.out and "fid rises as n falls" in printed.err
+    assert sum(line["shares"]) == pytest.approx(1) and len(line["shares"]) == 10
+    assert line["fid[digits-cnn]"] > 0 and 0 < line["confidence"] <= 1 and line["kl_uniform"] >= 0
+    about = line["protocol"]
+    assert (about["n_real"], about["n_fake"], about["split"], about["size"]) == (N, N, "train", [16, 16, 1])
+    assert (about["weights"], about["step"], about["seed"], about["truncation"]) == ("ema", 7, 0, None)
+    assert "standing statistics" in about["batch_norm"] and len(about["extractor_sha256"]) == 64
+    assert about["code"] and about["torch"] == torch.__version__ and about["device"]
+
+
+def test_evaluate_repeats_to_the_last_digit(run: Path, weights: Path, tmp_path: Path) -> None:
+    first, again = score_of(run, weights), score_of(run, weights, "--cache_dir", tmp_path)
+    first.pop("date"), again.pop("date")
+    assert first == again
+    for flags in (("--seed", 1), ("--weights", "raw"), ("--split", "test")):
+        assert score_of(run, weights, *flags)["fid[digits-cnn]"] != first["fid[digits-cnn]"]
+
+
+def test_evaluate_stands_beside_a_lone_generator(run: Path, weights: Path, tmp_path: Path) -> None:
+    lone = tmp_path / "shared"
+    lone.mkdir()
+    for file in (run / "generator").iterdir():
+        (lone / file.name).write_bytes(file.read_bytes())
+    alone, whole = score_of(lone, weights), score_of(run, weights)
+    assert alone["fid[digits-cnn]"] == whole["fid[digits-cnn]"]
+    assert evaluate.scores_file(str(run / "generator")) == run / "scores.jsonl"
+
+
+class Replay(nn.Module):
+    """A generator that has learned the reference by heart, or nothing but noise."""
+
+    z_dim = 4
+
+    def __init__(self, images: torch.Tensor | None) -> None:
+        super().__init__()
+        self.images, self.at, self.dummy = images, 0, nn.Parameter(torch.zeros(1))
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """The next images, in [-1, 1]."""
+        if self.images is None:
+            return torch.rand(len(z), 1, 16, 16, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
+        self.at += len(z)
+        return self.images[self.at - len(z) : self.at].float() / 127.5 - 1
+
+
+def test_evaluate_gives_zero_for_the_reals_and_much_more_for_noise(
+    run: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset("digits", img_size=16, img_channels=1)
+    index = evaluate.reference_index(data, N)
+    _, config = evaluate.load_generator(run)
+    scores = []
+    for images in (evaluate.images_of(data, index), None):
+        monkeypatch.setattr(evaluate, "load_generator", lambda *_, images=images: (Replay(images), config))
+        scores.append(score_of(run, weights))
+    real, noise = scores
+    assert abs(real["fid[digits-cnn]"]) < 1e-9 and real["kl_data"] == 0
+    assert noise["fid[digits-cnn]"] > 1 and noise["fid[digits-cnn]"] > 1e6 * abs(real["fid[digits-cnn]"])
+
+
+def test_evaluate_gives_labels_of_the_reference(labelled: Path, weights: Path) -> None:
+    assert score_of(labelled, weights)["protocol"]["labels"] == "of the reference images"
+    data = load_dataset("digits", img_size=16, img_channels=1)
+    index = evaluate.reference_index(data, 20)
+    y = evaluate.labels_of(data, index, {"n_labels": 10, "multi_hot": False})
+    assert y.tolist() == [int(data.labels[i]) for i in index]
+
+
+def test_evaluate_refuses(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = ("--extractor", "digits-cnn")
+    given = (*read, "--extractor_weights", weights)
+    assert "does not exist" in refused(capsys, evaluate.main, tmp_path / "none", *given)
+    assert "is no run" in refused(capsys, evaluate.main, tmp_path, *given)
+    assert "has 1497 images" in refused(capsys, evaluate.main, run, *given, "--n", 1498)
+    assert "at least 2" in refused(capsys, evaluate.main, run, *given, "--n", 1)
+    assert "ema, raw" in refused(capsys, evaluate.main, run, *given, "--weights", "ema-0.5")
+    assert "mnist-cnn" in refused(capsys, evaluate.main, run, "--extractor", "vgg")
+    assert "train_classifier --dataset digits" in refused(
+        capsys, evaluate.main, run, *read, "--cache_dir", tmp_path, "--n", N
+    )
+    assert "--data" in refused(capsys, evaluate.main, run, *given, "--data", tmp_path / "none", "--n", N)
+
+
+# -- sample ----------------------------------------------------------------------------------------
+
+
+def test_sample_writes_a_grid_or_single_files(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sample.main([str(run), "--n", "6", "--out", str(tmp_path / "new" / "grid.png")]) == 0
+    assert "ema weights, batch norm: eval mode, standing statistics" in capsys.readouterr().out
+    with Image.open(tmp_path / "new" / "grid.png") as grid:
+        assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
+    for _ in range(2):  # writing over the same names is fine
+        assert sample.main([str(run / "generator"), "--n", "3", "--out", str(tmp_path / "single")]) == 0
+    names = sorted(file.name for file in (tmp_path / "single").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png"]
+    with Image.open(tmp_path / "single" / names[0]) as image:
+        assert image.size == (16, 16) and image.mode == "L"
+
+
+def test_a_sample_depends_on_seed_and_index_only(run: Path) -> None:
+    G, _ = evaluate.load_generator(run)
+    seen: list[torch.Tensor] = []
+    G.register_forward_hook(lambda _module, _args, x: seen.append(x))
+    many, one = torch.cat(list(draw(G, 70, seed=5))), torch.cat(list(draw(G, 1, seed=5)))
+    assert many.shape == (70, 1, 16, 16) and [len(x) for x in seen] == [64, 6, 1]
+    torch.testing.assert_close(seen[0][:1], seen[2], atol=1e-5, rtol=0)
+    assert int((many[:1].int() - one.int()).abs().max()) <= 1
+    assert torch.equal(latents(5, 0, 70, 9)[33:40], latents(5, 33, 7, 9))
+    assert not torch.equal(latents(5, 0, 4, 9), latents(6, 0, 4, 9))
+
+
+def pixels(folder: Path) -> np.ndarray:
+    """The images of a folder as (n, H, W) integers."""
+    return np.stack([np.asarray(Image.open(file)).astype(int) for file in sorted(folder.iterdir())])
+
+
+def test_sample_takes_a_class_by_name_or_number(labelled: Path, tmp_path: Path) -> None:
+    for name, flags in {"turns": [], "threes": ["--class", "3"], "again": ["--class", "3"]}.items():
+        assert sample.main([str(labelled), "--n", "14", "--out", str(tmp_path / name), *flags]) == 0
+    turns, threes, again = (pixels(tmp_path / name) for name in ("turns", "threes", "again"))
+    assert np.array_equal(threes, again)
+    same = [i for i in range(14) if np.abs(turns[i] - threes[i]).max() <= 1]
+    assert same == [3, 13]
+
+
+def test_sample_takes_attributes(tmp_path: Path) -> None:
+    run = export(tmp_path / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
+    out = tmp_path / "out"
+    for name, flags in {"a": ["Smiling"], "b": ["1"], "c": ["Smiling", "Young"], "d": []}.items():
+        extra = ["--class", *flags] if flags else []
+        assert sample.main([str(run), "--n", "2", "--out", str(out / name), *extra]) == 0
+    smiling, by_number, both = (pixels(out / name) for name in "abc")
+    assert np.array_equal(smiling, by_number) and not np.array_equal(smiling, both)
+
+
+def test_sample_refuses(
+    run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "x.png")
+    assert "does not exist" in refused(capsys, sample.main, tmp_path / "none", *out)
+    assert "is no run" in refused(capsys, sample.main, tmp_path, *out)
+    assert "without --conditional" in refused(capsys, sample.main, run, *out, "--class", 3)
+    assert "0, 1, 2" in refused(capsys, sample.main, labelled, *out, "--class", 10)
+    assert "one class" in refused(capsys, sample.main, labelled, *out, "--class", 1, 2)
+    assert "at least 1" in refused(capsys, sample.main, run, *out, "--n", 0)
+    assert "grid" in refused(capsys, sample.main, run, "--out", "x.gif")
+    (tmp_path / "file").write_text("")
+    assert "--out" in refused(capsys, sample.main, run, "--out", tmp_path / "file" / "x.png")
+    assert "--out" in refused(capsys, sample.main, run, "--out", str(tmp_path / "file") + "/")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_commands_start_as_modules(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.sample", str(tmp_path), "--out", "x.png"],
+        capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")

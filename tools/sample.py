@@ -1,0 +1,88 @@
+"""Draw images from a trained generator.
+
+    python -m tools.sample RUN --n 64 --out grid.png            one picture
+    python -m tools.sample RUN --n 1000 --out samples/          single files 000000.png ...
+    python -m tools.sample RUN --n 16 --class 3 --out threes.png
+    python -m tools.sample RUN --class Smiling Eyeglasses --out faces.png
+
+RUN is a run's folder or its generator/ folder alone. Image i depends on --seed, i and its class only, so that
+`--n 1` gives the first image of `--n 64`.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from tools.common import add_device_flag, add_generator_flags, make_parser, positive
+from training.errors import UserError, cli
+from training.generator import load_generator
+from training.run import choose_device
+from training.sampling import sample, sample_labels
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = make_parser("tools.sample", __doc__)
+    add_generator_flags(p)
+    p.add_argument("--n", type=positive, default=64, help="number of images [64]")
+    p.add_argument("--out", required=True, help="NAME.png for one grid, DIR/ for single files")
+    about = "class, or attributes that show together, by name or number (default: all classes, as they come)"
+    p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help=about)
+    about = "latents are a function of it and of an image's index [0]"
+    p.add_argument("--seed", type=int, default=0, help=about)
+    add_device_flag(p)
+    return p
+
+
+def to_image(x: Tensor) -> Image.Image:
+    """uint8 (1 or 3, H, W) -> a picture."""
+    return Image.fromarray(x[0].numpy() if len(x) == 1 else x.permute(1, 2, 0).numpy())
+
+
+def columns(n: int, config: dict, classes: list[str] | None) -> int:
+    """Columns of the grid: one a class where they take turns and fit, else a square."""
+    turns = config["n_labels"] and not classes
+    return config["n_labels"] if turns and config["n_labels"] <= min(n, 16) else math.ceil(math.sqrt(n))
+
+
+def write(images: Tensor, out: Path, as_grid: bool, n_columns: int) -> str:
+    """Write uint8 images (n, C, H, W) as one grid or as single files; return what to tell the user."""
+    try:
+        if not as_grid:
+            out.mkdir(parents=True, exist_ok=True)
+            for i, x in enumerate(images):
+                to_image(x).save(out / f"{i:06d}.png")
+            return f"wrote {len(images)} images to {out}/"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        to_image(make_grid(images, nrow=n_columns, padding=2)).save(out)
+        return f"wrote a grid of {len(images)} images to {out}"
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load the generator, draw, write."""
+    args = parser().parse_args(argv)
+    out = Path(args.out)
+    is_folder = args.out.endswith("/") or out.is_dir() or not out.suffix
+    if not is_folder and out.suffix.lower() != ".png":
+        raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
+    G, config = load_generator(args.run, args.weights, choose_device(args.device))
+    y = sample_labels(config, args.n, args.seed, args.classes)
+    images = torch.cat(list(sample(G, args.n, args.seed, y)))
+    about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
+    print(f"{about}, batch norm: {config['batch_norm']}")
+    print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
