@@ -28,10 +28,6 @@ class EMA:
         `ok`, a flag of one element on the network's device, leaves everything untouched where it is 0:
         for steps that the guard skipped, without waiting for the device.
         """
-        if ok is not None and ok.device.type == "cpu":  # reading it costs nothing
-            if not bool(ok):
-                return
-            ok = None
         keep = None if ok is None else ok.bool().reshape(())
         averaged, current = list(self.module.parameters()), [p.detach() for p in module.parameters()]
         if keep is not None:

@@ -173,10 +173,11 @@ def test_every_layer_once_and_nothing_else() -> None:
     iterate_spectral_norm(nn.Linear(2, 2))  # nothing to do
 
 
-def test_sigma_in_full_precision_under_autocast() -> None:
-    layer = apply_spectral_norm(nn.Linear(64, 64))
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_sigma_in_full_precision_under_autocast(device: str) -> None:
+    layer = apply_spectral_norm(nn.Linear(64, 64).to(device))
     expected = layer.weight.detach()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16):
         assert torch.equal(layer.weight, expected)
 
 
