@@ -71,9 +71,11 @@ class Files:
 
     def texts_beside(self) -> list[Path]:
         """Label lists in the same folder as the path: CelebA's stand beside its images."""
-        return sorted(
-            p for p in self.path.absolute().parent.iterdir() if TEXTS.fullmatch(p.name) and p.is_file()
-        )
+        folder = self.path.absolute().parent
+        try:
+            return sorted(p for p in folder.iterdir() if TEXTS.fullmatch(p.name) and p.is_file())
+        except OSError:  # a folder that may be passed through but not listed
+            return []
 
     def wanted(self, name: str) -> bool:
         """Whether this name is an image's or a label list's; keeps count of the others."""

@@ -243,6 +243,9 @@ def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
     """Decode the source into the cache `stem`, under temporary names; the images' rename is the commit."""
     temporary = [folder / f"tmp-{os.getpid()}-{stem}.{kind}" for kind in ("rows", "npy", "labels", "json")]
     rows, images, labels, meta = temporary
+    for left in folder.glob(f"tmp-*-{stem}.*"):  # of a build that was killed
+        if time.time() - left.stat().st_mtime > 86400:
+            left.unlink(missing_ok=True)
     try:
         names, problems = write_rows(source, shape, rows)
         check_problems(source, len(names), problems)

@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections import deque
@@ -171,10 +172,17 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def leave_signals() -> None:
+    """Let Ctrl-C and the run's own handlers concern the main process only."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def worker_pool(workers: int) -> Executor:
     """Processes on Linux; threads where starting a process would import the user's script again."""
     if sys.platform == "linux":
-        return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"))
+        context = multiprocessing.get_context("fork")
+        return ProcessPoolExecutor(workers, context, initializer=leave_signals)
     return ThreadPoolExecutor(workers)
 
 
