@@ -3,9 +3,9 @@
     python -m benchmarks.data --device cpu --img_size 64 --batch_size 128
     python -m benchmarks.data --device cuda --folder path/to/jpegs
 
-Cases: gather (rows of the memmap), batches (gather, flip, normalise, on the device), the same channels_last,
-and host memory for 200,000 images. The baseline decodes, resizes, crops, flips and normalises JPEGs of 178x218
-at its best number of workers. All are measured in turns within one process; the median of the turns counts.
+Cases: gather (rows of the memmap), batches (gather, flip, normalise), the same channels_last, and host memory
+for 200,000 images. The baseline decodes, resizes, crops, flips and normalises JPEGs of 178x218 at its best
+number of workers. All are measured in turns in one process; the median of the turns counts.
 On a machine that others use, set OMP_NUM_THREADS=1: the threads of small operations wait for each other.
 """
 
