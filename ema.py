@@ -10,15 +10,11 @@ class EMA:
     """An averaged copy of a network: parameters are averaged, buffers copied.
 
     Buffers are batch norm's statistics and spectral norm's vectors; averaging the latter would shrink them.
-    `module` is the averaged network, its state dict the whole state. `decay` is the nominal decay and is
-    only kept for reference: `update` is told the one to use.
+    `module` is the averaged network, its state dict the whole state.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        """Start from a deep copy of `module`. ValueError for a decay outside [0, 1]."""
-        if not 0 <= decay <= 1:
-            raise ValueError(f"EMA decay {decay} is not in [0, 1]")
-        self.decay = decay
+    def __init__(self, module: nn.Module) -> None:
+        """Start from a deep copy of `module`."""
         self.module = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()

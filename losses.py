@@ -134,8 +134,8 @@ METHODS = {
 class PenaltyContext:
     """What a penalty may look at.
 
-    `D` is a plain callable, x (N, C, H, W) -> logits, already bound to the reals' labels, in full precision
-    and not compiled; `D_fake` is the same bound to the fakes' labels, None where there is no difference.
+    `D` is a plain callable, x (N, C, H, W) -> logits, already bound to the labels, which reals and fakes
+    share, in full precision and not compiled.
     x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
     otherwise None. `uniform(purpose, shape)` gives (N, *shape) in [0, 1): this process's slice of a draw
     for the global batch. `state` is the penalty's own.
@@ -146,7 +146,6 @@ class PenaltyContext:
     x_real: Tensor
     x_fake: Tensor
     uniform: Callable[[str, tuple[int, ...]], Tensor]
-    D_fake: Callable[[Tensor], Tensor] | None = None
     y: Tensor | None = None
     d_real: Tensor | None = None
     d_fake: Tensor | None = None
@@ -203,7 +202,7 @@ def r1(ctx: PenaltyContext) -> Tensor:
 
 def r2(ctx: PenaltyContext) -> Tensor:
     """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10."""
-    return 0.5 * _squared_norm(_gradient_at(ctx.D if ctx.D_fake is None else ctx.D_fake, ctx.x_fake))
+    return 0.5 * _squared_norm(_gradient_at(ctx.D, ctx.x_fake))
 
 
 def drift(ctx: PenaltyContext) -> Tensor:

@@ -87,7 +87,10 @@ def synchronise(device: torch.device) -> None:
 def ours(data: ImageData, batch: int, loss: str, precision: str, channels_last: bool, device: str) -> Loop:
     """Our loop on these images, writing nothing."""
     layout = "--channels_last" if channels_last else "--no-channels_last"
-    words = f"--model dcgan {loss} --batch_size {batch} --device {device} --mixed_precision {precision} {layout} --ema --z_dim 100 --loggers"
+    words = (
+        f"--model dcgan {loss} --batch_size {batch} --z_dim 100 --ema --loggers --device {device} {layout}"
+    )
+    words += f" --mixed_precision {precision}"
     config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
     accelerator = make_accelerator(config)
     set_backends(config, accelerator)

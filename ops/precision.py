@@ -1,5 +1,7 @@
 """Full precision for the few quantities that half precision ruins."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -7,3 +9,8 @@ from torch import Tensor
 def full(x: Tensor) -> Tensor:
     """Lift float16 and bfloat16 to float32 and leave every other type, float64 included, as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Context in which x's device computes in the types it is given; the meta device has no autocast."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

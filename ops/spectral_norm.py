@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from ops.precision import without_autocast
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear, nn.Embedding)
 _INITIAL_ITERATIONS = 15
@@ -44,7 +46,7 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """weight / (u^T W v), same shape; the gradient passes through sigma but not through u and v."""
         # Autocast would take the two products in half precision, three digits of sigma.
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             sigma = torch.dot(self.u, torch.mv(self._matrix(weight), self.v))
         return weight / sigma
 
@@ -56,7 +58,7 @@ class SpectralNorm(nn.Module):
     def iterate(self, weight: Tensor, n: int = 1) -> None:
         """Advance u and v by n power iterations on `weight`, the unnormalised one."""
         matrix = self._matrix(weight.detach())
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             for _ in range(n):
                 self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps))
                 self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=self.eps))

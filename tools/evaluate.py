@@ -34,10 +34,10 @@ from tools.common import (
     warn,
 )
 from training.data import ImageData, load_dataset
+from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.generator import find_generator, load_generator
 from training.rng import generator
-from training.run import choose_device
 from training.sampling import sample
 
 FEW = 10_000

@@ -16,15 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from tools.common import add_device_flag, add_generator_flags, make_parser, positive
+from training.device import choose_device
 from training.errors import UserError, cli
 from training.generator import load_generator
-from training.run import choose_device
-from training.sampling import sample, sample_labels
+from training.sampling import sample, sample_labels, to_grid, to_picture
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,11 +39,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def to_image(x: Tensor) -> Image.Image:
-    """uint8 (1 or 3, H, W) -> a picture."""
-    return Image.fromarray(x[0].numpy() if len(x) == 1 else x.permute(1, 2, 0).numpy())
-
-
 def columns(n: int, config: dict, classes: list[str] | None) -> int:
     """Columns of the grid: one a class where they take turns and fit, else a square."""
     turns = config["n_labels"] and not classes
@@ -58,10 +51,10 @@ def write(images: Tensor, out: Path, as_grid: bool, n_columns: int) -> str:
         if not as_grid:
             out.mkdir(parents=True, exist_ok=True)
             for i, x in enumerate(images):
-                to_image(x).save(out / f"{i:06d}.png")
+                to_picture(x).save(out / f"{i:06d}.png")
             return f"wrote {len(images)} images to {out}/"
         out.parent.mkdir(parents=True, exist_ok=True)
-        to_image(make_grid(images, nrow=n_columns, padding=2)).save(out)
+        to_grid(images, n_columns).save(out)
         return f"wrote a grid of {len(images)} images to {out}"
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from metrics.features import CHUNK, EXTRACTORS, save_extractor, weights_file
 from tools.common import add_machine_flags, cache_folder, images_of, make_parser, positive, warn
 from training.data import ImageData, load_dataset
+from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.rng import generator, key
-from training.run import choose_device
 
 
 @dataclass(frozen=True)

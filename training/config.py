@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import json
 import math
@@ -266,10 +267,8 @@ def _coerce(name: str, value: Any, source: str) -> Any:
     base = bool if hint is bool else _scalar_type(hint)
     for i, item in enumerate(items):
         if base is float and isinstance(item, int | str) and not isinstance(item, bool):
-            try:
+            with contextlib.suppress(ValueError):  # refused below
                 items[i] = item = float(item)  # YAML reads 2e-4 as a string
-            except ValueError:
-                pass
         if not isinstance(item, base) or (base is int and isinstance(item, bool)):
             raise UserError(f"{source}: {name} must be {base.__name__}, not {item!r}")
         choices = f.metadata["options"].get("choices")
@@ -365,7 +364,7 @@ def translate_legacy(argv: list[str], script: str) -> list[str]:
 
 
 def default_norm_d(config: TrainConfig) -> str | None:
-    """Batch norm has no place in D under a penalty on its gradients (they are per sample), nor by default under spectral norm."""
+    """Norm of D: none under a penalty on its gradients, which are per sample, nor under spectral norm."""
     if config.norm_d is not None:
         return config.norm_d
     if config.spectral_norm_d or any(PENALTIES[name].gradient for name in config.penalties()):
@@ -443,6 +442,15 @@ def _validate_loss(config: TrainConfig) -> None:
 def as_dict(config: TrainConfig) -> dict[str, Any]:
     """Plain containers only, as saved in config.json and in checkpoints."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def settings_text(config: TrainConfig) -> list[str]:
+    """The resolved settings for people, a line a group."""
+    groups: dict[str, list[str]] = {}
+    for name, value in as_dict(config).items():
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        groups.setdefault(FIELDS[name].metadata["group"], []).append(f"{name}={shown}")
+    return [f"{group}: {'  '.join(items)}" for group, items in groups.items()]
 
 
 def from_dict(settings: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,18 @@ def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
     return (draws < torch.tensor(labels["label_shares"])).to(torch.get_default_dtype())
 
 
+def without_sync(network: nn.Module) -> nn.Module:
+    """Ordinary batch norm in place of synchronised: a process that samples alone must not wait for the others."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.SyncBatchNorm):
+            plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine)
+            plain.to(next(iter(child.buffers())).device).load_state_dict(child.state_dict())
+            setattr(network, name, plain)
+        else:
+            without_sync(child)
+    return network
+
+
 @torch.no_grad()
 def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
     """A copy of G in eval mode that is right for any batch size, one image included.
@@ -37,7 +49,7 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
     Running statistics of batch norm lag behind the weights and never belong to averaged ones, so they are
     measured anew over 512 latents (standing statistics, arXiv:1809.11096); sigma of spectral norm likewise.
     """
-    G = copy.deepcopy(G).requires_grad_(False)
+    G = without_sync(copy.deepcopy(G)).requires_grad_(False)
     iterate_spectral_norm(G, 15)
     param = next(G.parameters())
     z = torch.randn(STANDING_LATENTS, G.z_dim, generator=seeded(seed, "standing")).to(param)
@@ -52,7 +64,7 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
 def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module], step: int) -> None:
     """Write config.json and one safetensors file a weight set; the first of `networks` is the default.
 
-    config: the keys model, build, dataset, n_labels, multi_hot, label_names, ... ; networks: as sampling_copy made them.
+    config: what load_generator and the tools read (model, build, dataset, labels); networks: sampling copies.
     Each file is replaced in one move, so a reader never sees half of one.
     """
     folder.mkdir(parents=True, exist_ok=True)

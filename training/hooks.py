@@ -4,17 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
-from torchvision.utils import make_grid
 
-from training.batches import to_input
 from training.generator import export_generator, label_rows, sampling_copy
 from training.loop import Loop
 from training.rng import generator
+from training.sampling import render, to_grid
 
 COLUMNS = 8
-CHUNK = 64
 
 
 def grid_latents(z_dim: int, labels: dict[str, Any], seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -27,25 +24,6 @@ def grid_latents(z_dim: int, labels: dict[str, Any], seed: int) -> tuple[torch.T
         return z, torch.arange(rows).repeat_interleave(COLUMNS)
     z = torch.randn(COLUMNS * 8, z_dim, generator=source)
     return z, label_rows(labels, len(z), seed)
-
-
-@torch.no_grad()
-def generate(G: nn.Module, z: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-    """Images of all latents, in fixed chunks, on the CPU: (n, C, H, W) in [-1, 1]."""
-    param = next(G.parameters())
-    chunks = []
-    for i in range(0, len(z), CHUNK):
-        labels = None if y is None else y[i : i + CHUNK].to(param.device)
-        chunks.append(G(z[i : i + CHUNK].to(param), labels).cpu())
-    return torch.cat(chunks)
-
-
-def to_grid(images: torch.Tensor, columns: int = COLUMNS) -> Image.Image:
-    """(n, C, H, W) in [-1, 1] -> one picture."""
-    grid = make_grid(
-        images.float().clamp(-1, 1), nrow=columns, padding=2, normalize=True, value_range=(-1, 1)
-    )
-    return Image.fromarray(grid.mul(255).round().byte().permute(1, 2, 0).numpy())
 
 
 class Previews:
@@ -71,10 +49,9 @@ class Previews:
             return
         self.folder.mkdir(exist_ok=True)
         for name, network in self.sources().items():
-            images = generate(sampling_copy(network, self.config, self.seed), self.z, self.y)
-            picture = to_grid(images)
+            picture = to_grid(render(sampling_copy(network, self.config, self.seed), self.z, self.y), COLUMNS)
             picture.save(self.folder / f"step-{step:08d}-{name}.png")
-            self.loop.log.images(f"samples/{name}", np.asarray(picture), step)
+            self.loop.log.images(f"samples/{name}", np.asarray(picture.convert("RGB")), step)
 
     def reals(self) -> None:
         """The first images as training sees them: samples/real.png."""
@@ -82,8 +59,8 @@ class Previews:
             return
         self.folder.mkdir(exist_ok=True)
         batches = self.loop.batches
-        images = to_input(batches.gather(batches.indices(0, COLUMNS * 8)), False)
-        to_grid(images.cpu()).save(self.folder / "real.png")
+        images = batches.gather(batches.indices(0, COLUMNS * 8)).cpu().permute(0, 3, 1, 2)
+        to_grid(images, COLUMNS).save(self.folder / "real.png")
 
     def export(self, loop: Loop) -> None:
         """Write generator/ with every weight set."""

@@ -111,7 +111,8 @@ class RunLog:
         """End the bar, flush the trackers, say where things are."""
         if self._bar is not None:
             self._bar.close()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers if self.main else ():
+            tracker.finish()
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)

@@ -61,6 +61,12 @@ def seed_layer_noise(*parts: Any) -> None:
         torch.mps.manual_seed(number)
 
 
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
+    statistics too, although its backward in training does not read them."""
+    tensor.data.copy_(value)
+
+
 class Network:
     """A network with what the loop needs of it, gathered once."""
 
@@ -69,6 +75,7 @@ class Network:
         self.params = list(module.parameters())
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
+        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
 
     def train_only(self, yes: bool) -> None:
         """Freeze or free every parameter."""
@@ -99,7 +106,6 @@ class Loop:
         self.step = self.attempt = self.rollbacks = 0
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
-        self.bad_run = torch.zeros((), device=self.device)
         self.signal: int | None = None
         self.stats: dict[str, Tensor] = {}
         self.networks = {name: self._network(name) for name in task.networks}
@@ -125,7 +131,7 @@ class Loop:
             values = config.ema_decay
             decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
         names = ["ema"] if len(values) == 1 else [f"ema-{value:g}" for value in values]
-        return {name: (EMA(network, 0.0), decay) for name, decay in zip(names, decays, strict=True)}
+        return {name: (EMA(network), decay) for name, decay in zip(names, decays, strict=True)}
 
     def _halflife_decay(self, halflife: float) -> Callable[[], float]:
         def decay() -> float:
@@ -196,7 +202,7 @@ class Loop:
         with torch.no_grad():
             flat = self.accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+                overwrite(tensor, part.view_as(tensor))
 
     def _apply(self, active: Network, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Step the optimiser unless the gradient is not finite: (norm, 1 or 0 as a device flag)."""
@@ -222,9 +228,7 @@ class Loop:
             optimizer.step()
         bad = (~ok).to(self.skipped.dtype)
         self.skipped += bad
-        self.bad_run = (self.bad_run + bad) * bad
-        if self.device.type == "cpu" and self.bad_run >= MAX_BAD_STEPS:
-            raise Diverged(f"{MAX_BAD_STEPS} non-finite gradients in a row")
+        active.bad_run = (active.bad_run + bad) * bad
         return norm, ok
 
     @torch.no_grad()
@@ -233,10 +237,10 @@ class Loop:
         if self.device.type == "cpu":
             if not ok:
                 for buffer, old in zip(self.all_statistics, before, strict=True):
-                    buffer.copy_(old)
+                    overwrite(buffer, old)
             return
         for buffer, old in zip(self.all_statistics, before, strict=True):
-            buffer.copy_(torch.where(ok, buffer, old))
+            overwrite(buffer, torch.where(ok, buffer, old))
 
     def _average(self, ok: Tensor) -> None:
         network = self.task.networks[self.task.averaged]
@@ -284,8 +288,9 @@ class Loop:
             self.run_step()
             step, last = self.step, self.step == config.n_steps
             logging = step % config.log_interval == 0 or last
+            if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
+                self._check_bad_runs()
             if logging:
-                self._check_bad_run()
                 self._log()
             self.log.tick(step)
             for interval, hook in self.hooks:
@@ -313,9 +318,10 @@ class Loop:
         flags = torch.tensor([self.signal or 0], device=self.device)
         return int(self.accelerator.gather(flags).max())
 
-    def _check_bad_run(self) -> None:
-        if self.bad_run >= MAX_BAD_STEPS:
-            raise Diverged(f"{MAX_BAD_STEPS} non-finite gradients in a row")
+    def _check_bad_runs(self) -> None:
+        for name, network in self.networks.items():
+            if network.bad_run >= MAX_BAD_STEPS:
+                raise Diverged(f"{int(network.bad_run)} non-finite gradients of {name} in a row")
 
     def _log(self) -> None:
         """Read this step's values from the device, averaged over processes."""
@@ -362,6 +368,7 @@ class Loop:
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             network.optimizer.load_state_dict(state["optimizers"][name])
+            network.bad_run.zero_()
         for name, (ema, _) in self.emas.items():
             ema.module.load_state_dict(state["ema"][name])
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -370,7 +377,6 @@ class Loop:
         self.step, self.attempt = state["step"], state["attempt"]
         self.updates, self.last_update = state["loop"]["updates"], state["loop"]["last_update"]
         self.skipped.fill_(state["loop"]["skipped"])
-        self.bad_run.zero_()
 
     def save(self) -> bool:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""
@@ -384,16 +390,17 @@ class Loop:
             raise Diverged(f"non-finite weights ({bad[0]})")
         saved = True
         if self.accelerator.is_main_process:
-            path = self.store.save(self.state_dict(), self.step, protect=self.log.best_steps())
-            saved = path is not None
+            saved = self.store.save(self.state_dict(), self.step, protect=self.log.best_steps()) is not None
             if saved:
                 self.log.export(self)
-        self.accelerator.wait_for_everyone()
+        if self.shares.n_processes > 1:
+            flag = torch.tensor(float(saved), device=self.device)
+            saved = bool(self.accelerator.reduce(flag, "sum") == self.shares.n_processes)
         return saved
 
     def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
-        found = self.store.latest()
+        found = self.store.latest(quiet=not self.accelerator.is_main_process)
         if found is None or self.rollbacks > MAX_ROLLBACKS:
             last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
             where = (

@@ -1,5 +1,6 @@
 """From a command line to a trained run: settings, device, folder, data, networks, loop."""
 
+import copy
 import ctypes
 import importlib.util
 import itertools
@@ -11,12 +12,13 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
@@ -31,8 +33,10 @@ from training.config import (
     from_dict,
     parse_config,
     resume_differences,
+    settings_text,
 )
 from training.data import DATASETS, Batches, ImageData, load_dataset
+from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.hooks import Previews
 from training.logs import RunLog
@@ -46,8 +50,10 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
-        request = parse_config(script, datasets, defaults, argv, doc)
-        train(request)
+        try:
+            train(parse_config(script, datasets, defaults, argv, doc))
+        finally:
+            PartialState().destroy_process_group()
         return 0
 
     return main
@@ -67,7 +73,8 @@ def train(request: Request) -> Loop:
     prepare_folder(config, folder, resumed, accelerator)
     if resumed is not None:
         restore(loop, resumed, config, data)
-    say(json.dumps(as_dict(config)))
+    for line in settings_text(config):
+        say(line)
     for name, network in loop.task.networks.items():
         say(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     say(f"data: {data.name}, {len(data.images):,} images of {'x'.join(map(str, data.images.shape[1:]))}")
@@ -92,6 +99,7 @@ def build_loop(
     """(the loop at step 0, what generator/config.json will say); writes nothing."""
     batches = make_batches(config, accelerator, data)
     (G, D), build = make_networks(config, accelerator, data)
+    rehearse(G, D, batches, data.n_labels if data.multi_hot else None)
     task = make_task(config, accelerator, G, D)
     store = CheckpointStore(
         folder / "checkpoints", config.keep_checkpoints, remove_stale=accelerator.is_main_process
@@ -203,18 +211,6 @@ def check_loggers(config: TrainConfig) -> None:
 # -- device --------------------------------------------------------------------------------------------------------
 
 
-def choose_device(asked: str) -> str:
-    """cuda, mps or cpu; UserError for one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if asked == "auto":
-        return next(name for name, available in there.items() if available)
-    if not there[asked]:
-        raise UserError(
-            f"--device {asked} is not available here; there is {', '.join(n for n, a in there.items() if a)}"
-        )
-    return asked
-
-
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate for device, precision, reduction and trackers; neither networks nor optimisers go through it."""
     device = choose_device(config.device)
@@ -241,8 +237,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
-            f"{launched} processes were launched but only {accelerator.num_processes} joined; use torchrun --standalone "
-            f"--nproc_per_node {launched}"
+            f"{launched} processes were launched but only {accelerator.num_processes} joined; use "
+            f"torchrun --standalone --nproc_per_node {launched}"
         )
     return accelerator
 
@@ -299,6 +295,8 @@ def load_images(config: TrainConfig, accelerator: Accelerator) -> ImageData:
 
 def make_batches(config: TrainConfig, accelerator: Accelerator, data: ImageData) -> Batches:
     """Batches as a function of the step, for this process."""
+    if not config.conditional:
+        data = replace(data, labels=None)
     return Batches(
         data,
         config.batch_size,
@@ -339,17 +337,27 @@ def make_networks(
     return (networks[0], networks[1]), g
 
 
+def rehearse(G: nn.Module, D: nn.Module, batches: Batches, n_attributes: int | None) -> None:
+    """One forward of each on the meta device: shapes that do not fit are refused before anything is written."""
+    y = None
+    if batches.labels is not None:
+        shape, dtype = (
+            ((), torch.int64) if n_attributes is None else ((n_attributes,), torch.get_default_dtype())
+        )
+        y = torch.empty(batches.n, *shape, dtype=dtype, device="meta")
+    G, D = (copy.deepcopy(network).to("meta") for network in (G, D))
+    D(G(torch.empty(batches.n, G.z_dim, device="meta"), y), y)
+
+
 def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn.Module) -> NoiseToImage:
     """The game, with compiled forwards where the launcher asked for them."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
     autocast = nullcontext if dtype is None else partial(torch.autocast, accelerator.device.type, dtype)
     options = compile_options(accelerator)
-    forwards = (
-        {}
-        if options is None
-        else {f"forward_{n}": torch.compile(net, **options) for n, net in zip("gd", (G, D))}
+    fast = [None, None] if options is None else [torch.compile(network, **options) for network in (G, D)]
+    return NoiseToImage(
+        config, G, D, forward_g=fast[0], forward_d=fast[1], autocast=autocast, half=dtype is not None
     )
-    return NoiseToImage(config, G, D, autocast=autocast, half=dtype is not None, **forwards)
 
 
 def extra_state(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
@@ -413,7 +421,7 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
         state = loop.store.load(source)
     else:
         store = CheckpointStore(source / "checkpoints", config.keep_checkpoints)
-        found = store.latest()
+        found = store.latest(quiet=not loop.log.main)
         if found is None:
             raise UserError(
                 f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"

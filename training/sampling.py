@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
 from metrics.features import to_uint8
 from training.errors import UserError
@@ -54,13 +56,31 @@ def _class_index(text: str, names: list[str], n_labels: int) -> int:
 
 
 @torch.inference_mode()
+def render(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
+    """uint8 images (n, C, H, W) on the CPU of latents (n, z_dim), computed in fixed chunks; G is in eval mode."""
+    param = next(G.parameters())
+    images = []
+    for start in range(0, len(z), CHUNK):
+        part = slice(start, start + CHUNK)
+        images.append(to_uint8(G(z[part].to(param), None if y is None else y[part].to(param.device))).cpu())
+    return torch.cat(images)
+
+
 def sample(G: nn.Module, n: int, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
-    """uint8 images (<= 64, C, H, W) of indices 0 .. n - 1 on the CPU, in fixed chunks; G is in eval mode.
+    """uint8 images (<= 64, C, H, W) of indices 0 .. n - 1 on the CPU; G is in eval mode.
 
     An image depends on (seed, its index, its label); n moves it by no more than float rounding.
     """
-    param = next(G.parameters())
     for start in range(0, n, CHUNK):
-        z = latents(seed, start, min(CHUNK, n - start), G.z_dim).to(param)
-        labels = None if y is None else y[start : start + CHUNK].to(param.device)
-        yield to_uint8(G(z, labels)).cpu()
+        z = latents(seed, start, min(CHUNK, n - start), G.z_dim)
+        yield render(G, z, None if y is None else y[start : start + CHUNK])
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 (1 or 3, H, W) -> a picture."""
+    return Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+
+
+def to_grid(images: Tensor, columns: int) -> Image.Image:
+    """uint8 (n, C, H, W) -> one picture, row by row."""
+    return to_picture(make_grid(images, nrow=columns, padding=2))

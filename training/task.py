@@ -76,11 +76,6 @@ class Draws:
         size = (self.shares.batch_size, *shape)
         return self._rows(purpose, j, lambda source: torch.rand(size, generator=source))
 
-    def integers(self, purpose: str, j: int, high: int) -> Tensor:
-        """(n,) from 0 to high - 1."""
-        size = (self.shares.batch_size,)
-        return self._rows(purpose, j, lambda source: torch.randint(high, size, generator=source))
-
 
 class Micro:
     """What one micro-batch offers to the phases of a step; made on demand, the same for all of them."""
@@ -108,11 +103,9 @@ class Micro:
         return self.draws.normal("z", self.j, (self.z_dim,))
 
     @property
-    def y_fake(self) -> Tensor | None:
-        """Labels of randomly chosen real images, for the fakes; None without labels."""
-        if self.batches.labels is None:
-            return None
-        return self.batches.labels_at(self.draws.integers("y_fake", self.j, self.batches.n_images))
+    def y(self) -> Tensor | None:
+        """Labels of the reals and of the fakes alike, so that a point between the two has one too."""
+        return self.real[1]
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """(n, *shape) from U[0, 1), for penalties."""
@@ -213,7 +206,7 @@ class NoiseToImage(Task):
 
     def _generate(self, micro: Micro) -> Tensor:
         with self.autocast():
-            return full(self.forward_g(micro.z, micro.y_fake))
+            return full(self.forward_g(micro.z, micro.y))
 
     def _judge(self, x: Tensor, y: Tensor | None) -> Tensor:
         with self.autocast():
@@ -231,13 +224,12 @@ class NoiseToImage(Task):
     def _context(
         self, micro: Micro, x_real: Tensor, x_fake: Tensor, d_real: Tensor | None = None
     ) -> PenaltyContext:
-        y = micro.real[1]
         return PenaltyContext(
-            D=lambda x: self.D(x, y),
+            D=lambda x: self.D(x, micro.y),
             G=self.G,
             x_real=x_real,
             x_fake=x_fake,
-            y=y,
+            y=micro.y,
             d_real=d_real,
             uniform=micro.uniform,
         )
@@ -245,10 +237,10 @@ class NoiseToImage(Task):
     def d_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
         """Loss of D with every penalty that is due at each step."""
         x_fake = self._fake_for_d(micro)
-        x_real, y = micro.real
+        x_real = micro.real[0]
         if self.reuse_real and "r1" in self.every_step:
             x_real = x_real.detach().requires_grad_()
-        d_real, d_fake = self._judge(x_real, y), self._judge(x_fake, micro.y_fake)
+        d_real, d_fake = self._judge(x_real, micro.y), self._judge(x_fake, micro.y)
         if self.config.label_smoothing:
             loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
         else:
@@ -274,7 +266,7 @@ class NoiseToImage(Task):
         """Loss of G, on the fakes D has just seen."""
         x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake
         micro.x_fake = None
-        d_fake = self._judge(x_fake, micro.y_fake)
+        d_fake = self._judge(x_fake, micro.y)
         d_real = None
         if self.method.g_needs_real:
             with torch.no_grad():

@@ -1,0 +1,87 @@
+"""Runs for tests: tiny networks on the embedded digits, in this process or in new ones."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+
+from training.config import Request, parse_config
+from training.loop import Loop
+from training.run import train
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    "--dataset digits --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 "
+    "--loggers --log_interval 5 --sample_interval 1000 --checkpoint_interval 1000 "
+)
+
+
+def request(command: str) -> Request:
+    """The parsed command of gan_mnist.py."""
+    return parse_config("gan_mnist", ("mnist", "digits"), {}, shlex.split(command))
+
+
+def full(command: str, folder: Path) -> str:
+    """The command with TINY's flags before it; a resumed run has its own."""
+    return f"{'' if '--resume' in command else TINY} --runs_dir {folder} {command}"
+
+
+def run(command: str, folder: Path) -> Loop:
+    """Train in this process."""
+    AcceleratorState._reset_state()
+    return train(request(full(command, folder)))
+
+
+def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32") -> str:
+    """Train each command in one new process, or in `processes` of them under torchrun; its output."""
+    file = folder / "commands.json"
+    file.write_text(json.dumps([full(command, folder) for command in commands]))
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launcher, str(ROOT / "tests" / "running.py"), str(file), dtype],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def state(folder: Path, name: str, step: int) -> dict:
+    """The checkpoint of a run at a step."""
+    return torch.load(folder / name / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
+
+
+def leaves(value: object, path: str = "") -> dict[str, object]:
+    """Every leaf of nested containers by its path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {path: value}
+    return {k: v for key, child in items for k, v in leaves(child, f"{path}/{key}").items()}
+
+
+def differing(
+    a: dict, b: dict, parts: tuple[str, ...] = ("networks", "ema", "optimizers", "loop")
+) -> list[str]:
+    """Paths of the leaves in which two states are not equal to the last bit."""
+    left, right = ({k: v for p in parts for k, v in leaves(s[p], p).items()} for s in (a, b))
+    assert left.keys() == right.keys()
+    return [
+        k for k, v in left.items()
+        if not (torch.equal(v, right[k]) if isinstance(v, torch.Tensor) else v == right[k])
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(getattr(torch, sys.argv[2]))
+    for command in json.loads(Path(sys.argv[1]).read_text()):
+        train(request(command))

@@ -1,0 +1,75 @@
+"""Bit-equal resume in new processes, and two processes equal to one."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from tests.running import differing, drive, leaves, state
+
+NOISY = (
+    "--flip --d_kwargs width=4 dropout=0.3 noise_std=0.1 noise_layers=[0,1] --instance_noise_steps 30 --ema"
+)
+RUNS = {
+    "gan": f"--method gan {NOISY}",
+    "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
+    "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resume_is_bit_equal(tmp_path, processes):
+    """40 steps against 20, a new process, and 20 more: all of G, D, EMA, optimisers."""
+    steps = "--n_steps 40 --checkpoint_interval 20"
+    drive([f"--log_name {n} {c} {steps}" for n, c in RUNS.items()], tmp_path, processes=processes)
+    whole = {name: state(tmp_path, name, 40) for name in RUNS}
+    for name in RUNS:
+        (tmp_path / name / "checkpoints" / "step-00000040.pt").unlink()
+    output = drive([f"--log_name {name} --resume" for name in RUNS], tmp_path, processes=processes)
+    assert output.count("resumed at step 20") == len(RUNS)
+    for name in RUNS:
+        assert differing(whole[name], state(tmp_path, name, 40)) == []
+
+
+EQUAL = {
+    "wgan-gp": "--method wgan-gp --accumulate 2",
+    "r1": "--method gan --r1_weight 10 --flip",
+    "r1-lazy": "--method gan --r1_weight 10 --penalty_interval r1=4",
+    "ragan": "--method ragan --accumulate 2",
+    "rpgan-r1-r2": "--method rpgan --penalty r1 r2",
+    "dragan": "--method gan --penalty dragan",
+    "spectral": "--method hinge --spectral_norm_d --spectral_norm_g",
+    "conditional": "--method lsgan --conditional",
+}
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Same global batch, float64, no batch statistics: parameters after 10 steps."""
+    common = "--norm_g none --norm_d none --n_steps 10 --ema"
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    commands = [f"--log_name {name} {command} {common}" for name, command in EQUAL.items()]
+    drive(commands, tmp_path / "one", dtype="float64")
+    output = drive(commands, tmp_path / "two", processes=2, dtype="float64")
+    assert output.count("processes: 2, global batch: 8") == len(EQUAL)
+    for name in EQUAL:
+        one, two = (leaves(state(tmp_path / p, name, 10)["networks"]) for p in ("one", "two"))
+        moved = 0.0
+        for key, value in one.items():
+            assert value.dtype == torch.float64
+            torch.testing.assert_close(two[key], value, rtol=0, atol=1e-10, msg=f"{name} {key}")
+            moved = max(moved, float(value.abs().max()))
+        assert moved > 0
+
+
+def test_batch_not_divisible_by_processes(tmp_path):
+    with pytest.raises(AssertionError, match="not divisible"):
+        drive(["--log_name a --batch_size 9 --n_steps 1"], tmp_path, processes=2)
+
+
+def test_gan_and_its_twin_differ(tmp_path):
+    """The comparison itself can fail: another seed gives other weights."""
+    drive(["--log_name a --n_steps 2", "--log_name b --n_steps 2 --seed 1"], tmp_path)
+    assert differing(state(tmp_path, "a", 2), state(tmp_path, "b", 2))
+    assert re.search("networks/G", " ".join(differing(state(tmp_path, "a", 2), state(tmp_path, "b", 2))))
+    shutil.rmtree(tmp_path / "a")

@@ -1,0 +1,488 @@
+"""The loop: every method and penalty, precision, accumulation, guards, signals, EMA, folders, refusals."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import gan_mnist
+from losses import METHODS, PENALTIES
+from modelling import MODELS
+from tests.running import ROOT, differing, full, leaves, run, state
+from training.errors import UserError
+from training.generator import load_generator
+from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
+from training.task import every, warm_schedule
+
+
+def lines(folder, name="a"):
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def finite(loop) -> bool:
+    return all(bool(torch.isfinite(p).all()) for n in loop.task.networks.values() for p in n.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps_of_every_method(tmp_path, method):
+    loop = run(f"--log_name a --method {method} --n_steps 2 --ema --log_interval 1", tmp_path)
+    assert loop.step == 2 and finite(loop)
+    logged = lines(tmp_path)[-1]
+    assert {
+        "loss/d",
+        "loss/g",
+        "d/real",
+        "d/fake",
+        "grad_norm/d",
+        "grad_norm/g",
+        "lr/d",
+        "lr/g",
+    } <= logged.keys()
+    assert {"skipped_steps", "img_per_s"} <= logged.keys()
+    if METHODS[method].weight_clip:
+        assert (
+            max(float(p.abs().max()) for p in loop.task.networks["D"].parameters())
+            <= METHODS[method].weight_clip
+        )
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
+    command = f"--log_name a --penalty {penalty} --penalty_interval {penalty}={interval} --n_steps 2 --log_interval 1"
+    loop = run(command, tmp_path)
+    assert finite(loop)
+    assert lines(tmp_path)[-1][f"penalty/{penalty}"] > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_steps_of_every_model(tmp_path, model):
+    size = "--dataset digits --img_size 32 --g_kwargs width=8 --d_kwargs width=8"
+    assert finite(run(f"--log_name a --model {model} --n_steps 2 {size}", tmp_path))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
+def test_every_optimizer_moves_both_networks(tmp_path, optimizer):
+    first = run(f"--log_name a --optimizer {optimizer} --n_steps 1 --lr_d 1e-3 --lr_g 1e-4", tmp_path)
+    assert lines(tmp_path)[-1]["lr/d"] == 1e-3 and lines(tmp_path)[-1]["lr/g"] == 1e-4
+    second = run(f"--log_name b --optimizer {optimizer} --n_steps 2 --lr_d 1e-3 --lr_g 1e-4", tmp_path)
+    changed = differing(first.state_dict(), second.state_dict(), ("networks",))
+    assert {path.split("/")[1] for path in changed} == {"D", "G"}
+
+
+def test_drift_is_logged_when_only_its_weight_is_given(tmp_path):
+    run("--log_name a --drift_penalty 0.001 --n_steps 5", tmp_path)
+    assert lines(tmp_path)[-1]["penalty/drift"] > 0
+
+
+def test_penalty_changes_the_gradient_by_its_weight(tmp_path):
+    """d's loss is method + weight * penalty: read off two runs of one step that differ in the weight alone."""
+    rows = []
+    for weight in (0, 10):
+        run(f"--log_name w{weight} --r1_weight {weight} --n_steps 1", tmp_path)
+        rows.append(lines(tmp_path, f"w{weight}")[-1])
+    assert rows[0]["penalty/r1"] == rows[1]["penalty/r1"] > 0
+    assert rows[0]["grad_norm/d"] != rows[1]["grad_norm/d"]
+
+
+def test_accumulation_changes_nothing_without_batch_statistics(tmp_path):
+    common = "--norm_g none --norm_d none --n_steps 3 --method wgan-gp --ema --spectral_norm_d"
+    torch.set_default_dtype(torch.float64)
+    try:
+        states = [run(f"--log_name k{k} --accumulate {k} {common}", tmp_path).state_dict() for k in (1, 4)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    one, four = (leaves(s["networks"]) for s in states)
+    for key, value in one.items():
+        torch.testing.assert_close(four[key], value, rtol=0, atol=1e-12, msg=key)
+
+
+def test_lazy_penalty_scales_loss_and_corrects_adam(tmp_path):
+    loop = run("--log_name a --r1_weight 10 --penalty_interval r1=4 --n_steps 1", tmp_path)
+    group = loop.networks["D"].optimizer.param_groups[0]
+    c = 4 / 5
+    assert group["lr"] == pytest.approx(2e-4 * c)
+    assert group["betas"] == pytest.approx((0.5**c, 0.999**c))
+    assert loop.networks["G"].optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+    phase = next(p for p in loop.task.phases if p.name == "r1")
+    assert phase.interval == 4 and [phase.due(s) for s in range(8)] == [False, False, False, True] * 2
+
+
+def test_generator_interval(tmp_path):
+    loop = run("--log_name a --train_g_interval 3 --n_steps 7 --ema", tmp_path)
+    assert loop.updates == 2
+    assert [every(3)(s) for s in range(6)] == [False, False, True] * 2
+
+
+def test_warm_schedule_of_the_critic():
+    """Worked by hand: 25 updates after 100 steps each, then one each n, and the 500th after 100 again."""
+    due = warm_schedule(5)
+    steps = [s + 1 for s in range(12_000) if due(s)]
+    assert steps[:3] == [100, 200, 300] and steps[24] == 2500 and steps[25] == 2505
+    assert steps[499] == 2500 + 475 * 5
+    assert steps[500] - steps[499] == 100 and steps[501] - steps[500] == 5
+    assert steps[1000] - steps[999] == 100
+
+
+def test_ema_follows_the_weights(tmp_path):
+    loop = run("--log_name a --n_steps 3 --ema --ema_decay 0 0.5", tmp_path)
+    G = loop.task.networks["G"]
+    copy, lagging = (ema.module for ema, _ in loop.emas.values())
+    assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), G.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(lagging.parameters(), G.parameters(), strict=True))
+    assert list(loop.emas) == ["ema-0", "ema-0.5"]
+
+
+def test_ema_halflife_counts_images(tmp_path):
+    loop = run("--log_name a --n_steps 4 --ema --ema_halflife 16 --train_g_interval 2", tmp_path)
+    (_, decay) = loop.emas["ema"]
+    loop.step = loop.last_update + 1  # two steps of 8 images since the last update
+    assert decay() == pytest.approx(0.5)
+
+
+def test_learning_rates_fall_linearly(tmp_path):
+    run("--log_name a --n_steps 10 --lr 1e-3 --lr_decay_from 5 --log_interval 1", tmp_path)
+    rates = [line["lr/d"] for line in lines(tmp_path)]
+    assert rates == pytest.approx([1e-3] * 6 + [8e-4, 6e-4, 4e-4, 2e-4])
+
+
+def test_bf16_penalties_are_full_precision(tmp_path):
+    """In bf16 a penalty equals that of an fp32 run at the same weights to float rounding."""
+    rows = []
+    for precision in ("no", "bf16"):
+        run(f"--log_name {precision} --mixed_precision {precision} --r1_weight 1 --n_steps 1", tmp_path)
+        rows.append(lines(tmp_path, precision)[-1])
+    assert rows[0]["penalty/r1"] == pytest.approx(rows[1]["penalty/r1"], rel=1e-6)
+    assert rows[0]["loss/d"] != rows[1]["loss/d"]
+
+
+def test_fp16_on_the_cpu_warns_and_runs_in_fp32(tmp_path, capsys):
+    loop = run("--log_name a --mixed_precision fp16 --n_steps 1", tmp_path)
+    assert "fp16 does not exist on the CPU" in capsys.readouterr().err
+    assert loop.accelerator.mixed_precision == "no"
+
+
+def compiled(command, folder, environment=None):
+    """Train in a new process as `accelerate launch --dynamo_backend inductor` starts it."""
+    launched = {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "gan_mnist.py"), *shlex.split(full(command, folder))],
+        env=os.environ | launched | (environment or {}), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_compiled_forwards_train_as_eager_ones(tmp_path):
+    """Plain names in the checkpoint, penalties included, the same weights to float rounding."""
+    command = "--n_steps 2 --r1_weight 1 --ema --log_interval 1"
+    done = compiled(f"--log_name compiled {command}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    run(f"--log_name eager {command}", tmp_path)
+    fast, slow = (leaves(state(tmp_path, name, 2)["networks"]) for name in ("compiled", "eager"))
+    assert fast.keys() == slow.keys()
+    for key in fast:
+        torch.testing.assert_close(fast[key], slow[key], rtol=0, atol=1e-3, msg=key)
+
+
+def test_compiling_without_a_compiler_is_refused(tmp_path):
+    done = compiled("--log_name a --n_steps 1", tmp_path, {"CXX": "/nowhere/g++", "PATH": "/nowhere"})
+    assert done.returncode == 2 and "C++ compiler" in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )
+
+
+def test_layout_and_sharing_leave_the_result(tmp_path):
+    """channels_last against contiguous in float64: the same numbers to rounding."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        common = "--n_steps 3 --method gan"
+        states = [
+            run(f"--log_name {n} {common} --{n}", tmp_path).state_dict()
+            for n in ("channels_last", "no-channels_last")
+        ]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for (key, a), b in zip(
+        leaves(states[0]["networks"]).items(), leaves(states[1]["networks"]).values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10, msg=key)
+
+
+# -- guards --------------------------------------------------------------------------------------------------------
+
+
+def poison(monkeypatch, bad_steps):
+    """Reals of these steps hold a NaN."""
+    from training.data import Batches
+
+    plain = Batches.micro
+
+    def micro(self, start, j=0):
+        x, y = plain(self, start, j)
+        if bad_steps(start // self.batch_size):
+            x = x.clone()
+            x[0, 0, 0, 0] = float("nan")
+        return x, y
+
+    monkeypatch.setattr(Batches, "micro", micro)
+
+
+def test_a_nan_batch_is_skipped(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step == 1)
+    loop = run("--log_name a --n_steps 4 --ema --log_interval 1", tmp_path)
+    assert lines(tmp_path)[-1]["skipped_steps"] == 1  # D's; G's fakes were not touched
+    assert finite(loop) and all(bool(torch.isfinite(b).all()) for b in loop.task.networks["D"].buffers())
+    assert lines(tmp_path)[1]["loss/d"] is None
+
+
+def test_many_bad_steps_roll_back_with_new_noise(tmp_path, monkeypatch, capsys):
+    passed = []
+
+    def bad(step):
+        passed.append(step)
+        return 4 <= step < 4 + MAX_BAD_STEPS and len(passed) < 60
+
+    poison(monkeypatch, bad)
+    loop = run("--log_name a --n_steps 30 --checkpoint_interval 4 --log_interval 1", tmp_path)
+    assert loop.step == 30 and loop.attempt == 1 and finite(loop)
+    assert f"(1 of {MAX_ROLLBACKS})" in capsys.readouterr().err
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == list(range(1, 31))
+
+
+def test_endless_divergence_stops_and_says_why(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step >= 4)
+    with pytest.raises(UserError, match=f"after {MAX_ROLLBACKS} rollbacks.*--lr"):
+        run("--log_name a --n_steps 200 --checkpoint_interval 4", tmp_path)
+
+
+def test_divergence_before_the_first_checkpoint(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: True)
+    with pytest.raises(UserError, match="before the first checkpoint"):
+        run("--log_name a --n_steps 200", tmp_path)
+
+
+# -- folders, resume, refusals -------------------------------------------------------------------------------------
+
+
+def test_run_folder(tmp_path):
+    run(
+        "--log_name a --n_steps 4 --checkpoint_interval 1 --sample_interval 2 --ema --keep_checkpoints 2",
+        tmp_path,
+    )
+    names = {str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    assert names == {
+        "config.json", "metrics.jsonl", "samples/real.png",
+        *(f"samples/step-{s:08d}-{k}.png" for s in (2, 4) for k in ("ema", "raw")),
+        "checkpoints/step-00000003.pt", "checkpoints/step-00000004.pt",
+        "generator/config.json", "generator/ema.safetensors", "generator/raw.safetensors",
+    }  # fmt: skip
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    (tmp_path / "a").mkdir()
+    loop = run("--log_name a --n_steps 1 --overwrite", tmp_path)
+    rows = [{"step": 1, "fid[digits-cnn]": 3.0}, {"step": 2, "fid[digits-cnn]": 9.0}]
+    (loop.log.folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run("--log_name a --resume --n_steps 6 --checkpoint_interval 1 --keep_checkpoints 2", tmp_path)
+    assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == [
+        f"step-{s:08d}.pt" for s in (1, 5, 6)
+    ]  # fmt: skip
+
+
+def test_generator_folder_alone_gives_the_average(tmp_path):
+    loop = run("--log_name a --n_steps 2 --ema --conditional", tmp_path)
+    (tmp_path / "a" / "generator").rename(tmp_path / "shared")
+    G, config = load_generator(tmp_path / "shared")
+    assert config["chosen"] == "ema" and config["step"] == 2 and config["n_labels"] == 10
+    ema = loop.emas["ema"][0].module
+    assert all(torch.equal(a, b) for a, b in zip(G.parameters(), ema.parameters(), strict=True))
+    z, y = torch.randn(3, 8), torch.tensor([0, 1, 2])
+    torch.testing.assert_close(G(z, y)[1:2], G(z[1:2], y[1:2]))  # batch size does not matter
+
+
+def test_unnamed_runs_are_numbered(tmp_path):
+    for _ in range(2):
+        run("--n_steps 1", tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digits-dcgan-gan-001", "digits-dcgan-gan-002"]
+
+
+def test_resume_from_a_path_sets_later_ones_aside(tmp_path):
+    run("--log_name a --n_steps 6 --checkpoint_interval 2 --log_interval 1", tmp_path)
+    whole = state(tmp_path, "a", 6)
+    run(f"--resume {tmp_path}/a/checkpoints/step-00000002.pt --n_steps 4", tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert not (tmp_path / "a" / "checkpoints" / "step-00000006.pt").exists()
+    loop = run("--log_name a --resume --n_steps 6", tmp_path)
+    assert differing(whole, loop.state_dict()) == []
+
+
+def test_resume_into_a_new_folder_leaves_the_old_one(tmp_path):
+    run("--log_name a --n_steps 4 --checkpoint_interval 2", tmp_path)
+    loop = run(f"--resume {tmp_path}/a/checkpoints/step-00000002.pt --log_name b --lr 1e-3", tmp_path)
+    assert loop.step == 4 and (tmp_path / "a" / "checkpoints" / "step-00000004.pt").exists()
+    assert (tmp_path / "b" / "config.json").exists()
+
+
+def test_damaged_newest_checkpoint_falls_back(tmp_path, capsys):
+    run("--log_name a --n_steps 4 --checkpoint_interval 2", tmp_path)
+    whole = state(tmp_path, "a", 4)
+    newest = tmp_path / "a" / "checkpoints" / "step-00000004.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    loop = run("--log_name a --resume", tmp_path)
+    captured = capsys.readouterr()
+    assert "passed over" in captured.err and "resumed at step 2" in captured.out
+    assert differing(whole, loop.state_dict()) == []
+
+
+def refused(command, folder, capsys) -> str:
+    """The last line on stderr of a refused command: its only error, and no traceback."""
+    AcceleratorState._reset_state()
+    assert gan_mnist.main(shlex.split(full(command, folder))) == 2
+    text = capsys.readouterr().err.strip()
+    assert text.count("error: ") == 1 and "Traceback" not in text, text
+    assert text.splitlines()[-1].startswith("error: "), text
+    return text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("--log_name taken", "--resume goes on with it, --overwrite"),
+        ("--log_name nowhere --resume", "holds no run"),
+        ("--resume /nowhere.pt", "there is nothing"),
+        ("--resume", "--log_name"),
+        ("--batch_size 5000", "larger than the data"),
+        ("--img_size 24", "16, 32"),
+        ("--model simple_cnn", "32"),
+        ("--g_kwargs depth=3", "width"),
+        ("--d_kwargs noise_layers=[9] noise_std=0.1", "noise_layers"),
+        ("--d_kwargs minibatch_stddev=True --batch_size 6", "6"),
+        ("--loggers wandb", "pip install wandb"),
+        ("--dataset mnist --img_size 32 --data_root /nowhere", "By hand"),
+        ("--data /nowhere", "/nowhere"),
+        ("--device cuda", "--device cuda"),
+        ("--device mps", "--device mps"),
+    ],
+)
+def test_refused_with_one_line(tmp_path, capsys, command, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    if command.split()[-1] == torch.cuda.is_available() * "cuda":
+        pytest.skip("there is one")
+    before = sorted(tmp_path.rglob("*"))
+    assert words in refused(command, tmp_path, capsys)
+    assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] == []  # nothing was written
+
+
+def test_resume_refuses_another_architecture(tmp_path, capsys):
+    run("--log_name a --n_steps 1", tmp_path)
+    capsys.readouterr()
+    error = refused("--log_name a --resume --g_kwargs width=8 --model mlp", tmp_path, capsys)
+    assert "model: dcgan -> mlp" in error and "width" in error
+
+
+def test_resume_refuses_other_images(tmp_path, capsys):
+    run("--log_name a --n_steps 1", tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    from PIL import Image
+
+    for i in range(8):
+        Image.fromarray(np.full((20, 20), 20 * i, np.uint8)).save(images / f"{i}.png")
+    capsys.readouterr()
+    assert "not those of the run" in refused(
+        f"--log_name a --resume --data {images} --n_steps 2", tmp_path, capsys
+    )
+
+
+def start(command, folder, **popen):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "gan_mnist.py"), *shlex.split(full(command, folder))],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen,
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "too slow"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_save_and_exit(tmp_path, number):
+    process = start("--log_name a --n_steps 100000 --checkpoint_interval 5", tmp_path)
+    wait_for(tmp_path / "a" / "checkpoints" / "step-00000005.pt", process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert f"stopped by {number.name}" in output and "--resume" in output and "Traceback" not in output
+    saved = max((tmp_path / "a" / "checkpoints").glob("step-*.pt"))
+    assert f"at step {int(saved.stem[5:])};" in output
+
+
+def kill_and_resume(folder, rounds, rng):
+    """SIGKILL at random moments of a run that saves every 2 steps; each resume must find a good checkpoint."""
+    command, reached = "--log_name a --n_steps 1000000 --checkpoint_interval 2 --log_interval 100", -1
+    for i in range(rounds):
+        process = start(command if i == 0 else "--log_name a --resume", folder)
+        output = []
+        for line in process.stdout:  # until training has begun
+            output.append(line)
+            if line.startswith("device:"):
+                break
+        if i == 0:
+            wait_for(folder / "a" / "checkpoints" / "step-00000002.pt", process)
+        else:
+            resumed = [line for line in output if line.startswith("resumed at step")]
+            assert resumed, "".join(output)
+            step = int(resumed[0].split()[3])
+            assert step >= reached, "a checkpoint was lost"
+            reached = step
+        time.sleep(rng.uniform(0.0, 0.7))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    return reached
+
+
+def test_killed_runs_resume(tmp_path):
+    assert kill_and_resume(tmp_path, 3, np.random.default_rng(0)) > 0
+
+
+@pytest.mark.slow
+def test_thirty_kills(tmp_path):
+    assert kill_and_resume(tmp_path, 31, np.random.default_rng(1)) > 0
+
+
+def test_full_disk_keeps_the_old_checkpoint_and_goes_on(tmp_path):
+    """Files may not grow beyond a limit that lies between a small and a larger checkpoint's size."""
+    limit = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
+        "import gan_mnist; sys.exit(gan_mnist.main())"
+    )
+    run("--log_name a --n_steps 2", tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = full("--log_name a --resume --n_steps 6 --checkpoint_interval 2", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *shlex.split(command)],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "not written" in done.stderr and "resumed at step 2" in done.stdout, done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert run("--log_name a --resume --n_steps 3", tmp_path).step == 3
