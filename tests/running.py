@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from training.config import Request, parse_config
 from training.loop import Loop
@@ -85,3 +85,4 @@ if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
     for command in json.loads(Path(sys.argv[1]).read_text()):
         train(request(command))
+    PartialState().destroy_process_group()

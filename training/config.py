@@ -51,6 +51,7 @@ class TrainConfig:
     data: str | None = flag(
         "data", None, "folder, .zip, .tar or .tar.gz of images in place of the dataset's own"
     )
+    split: str = flag("data", "train", "which part to train on", choices=("train", "val", "test", "all"))
     data_root: str = flag("data", "data", "where the dataset's own files stand or are downloaded to")
     cache_dir: str | None = flag(
         "data", None, "where decoded images are kept (default: the user's cache folder)"

@@ -14,26 +14,12 @@ class Preset:
     score: str = ""
 
 
-_MNIST = {
-    "model": "dcgan",
-    "method": "gan",
-    "batch_size": 32,
-    "n_steps": 100_000,
-    "lr": 2e-4,
-    "beta1": 0.5,
-    "beta2": 0.999,
-}
-_CELEBA = {
-    "model": "dcgan",
-    "img_size": 64,
-    "batch_size": 128,
-    "n_steps": 100_000,
-    "lr": 2e-4,
-    "beta1": 0.5,
-    "beta2": 0.999,
-}
+_ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
+_MNIST = _ADAM | {"model": "dcgan", "method": "gan", "batch_size": 32, "n_steps": 100_000}
+# all of CelebA's 202,599 images, the test part included
+_CELEBA = _ADAM | {"split": "all", "model": "dcgan", "img_size": 64, "batch_size": 128, "n_steps": 100_000}
 _CELEBA_WGAN = {
-    "model": "dcgan", "method": "wgan", "img_size": 64, "batch_size": 64, "train_g_interval": 5,
+    "split": "all", "model": "dcgan", "method": "wgan", "img_size": 64, "batch_size": 64, "train_g_interval": 5,
     "optimizer": "RMSprop", "lr": 5e-5,
 }  # fmt: skip
 # xyfJASON's CIFAR-10 study: 40,000 updates of G after five of D each, batch norm in D throughout, no EMA.

@@ -286,6 +286,7 @@ def load_images(config: TrainConfig, accelerator: Accelerator) -> ImageData:
             config.dataset,
             img_size=size,
             img_channels=row.img_channels,
+            split=config.split,
             data_root=config.data_root,
             data=config.data,
             cache_dir=config.cache_dir,
@@ -386,7 +387,7 @@ def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]
         "data": {
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "split": "train",
+            "split": config.split,
             "data": config.data,
             "data_root": config.data_root,
         },

@@ -182,7 +182,8 @@ class NoiseToImage(Task):
     ) -> None:
         """forward_g, forward_d: compiled forms for passes without penalty; half: forwards run in fp16 or bf16."""
         self.config, self.G, self.D = config, G, D
-        self.forward_g, self.forward_d = forward_g or G, forward_d or D
+        self.forward_g = G if forward_g is None else forward_g
+        self.forward_d = D if forward_d is None else forward_d
         self.autocast = autocast
         self.method = METHODS[config.method]
         self.networks = {"D": D, "G": G}
