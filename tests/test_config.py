@@ -190,6 +190,8 @@ def test_default_norm_of_d(command, norm):
         ("--lr_decay_from 20000", "below --n_steps"),
         ("--config /nowhere.yaml", "No such file"),
         ("--n_steps 0", "--n_steps 0"),
+        ("--instance_noise_steps 0 --d_kwargs noise_std=0.1", "at least 1"),
+        ("--instance_noise_steps 10", "noise_std"),
     ],
 )
 def test_refused(command, words):
@@ -238,6 +240,8 @@ def test_resume_differences():
     new = as_dict(resolve("--n_steps 20 --lr 1e-3 --model mlp --log_interval 3"))
     refused, noticed = resume_differences(old, new)
     assert refused == ["model: dcgan -> mlp"] and noticed == ["lr: 0.0002 -> 0.001"]
+    del old["split"]  # a run older than the setting
+    assert resume_differences(old, as_dict(resolve("--n_steps 20"))) == ([], [])
 
 
 def test_config_is_frozen():

@@ -117,6 +117,12 @@ def test_lazy_penalty_scales_loss_and_corrects_adam(tmp_path):
     assert phase.interval == 4 and [phase.due(s) for s in range(8)] == [False, False, False, True] * 2
 
 
+@pytest.mark.parametrize("optimizer", ["RMSprop", "SGD"])
+def test_lazy_correction_is_adams_alone(tmp_path, optimizer):
+    command = f"--log_name a --optimizer {optimizer} --r1_weight 1 --penalty_interval r1=4 --n_steps 1"
+    assert run(command, tmp_path).networks["D"].optimizer.param_groups[0]["lr"] == 2e-4
+
+
 def test_generator_interval(tmp_path):
     loop = run("--log_name a --train_g_interval 3 --n_steps 7 --ema", tmp_path)
     assert loop.updates == 2
@@ -310,6 +316,12 @@ def test_generator_folder_alone_gives_the_average(tmp_path):
     torch.testing.assert_close(G(z, y)[1:2], G(z[1:2], y[1:2]))  # batch size does not matter
 
 
+def test_split_is_trained_on_and_remembered(tmp_path):
+    loop = run("--log_name a --split test --n_steps 1", tmp_path)
+    assert loop.batches.n_images == 300
+    assert load_generator(tmp_path / "a")[1]["data"]["split"] == "test"
+
+
 def test_unnamed_runs_are_numbered(tmp_path):
     for _ in range(2):
         run("--n_steps 1", tmp_path)
@@ -372,6 +384,7 @@ def refused(command, folder, capsys) -> str:
         ("--loggers wandb", "pip install wandb"),
         ("--dataset mnist --img_size 32 --data_root /nowhere", "By hand"),
         ("--data /nowhere", "/nowhere"),
+        ("--split val", "train, test, all"),
         ("--device cuda", "--device cuda"),
         ("--device mps", "--device mps"),
     ],

@@ -120,7 +120,7 @@ class TrainConfig:
     )
     channels_last: bool = flag("speed", True, "memory layout of images and weights")
     tf32: bool = flag("speed", True, "TF32 matrix products on CUDA")
-    sync_bn: bool = flag("speed", False, "batch norm over all processes (CUDA)")
+    sync_bn: bool = flag("speed", False, "batch statistics over all processes (CUDA)")
 
     loggers: tuple[str, ...] = flag(
         "output", ("tensorboard",), "trackers; give none to switch off", choices=tuple(LOGGERS)
@@ -414,9 +414,11 @@ def _validate_numbers(config: TrainConfig) -> None:
         raise UserError(f"--ema_decay {' '.join(map(str, config.ema_decay))} must be below 1")
     if any(halflife == 0 for halflife in config.ema_halflife):
         raise UserError("--ema_halflife must be above 0 images")
-    for name in ("lr_decay_from", "instance_noise_steps", "ema_warmup"):
-        if getattr(config, name) is not None and getattr(config, name) < 0:
-            raise UserError(f"--{name} {getattr(config, name)} must not be negative")
+    for name, least in (("lr_decay_from", 0), ("instance_noise_steps", 1), ("ema_warmup", 0)):
+        if getattr(config, name) is not None and getattr(config, name) < least:
+            raise UserError(f"--{name} {getattr(config, name)} must be at least {least}")
+    if config.instance_noise_steps is not None and not config.d_kwargs.get("noise_std"):
+        raise UserError("--instance_noise_steps anneals nothing: add --d_kwargs noise_std=0.1")
     if config.lr_decay_from is not None and config.lr_decay_from >= config.n_steps:
         raise UserError(f"--lr_decay_from {config.lr_decay_from} must be below --n_steps {config.n_steps}")
 
@@ -462,9 +464,10 @@ def from_dict(settings: dict[str, Any]) -> dict[str, Any]:
 def resume_differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(refused, noticed) lines `name: old -> new` between a run's saved config and what is asked for now."""
     refused, noticed = [], []
+    old = as_dict(TrainConfig()) | old  # a setting younger than the run stands at its default
     for name in FIELDS:
-        if name in FREE_ON_RESUME or old.get(name) == new.get(name):
+        if name in FREE_ON_RESUME or old[name] == new[name]:
             continue
-        line = f"{name}: {old.get(name)} -> {new.get(name)}"
+        line = f"{name}: {old[name]} -> {new[name]}"
         (noticed if name in NOTICED_ON_RESUME else refused).append(line)
     return refused, noticed

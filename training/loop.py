@@ -70,8 +70,9 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 class Network:
     """A network with what the loop needs of it, gathered once."""
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, base_lr: float) -> None:
-        self.module, self.optimizer, self.base_lr = module, optimizer, base_lr
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.base_lr = optimizer.param_groups[0]["lr"]
         self.params = list(module.parameters())
         norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
@@ -115,9 +116,9 @@ class Loop:
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if p.trains == name and p.interval > 1)
-        lr, module = self.config.rates[name], self.task.networks[name]
+        module = self.task.networks[name]
         return Network(
-            module, make_optimizer(self.config, module, lr, self.device, 1 / (1 + lazy)), lr / (1 + lazy)
+            module, make_optimizer(self.config, module, self.config.rates[name], self.device, 1 / (1 + lazy))
         )
 
     def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:

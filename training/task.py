@@ -187,8 +187,8 @@ class NoiseToImage(Task):
         self.autocast = autocast
         self.method = METHODS[config.method]
         self.networks = {"D": D, "G": G}
-        # A penalty may differentiate D's own forward on reals only where that forward is plain and full precision.
-        self.reuse_real = not half and forward_d is None
+        # Penalties may look at the loss's own forward only where that is plain and in full precision.
+        self.reuse_logits = not half and forward_d is None
         active = config.penalties()
         self.weights = {name: weight for name, (weight, _) in active.items()}
         self.every_step = [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == "d"]
@@ -222,24 +222,22 @@ class NoiseToImage(Task):
         with torch.no_grad():
             return self._generate(micro)
 
-    def _context(
-        self, micro: Micro, x_real: Tensor, x_fake: Tensor, d_real: Tensor | None = None
-    ) -> PenaltyContext:
+    def _context(self, micro: Micro, x_real: Tensor, x_fake: Tensor, **logits: Tensor) -> PenaltyContext:
         return PenaltyContext(
             D=lambda x: self.D(x, micro.y),
             G=self.G,
             x_real=x_real,
             x_fake=x_fake,
             y=micro.y,
-            d_real=d_real,
             uniform=micro.uniform,
+            **logits,
         )
 
     def d_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
-        """Loss of D with every penalty that is due at each step."""
+        """Loss of D, with D's penalties of interval 1."""
         x_fake = self._fake_for_d(micro)
         x_real = micro.real[0]
-        if self.reuse_real and "r1" in self.every_step:
+        if self.reuse_logits and "r1" in self.every_step:
             x_real = x_real.detach().requires_grad_()
         d_real, d_fake = self._judge(x_real, micro.y), self._judge(x_fake, micro.y)
         if self.config.label_smoothing:
@@ -247,7 +245,8 @@ class NoiseToImage(Task):
         else:
             loss = self.method.d(d_real, d_fake)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
-        context = self._context(micro, x_real, x_fake, d_real)
+        logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
+        context = self._context(micro, x_real, x_fake, **logits)
         for name in self.every_step:
             value = PENALTIES[name].fn(context)
             stats[f"penalty/{name}"] = value.detach()
