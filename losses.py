@@ -5,7 +5,7 @@ means over all elements. Penalties come unweighted, their customary weight stand
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class PenaltyContext:
     share, in full precision and not compiled.
     x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
     otherwise None. `uniform(purpose, shape)` gives (N, *shape) in [0, 1): this process's slice of a draw
-    for the global batch. `state` is the penalty's own.
+    for the global batch.
     """
 
     D: Callable[[Tensor], Tensor]
@@ -149,7 +149,6 @@ class PenaltyContext:
     y: Tensor | None = None
     d_real: Tensor | None = None
     d_fake: Tensor | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _input_gradient(d_out: Tensor, x: Tensor) -> Tensor:

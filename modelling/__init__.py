@@ -26,7 +26,7 @@ def embed_dim(n_labels: int) -> int:
     return 64 if n_labels <= 10 else 128
 
 
-def _check_settings(model: str, network: type[nn.Module], given: dict[str, object], flag: str) -> None:
+def check_settings(model: str, network: type[nn.Module], given: dict[str, object], flag: str) -> None:
     """ValueError that lists a network's settings if one of `given` is none of them."""
     known = own_settings(network)
     for name in given:
@@ -53,7 +53,7 @@ def build_generator(
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Generator
-    _check_settings(name, network, kwargs, "--g_kwargs")
+    check_settings(name, network, kwargs, "--g_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("z_dim", z_dim, 1, whole=True)
     extra = embed_dim(n_labels) if n_labels else 0
@@ -78,7 +78,7 @@ def build_discriminator(
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Discriminator
-    _check_settings(name, network, kwargs, "--d_kwargs")
+    check_settings(name, network, kwargs, "--d_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("img_channels", img_channels, 1, whole=True)
     extra = embed_dim(n_labels) if n_labels else 0

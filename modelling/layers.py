@@ -14,10 +14,10 @@ from ops.precision import full
 # Checks
 
 
-def check_choice(what: str, given: str, known: Iterable[str]) -> None:
+def check_choice(what: str, given: object, known: Iterable[object]) -> None:
     """ValueError that lists what is known unless `given` is."""
-    if given not in known:
-        raise ValueError(f"unknown {what} {given!r}: choose from {', '.join(known)}")
+    if not any(given == choice for choice in known):
+        raise ValueError(f"unknown {what} {given!r}: choose from {', '.join(map(str, known))}")
 
 
 def check_number(name: str, given: float, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -187,6 +187,7 @@ def batch_statistics(
     minibatch_discrimination counts kernels, 0 for none.
     """
     check_number("minibatch_discrimination", minibatch_discrimination, 0, whole=True)
+    check_choice("minibatch_stddev", minibatch_stddev, (True, False))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if minibatch_discrimination:
         layers["discrimination"] = MinibatchDiscrimination(channels * n_positions, minibatch_discrimination)
@@ -261,7 +262,7 @@ def noise_stds(noise_std: float, noise_layers: int | Sequence[int], n_hidden: in
     ValueError for a layer that does not exist and for the last one, n_hidden, which never gets noise.
     """
     check_number("noise_std", noise_std, 0)
-    chosen = [noise_layers] if isinstance(noise_layers, int) else list(noise_layers)
+    chosen = list(noise_layers) if isinstance(noise_layers, (list, tuple)) else [noise_layers]
     for i in chosen:
         if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n_hidden:
             known = ", ".join(map(str, range(n_hidden)))

@@ -816,3 +816,25 @@ def test_cuda_serves_the_same_batches(data_device: str, channels_last: bool) -> 
         assert x.device.type == y.device.type == "cuda"
         torch.testing.assert_close(x.cpu(), x_cpu)
         assert torch.equal(y.cpu(), y_cpu)
+
+
+def test_cifar10s_own_python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 20, 3, 32, 32), dtype=np.uint8)
+    for i, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
+        rows = {"data": pixels[i].reshape(20, 3072), "labels": [(i + k) % 10 for k in range(20)]}
+        (folder / name).write_bytes(pickle.dumps(rows))
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)  # the genuine files' checksums
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
+    wanted = {"img_size": 32, "img_channels": 3, "data_root": tmp_path, "cache_dir": tmp_path / "cache"}
+    train, test = (load_dataset("cifar10", split=split, **wanted) for split in ("train", "test"))
+    assert len(train) == 100 and len(test) == 20 and list(train.label_names) == names
+    assert np.array_equal(train.images[20], pixels[1, 0].transpose(1, 2, 0))
+    assert np.array_equal(test.images[5], pixels[5, 5].transpose(1, 2, 0)) and test.labels[5] == 0

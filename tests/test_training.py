@@ -145,7 +145,7 @@ def test_ema_follows_the_weights(tmp_path):
     copy, lagging = (ema.module for ema, _ in loop.emas.values())
     assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), G.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(lagging.parameters(), G.parameters(), strict=True))
-    assert list(loop.emas) == ["ema-0", "ema-0.5"]
+    assert list(loop.emas) == ["ema-0.0", "ema-0.5"]
 
 
 def test_ema_halflife_counts_images(tmp_path):
@@ -297,7 +297,10 @@ def test_run_folder(tmp_path):
 def test_the_best_checkpoint_stays(tmp_path):
     (tmp_path / "a").mkdir()
     loop = run("--log_name a --n_steps 1 --overwrite", tmp_path)
-    rows = [{"step": 1, "fid[digits-cnn]": 3.0}, {"step": 2, "fid[digits-cnn]": 9.0}]
+    rows = [
+        {"step": 1, "fid[digits-cnn]": 3.0},
+        {"step": 2, "fid[digits-cnn]": 9.0},
+    ]  # as tools.evaluate writes
     (loop.log.folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     run("--log_name a --resume --n_steps 6 --checkpoint_interval 1 --keep_checkpoints 2", tmp_path)
     assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == [
@@ -320,6 +323,55 @@ def test_split_is_trained_on_and_remembered(tmp_path):
     loop = run("--log_name a --split test --n_steps 1", tmp_path)
     assert loop.batches.n_images == 300
     assert load_generator(tmp_path / "a")[1]["data"]["split"] == "test"
+
+
+def test_overwrite_deletes_runs_only(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "precious.jpg").touch()
+    assert "is no run" in refused("--log_name photos --overwrite --n_steps 1", tmp_path, capsys)
+    assert (tmp_path / "photos" / "precious.jpg").exists()
+    run("--log_name a --n_steps 1", tmp_path)
+    assert run("--log_name a --n_steps 2 --overwrite", tmp_path).step == 2
+
+
+def test_a_moved_run_keeps_its_events_together(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    steps = "--loggers tensorboard --log_interval 2 --checkpoint_interval 4"
+    run(f"--log_name a {steps} --n_steps 4", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a").rename(tmp_path / "elsewhere" / "a")
+    run(f"--resume {tmp_path}/elsewhere/a --n_steps 8", tmp_path)
+    assert not (tmp_path / "a").exists()
+    events = EventAccumulator(str(tmp_path / "elsewhere" / "a")).Reload()
+    assert [e.step for e in events.Scalars("loss/d")] == [2, 4, 6, 8]
+
+
+def test_precision_of_a_run_outlives_its_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run("--log_name a --n_steps 2", tmp_path)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    assert run("--log_name a --resume --n_steps 3", tmp_path).accelerator.mixed_precision == "bf16"
+
+
+def test_settled_values_are_saved_and_may_be_repeated(tmp_path):
+    run("--log_name a --n_steps 1", tmp_path)
+    saved = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert saved["norm_d"] == "batch" and saved["norm_g"] == "batch" and saved["img_size"] == 16
+    run("--log_name a --resume --n_steps 2 --norm_d batch", tmp_path)
+
+
+def test_a_full_disk_stops_no_picture_nor_line(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr("training.logs.RunLog._append", full_disk)
+    assert run("--log_name a --n_steps 4 --sample_interval 2", tmp_path).step == 4
+    error = capsys.readouterr().err
+    assert "sample grid" in error and "metrics.jsonl" in error and "No space left" in error
 
 
 def test_unnamed_runs_are_numbered(tmp_path):
@@ -385,6 +437,14 @@ def refused(command, folder, capsys) -> str:
         ("--dataset mnist --img_size 32 --data_root /nowhere", "By hand"),
         ("--data /nowhere", "/nowhere"),
         ("--split val", "train, test, all"),
+        ("--d_kwargs noise_layers=0.5 noise_std=0.1", "noise_layers"),
+        ("--d_kwargs activation=[1]", "activation"),
+        ("--d_kwargs minibatch_stddev=3", "minibatch_stddev"),
+        ("--g_kwargs name=3", "name"),
+        ("--g_kwargs z_dim=16", "z_dim"),
+        ("--img_size 30", "nearest"),
+        ("--speed 3", "--speed"),
+        ("--method vae", "wgan-gp"),
         ("--device cuda", "--device cuda"),
         ("--device mps", "--device mps"),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor
 from metrics.features import weights_file
 from training.cache import cache_dirs, is_writable
 from training.data import ImageData
-from training.errors import UserError
+from training.errors import Parser, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,9 +29,9 @@ def positive(text: str) -> int:
     return value
 
 
-def make_parser(module: str, doc: str | None) -> argparse.ArgumentParser:
+def make_parser(module: str, doc: str | None) -> Parser:
     """A parser that refuses abbreviations and prints the module's own text as its help."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m {module}",
         description=doc,
         allow_abbrev=False,

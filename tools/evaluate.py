@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = protocol(args, config, data, extractor, device)
     print(table(result, about))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    append(scores_file(args.run), {**result, "protocol": about, "date": now})
+    append(scores_file(args.run), {"step": config["step"], **result, "protocol": about, "date": now})
     return 0
 
 

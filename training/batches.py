@@ -101,6 +101,7 @@ class Batches:
         images = torch.as_tensor(data.images)
         on_device = goes_to_device(images, self.device, data_device)
         self.images = copied(images, self.device) if on_device else images
+        self.in_place = on_device or self.device.type == "cpu"  # gathered where they are needed
         labels = None if data.labels is None else torch.as_tensor(data.labels)
         self.labels = labels.to(self.images.device) if labels is not None else None
         self.permutations: dict[int, Tensor] = {}
@@ -147,7 +148,7 @@ class Batches:
 
     def gather(self, indices: Tensor) -> Tensor:
         """Rows of the images, uint8 (n, H, W, C) on the device."""
-        if self.images.device == self.device or self.device.type == "cpu":
+        if self.in_place:
             return self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
         # page-locked memory lets the copy run while the host goes on; torch reuses it only afterwards
         pinned = self.device.type == "cuda"

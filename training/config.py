@@ -18,12 +18,21 @@ from typing import Any
 import yaml
 
 from losses import METHODS, PENALTIES
-from modelling import MODELS
+from modelling import MODELS, own_settings
 from modelling.layers import NORMS
-from training.errors import UserError
+from training.checkpoint import difference
+from training.data import DATASETS
+from training.errors import Parser, UserError
 from training.presets import PRESETS
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+ACCELERATORS = {
+    "gpu": "cuda",
+    "cuda": "cuda",
+    "cpu": "cpu",
+    "mps": "mps",
+    "auto": "auto",
+}  # the oldest command's
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name: module that must be importable
 
 
@@ -177,6 +186,9 @@ def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    named = {"true": True, "false": False, "none": None}
+    if value.lower() in named:
+        return key, named[value.lower()]
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -189,9 +201,9 @@ def _help(f: dataclasses.Field) -> str:
     return f.metadata["help"] + ("" if silent else f" [{shown}]")
 
 
-def make_parser(script: str, description: str | None, datasets: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(script: str, description: str | None, datasets: Sequence[str]) -> Parser:
     """argparse of a script, from the dataclass; nothing has a default, so that only what was typed comes out."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"{script}.py",
         description=description,
         allow_abbrev=False,
@@ -220,6 +232,9 @@ def make_parser(script: str, description: str | None, datasets: Sequence[str]) -
     run.add_argument(
         "--config", help="YAML or JSON file of settings, e.g. a run's config.json; flags win over it"
     )
+    for name in ("max_steps", "devices"):
+        run.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
+    run.add_argument("--accelerator", choices=tuple(ACCELERATORS), help=argparse.SUPPRESS)
     run.add_argument(
         "--resume",
         nargs="?",
@@ -236,7 +251,7 @@ def read_config_file(path: str) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} must hold `name: value` lines")
@@ -290,7 +305,7 @@ class Request:
         """The resolved, validated config; `base` (a resumed run's own config) replaces the script's defaults."""
         config = TrainConfig(**(self.defaults if base is None else base) | self.given)
         validate(config, self.given)
-        return config
+        return settled(config)
 
 
 def parse_config(
@@ -302,8 +317,7 @@ def parse_config(
 ) -> Request:
     """Read a command line. argparse exits with code 2 on unknown flags or values; UserError for the rest."""
     parser = make_parser(script, description, datasets)
-    argv = translate_legacy(list(sys.argv[1:] if argv is None else argv), script)
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
     for name, hint in HINTS.items():
         if name in flags and typing.get_origin(hint) is dict:
             flags[name] = dict(flags[name])
@@ -318,59 +332,54 @@ def parse_config(
         )
     for name in ("log_name", "overwrite"):  # a run's saved config describes the run, not a wish to replace it
         from_file.pop(name, None)
-    return Request(from_preset | from_file | flags, {"dataset": datasets[0], **defaults}, resume)
+    given = translate_legacy(from_preset | from_file | flags, script)
+    return Request(given, {"dataset": datasets[0], **defaults}, resume)
 
 
-def translate_legacy(argv: list[str], script: str) -> list[str]:
-    """Rewrite the oldest command's --max_steps, --accelerator and --devices, with a printed notice."""
-
-    def take(name: str) -> str | None:
-        for i, word in enumerate(argv):
-            if word == name and i + 1 < len(argv):
-                del argv[i]
-                return argv.pop(i)
-            if word.startswith(name + "="):
-                return argv.pop(i).partition("=")[2]
-        return None
+def translate_legacy(given: dict[str, Any], script: str) -> dict[str, Any]:
+    """The oldest command's --max_steps, --accelerator and --devices in today's words, with a printed notice."""
 
     def notice(text: str) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"note: {text}", file=sys.stderr)
 
-    max_steps, accelerator, devices = take("--max_steps"), take("--accelerator"), take("--devices")
-    if max_steps is not None:
-        interval_at = argv.index("--train_g_interval") + 1 if "--train_g_interval" in argv else None
-        try:
-            n = int(argv[interval_at]) if interval_at else 1
-            steps = round(int(max_steps) * n / (n + 1))
-        except (ValueError, IndexError):
-            raise UserError(f"--max_steps {max_steps} must be a whole number") from None
-        notice(f"--max_steps {max_steps} counted the updates of both networks: --n_steps {steps}")
-        argv += ["--n_steps", str(steps)]
-    if accelerator is not None:
-        device = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(accelerator)
-        if device is None:
-            raise UserError(f"--accelerator {accelerator}: gpu, cpu, mps or auto; today's flag is --device")
-        notice(f"--accelerator {accelerator} is now --device {device}")
-        argv += ["--device", device]
-    if devices is not None:
-        launched = os.environ.get("WORLD_SIZE", "1")
+    given = dict(given)
+    if (max_steps := given.pop("max_steps", None)) is not None:
+        n = given.get("train_g_interval", 1)
+        given["n_steps"] = round(max_steps * n / (n + 1))
+        notice(f"--max_steps {max_steps} counted the updates of both networks: --n_steps {given['n_steps']}")
+    if (accelerator := given.pop("accelerator", None)) is not None:
+        given["device"] = ACCELERATORS[accelerator]
+        notice(f"--accelerator {accelerator} is now --device {given['device']}")
+    if (devices := given.pop("devices", None)) is not None:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
         if devices != launched:
             raise UserError(
                 f"--devices {devices} but {launched} process(es) were launched; start with "
                 f"accelerate launch --num_processes {devices} {script}.py ..."
             )
         notice(f"--devices {devices} is now the launcher's --num_processes")
-    return argv
+    return given
 
 
-def default_norm_d(config: TrainConfig) -> str | None:
-    """Norm of D: none under a penalty on its gradients, which are per sample, nor under spectral norm."""
-    if config.norm_d is not None:
-        return config.norm_d
-    if config.spectral_norm_d or any(PENALTIES[name].gradient for name in config.penalties()):
-        return "none"
-    return None
+def settled(config: TrainConfig) -> TrainConfig:
+    """The config with the values that follow from others in place of None: image size and norms.
+
+    D has no norm under a penalty on its gradients, which are per sample, nor under spectral norm.
+    """
+    values: dict[str, Any] = {}
+    if config.img_size is None:
+        values["img_size"] = DATASETS[config.dataset].img_size
+    penalised = any(PENALTIES[name].gradient for name in config.penalties())
+    bare = {"g": False, "d": config.spectral_norm_d or penalised}
+    networks = {"g": MODELS[config.model].Generator, "d": MODELS[config.model].Discriminator}
+    for side, network in networks.items():
+        if getattr(config, f"norm_{side}") is None and "norm" not in getattr(config, f"{side}_kwargs"):
+            values[f"norm_{side}"] = "none" if bare[side] else own_settings(network)["norm"].default
+    config = dataclasses.replace(config, **values)
+    if config.sync_bn and penalised and "batch" in (config.norm_d, config.d_kwargs.get("norm")):
+        raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
+    return config
 
 
 def validate(config: TrainConfig, given: dict[str, Any]) -> None:
@@ -391,13 +400,26 @@ def validate(config: TrainConfig, given: dict[str, Any]) -> None:
         raise UserError(
             f"--batch_size {config.batch_size} is not divisible by --accumulate {config.accumulate}"
         )
-    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & set(given)
-    if ema_given and not config.ema:
-        raise UserError(f"--{min(ema_given)} needs --ema")
-    if config.log_name is not None and Path(config.log_name).name != config.log_name:
+    _validate_ema(config, given)
+    if (
+        config.log_name is not None
+        and Path(config.log_name).name != config.log_name
+        or config.log_name in ("", "..")
+    ):
         raise UserError(
             f"--log_name {config.log_name!r} must be a plain folder name; --runs_dir says where runs stand"
         )
+
+
+def _validate_ema(config: TrainConfig, given: dict[str, Any]) -> None:
+    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & set(given)
+    if ema_given and not config.ema:
+        raise UserError(f"--{min(ema_given)} needs --ema")
+    if config.ema_halflife and "ema_decay" in given:
+        raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
+    values = config.ema_halflife or config.ema_decay
+    if config.ema and len(set(values)) != max(len(values), 1):
+        raise UserError(f"--ema_decay {' '.join(map(str, values))}: at least one value, each once")
 
 
 def _validate_numbers(config: TrainConfig) -> None:
@@ -424,6 +446,11 @@ def _validate_numbers(config: TrainConfig) -> None:
 
 
 def _validate_loss(config: TrainConfig) -> None:
+    if config.weight_clip == 0:
+        raise UserError("--weight_clip 0 would set every weight of D to 0")
+    for name in ("g", "d"):
+        if "norm" in getattr(config, f"{name}_kwargs") and getattr(config, f"norm_{name}") is not None:
+            raise UserError(f"--norm_{name} and --{name}_kwargs norm= are the same setting: give one")
     if config.label_smoothing:
         able = [name for name, row in METHODS.items() if row.d_smooth is not None]
         if config.method not in able:
@@ -468,6 +495,6 @@ def resume_differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[s
     for name in FIELDS:
         if name in FREE_ON_RESUME or old[name] == new[name]:
             continue
-        line = f"{name}: {old[name]} -> {new[name]}"
-        (noticed if name in NOTICED_ON_RESUME else refused).append(line)
+        lines = difference({name: old[name]}, {name: new[name]})
+        (noticed if name in NOTICED_ON_RESUME else refused).extend(lines)
     return refused, noticed

@@ -201,7 +201,7 @@ def download_celeba(root: Path) -> None:
 class Dataset:
     """A row of the table: defaults, legal sizes, and how to find its files and get them.
 
-    img_sizes: legal --img_size; flip: whether a mirrored image is still a likely one; find(root): the source,
+    img_sizes: legal --img_size; find(root): the source,
     or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
     {root} filled in. find is None for the embedded digits.
     """
@@ -209,8 +209,6 @@ class Dataset:
     img_size: int
     img_channels: int
     img_sizes: Sequence[int]
-    label_kind: str
-    flip: bool
     find: Callable[[Path], Source | None] | None = None
     download: Callable[[Path], None] | None = None
     by_hand: str = ""
@@ -218,17 +216,17 @@ class Dataset:
 
 DATASETS = {
     "mnist": Dataset(
-        32, 1, (28, 32), "classes", False, find_mnist, download_mnist,
+        32, 1, (28, 32), find_mnist, download_mnist,
         f"put {', '.join(MNIST_FILES)} (or their .gz) from https://ossci-datasets.s3.amazonaws.com/mnist/ "
         "into {root}/MNIST/raw",
     ),
-    "digits": Dataset(32, 1, (16, 32), "classes", False),
+    "digits": Dataset(32, 1, (16, 32)),
     "cifar10": Dataset(
-        32, 3, (32,), "classes", True, find_cifar10, download_cifar10,
+        32, 3, (32,), find_cifar10, download_cifar10,
         "put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
     ),
     "celeba": Dataset(
-        64, 3, range(32, 257), "attributes", True, find_celeba, download_celeba,
+        64, 3, range(32, 257), find_celeba, download_celeba,
         f"download {CELEBA_FOLDER}.zip (1.3 GB) and {CELEBA_TEXTS[0]} in a browser from "
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (Drive over its quota: again after 24 hours) "
         f"and put both into {{root}}/celeba, as {{root}}/celeba/{CELEBA_FOLDER}.zip and "
@@ -322,7 +320,8 @@ def load_dataset(
     sizes = row.img_sizes if data is None else FREE_SIZES
     if img_size not in sizes:
         raise UserError(
-            f"--img_size {img_size}: {name if data is None else 'images of --data'} can be {shown(sizes)}"
+            f"--img_size {img_size}: {name if data is None else 'images of --data'} can be {shown(sizes)}; "
+            f"the nearest is {min(sizes, key=lambda size: abs(size - img_size))}"
         )
     if img_channels not in (1, 3):
         raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")

@@ -1,24 +1,34 @@
 """Mistakes of the user, and how a command line reports them: one line on stderr, exit code 2."""
 
+import argparse
 import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """What was given, what is allowed, and which flag or file to change; never a traceback."""
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse whose refusals are one line, like every other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError in place of printing the whole usage."""
+        raise UserError(f"{message}; --help lists the flags")
+
+
 @contextmanager
 def blaming_user() -> Iterator[None]:
-    """Turn ValueErrors of set-up code (networks, tables, settings) into UserErrors."""
+    """Turn the ValueErrors and TypeErrors that settings cause in set-up code into UserErrors."""
     try:
         yield
     except UserError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
 
 

@@ -30,12 +30,19 @@ def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
     return (draws < torch.tensor(labels["label_shares"])).to(torch.get_default_dtype())
 
 
+class _BatchNormOfAnyShape(nn.modules.batchnorm._BatchNorm):
+    """SyncBatchNorm keeps no trace of the shape it was made for."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Nothing to check: it has trained on such inputs."""
+
+
 def without_sync(network: nn.Module) -> nn.Module:
     """Ordinary batch norm in place of synchronised: a process that samples alone must not wait for the others."""
     for name, child in network.named_children():
         if isinstance(child, nn.SyncBatchNorm):
-            plain = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine)
-            plain.to(next(iter(child.buffers())).device).load_state_dict(child.state_dict())
+            plain = _BatchNormOfAnyShape(child.num_features, child.eps, child.momentum, child.affine)
+            plain.to(child.running_mean.device).load_state_dict(child.state_dict())
             setattr(network, name, plain)
         else:
             without_sync(child)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
@@ -51,9 +52,22 @@ class RunLog:
             return
         # NaN is no JSON: a reader of the file sees null
         finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        self.attempt("metrics.jsonl", lambda: self._append(json.dumps({"step": step, **finite})))
+        self.attempt("tracker", lambda: self.accelerator.log(values, step=step))
+
+    def _append(self, line: str) -> None:
         with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.accelerator.log(values, step=step)
+            file.write(line + "\n")
+
+    def attempt(self, what: str, write: Callable[[], None]) -> None:
+        """Write beside the training; a full disk is a warning, the run goes on."""
+        try:
+            write()
+        except (OSError, SafetensorError) as error:  # the latter is safetensors' form of a failed write
+            reason = getattr(error, "strerror", None) or error
+            self.say(
+                f"warning: {what} of {self.folder} not written: {reason}; training goes on, free some space"
+            )
 
     def tick(self, step: int) -> None:
         """Move the bar, or print a plain line now and then."""

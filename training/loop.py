@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from training.data import Batches
 from training.errors import UserError
 from training.logs import RunLog
 from training.rng import key
-from training.task import Draws, Micro, Phase, Shares, Task
+from training.task import Draws, Micro, Phase, Task
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
 MAX_ROLLBACKS = 3
@@ -46,9 +47,13 @@ def make_optimizer(
         "Adam": lambda: torch.optim.Adam(params, lr * lazy, betas, weight_decay=decay, fused=fused),
         "AdamW": lambda: torch.optim.AdamW(params, lr * lazy, betas, weight_decay=decay, fused=fused),
         "RMSprop": lambda: torch.optim.RMSprop(params, lr, weight_decay=decay),
-        "SGD": lambda: torch.optim.SGD(params, lr, momentum=config.beta1, weight_decay=decay),
+        "SGD": lambda: torch.optim.SGD(params, lr, momentum=config.beta1, weight_decay=decay, fused=fused),
     }
-    return rows[config.optimizer]()
+    optimizer = rows[config.optimizer]()
+    if config.optimizer == "SGD" and config.beta1:
+        for p in params:  # a first step that is skipped would otherwise leave an unset buffer behind
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def seed_layer_noise(*parts: Any) -> None:
@@ -65,6 +70,20 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
     """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
     statistics too, although its backward in training does not read them."""
     tensor.data.copy_(value)
+
+
+@torch.no_grad()
+def step_or_leave(active: "Network", ok: Tensor) -> None:
+    """Step an optimiser that has no fused form, and put everything back where the flag ok is 0: no wait."""
+    on_device = [s for state in active.optimizer.state.values() for s in state.values()]
+    tensors = active.params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]
+    before = [t.clone() for t in tensors]
+    for p in active.params:
+        if p.grad is not None:  # state that this very step creates starts from 0
+            p.grad.copy_(torch.where(ok, p.grad, 0))
+    active.optimizer.step()
+    for tensor, old in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(ok, tensor, old))
 
 
 class Network:
@@ -101,9 +120,7 @@ class Loop:
         self.config, self.accelerator, self.task, self.batches = config, accelerator, task, batches
         self.store, self.log, self.extra_state = store, log, extra_state
         self.device = accelerator.device
-        self.shares = Shares(
-            config.batch_size, config.accumulate, accelerator.num_processes, accelerator.process_index
-        )
+        self.n_processes = batches.n_processes
         self.step = self.attempt = self.rollbacks = 0
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
@@ -131,7 +148,7 @@ class Loop:
         else:
             values = config.ema_decay
             decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
-        names = ["ema"] if len(values) == 1 else [f"ema-{value:g}" for value in values]
+        names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
         return {name: (EMA(network), decay) for name, decay in zip(names, decays, strict=True)}
 
     def _halflife_decay(self, halflife: float) -> Callable[[], float]:
@@ -152,7 +169,7 @@ class Loop:
             iterate_spectral_norm(network.module)
         self.task.begin_step(step)
         self._set_rates(step)
-        draws = Draws(self.shares, self.device, config.seed, self.attempt, step)
+        draws = Draws(self.batches, config.seed, self.attempt, step)
         due = [phase for phase in self.task.phases if phase.due(step)]
         keep = config.accumulate == 1 and any(phase.trains == self.task.averaged for phase in due)
         z_dim = self.task.networks[self.task.averaged].z_dim
@@ -176,10 +193,14 @@ class Loop:
         for network in self.networks.values():
             network.train_only(network is active)
         before = [b.clone() for b in self.all_statistics]
-        seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.shares.process)
+        seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.batches.process)
         for micro in micros:
             loss, stats = phase.loss(micro)
-            self.accelerator.backward(loss * (phase.interval / len(micros)), inputs=active.params)
+            loss = loss * (phase.interval / len(micros))
+            scaler = (
+                self.accelerator.scaler
+            )  # accelerator.backward would also divide by the launcher's accumulation
+            (loss if scaler is None else scaler.scale(loss)).backward(inputs=active.params)
             for name, value in stats.items():
                 self.stats[name] = value / len(micros) + (self.stats[name] if micro is not micros[0] else 0)
         grads = [p.grad for p in active.params if p.grad is not None]
@@ -198,7 +219,7 @@ class Loop:
 
     def _reduce(self, tensors: list[Tensor]) -> None:
         """Mean over processes, in place, as one flat tensor."""
-        if self.shares.n_processes == 1 or not tensors:
+        if self.n_processes == 1 or not tensors:
             return
         with torch.no_grad():
             flat = self.accelerator.reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")
@@ -224,9 +245,7 @@ class Loop:
             ).float()  # the fused kernel leaves everything untouched: no wait for the device
             optimizer.step()
         else:
-            for grad in grads:
-                grad.copy_(torch.where(ok, grad, 0))
-            optimizer.step()
+            step_or_leave(active, ok)
         bad = (~ok).to(self.skipped.dtype)
         self.skipped += bad
         active.bad_run = (active.bad_run + bad) * bad
@@ -249,7 +268,7 @@ class Loop:
         if flag is not None or ok:
             for ema, decay in self.emas.values():
                 ema.update(network, decay(), flag)
-            self.updates += 1
+        self.updates += 1  # skipped ones too: a count that no device has to be asked for
         self.last_update = self.step + 1
 
     # -- the run -----------------------------------------------------------------------------------------------
@@ -296,14 +315,14 @@ class Loop:
             self.log.tick(step)
             for interval, hook in self.hooks:
                 if step % interval == 0 or last:
-                    hook(step)
+                    self.log.attempt("sample grid", partial(hook, step))
             number = self._agreed_signal(logging)
             if step % config.checkpoint_interval == 0 or last or number:
                 saved = self.save()
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if number and not last:
-                self.log.say(f"stopped by {signal.Signals(number).name} at step {step}; go on with --resume")
+                self.log.say(f"stopped by {signal.Signals(number).name} at step {step}; {self._last_good()}")
                 raise Stopped(128 + number)
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -312,7 +331,7 @@ class Loop:
 
     def _agreed_signal(self, logging: bool) -> int:
         """The signal all processes obey at this step, 0 for none; asked only at the logging cadence."""
-        if self.shares.n_processes == 1:
+        if self.n_processes == 1:
             return self.signal or 0
         if not logging:
             return 0
@@ -333,7 +352,7 @@ class Loop:
                 for name in names
             ]
         )
-        if self.shares.n_processes > 1:
+        if self.n_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         scalars = dict(zip(names, values.tolist(), strict=True))
         scalars["skipped_steps"] = float(self.skipped)
@@ -393,10 +412,10 @@ class Loop:
         if self.accelerator.is_main_process:
             saved = self.store.save(self.state_dict(), self.step, protect=self.log.best_steps()) is not None
             if saved:
-                self.log.export(self)
-        if self.shares.n_processes > 1:
+                self.log.attempt("generator/", partial(self.log.export, self))
+        if self.n_processes > 1:
             flag = torch.tensor(float(saved), device=self.device)
-            saved = bool(self.accelerator.reduce(flag, "sum") == self.shares.n_processes)
+            saved = bool(self.accelerator.reduce(flag, "sum") == self.n_processes)
         return saved
 
     def _roll_back(self, reason: str) -> None:

@@ -1,6 +1,5 @@
 """From a command line to a trained run: settings, device, folder, data, networks, loop."""
 
-import copy
 import ctypes
 import importlib.util
 import itertools
@@ -22,14 +21,14 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from modelling import build_discriminator, build_generator
+from modelling import MODELS, build_discriminator, build_generator, check_settings
+from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
 from training.config import (
     LOGGERS,
     Request,
     TrainConfig,
     as_dict,
-    default_norm_d,
     from_dict,
     parse_config,
     resume_differences,
@@ -53,7 +52,8 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
         try:
             train(parse_config(script, datasets, defaults, argv, doc))
         finally:
-            PartialState().destroy_process_group()
+            if PartialState._shared_state:
+                PartialState().destroy_process_group()
         return 0
 
     return main
@@ -64,9 +64,13 @@ def train(request: Request) -> Loop:
     follow_launcher()
     config, folder, resumed = resolve(request)
     accelerator = make_accelerator(config)
+    config = replace(config, mixed_precision=accelerator.mixed_precision)
     folder = folder or next_free_folder(config, accelerator)
+    accelerator.project_configuration.logging_dir = str(folder.parent)  # a resumed run may have been moved
     say = accelerator.print
     set_backends(config, accelerator)
+    with blaming_user():
+        rehearse(config, accelerator.num_processes)
     data = load_images(config, accelerator)
     with blaming_user():
         loop, about = build_loop(config, accelerator, data, folder)
@@ -84,7 +88,7 @@ def train(request: Request) -> Loop:
     previews = Previews(loop, about)
     loop.log.export = previews.export
     loop.hooks.append((config.sample_interval, previews.grids))
-    previews.reals()
+    loop.log.attempt("samples/real.png", previews.reals)
     loop.log.start(loop.step)
     try:
         loop.run()
@@ -99,7 +103,6 @@ def build_loop(
     """(the loop at step 0, what generator/config.json will say); writes nothing."""
     batches = make_batches(config, accelerator, data)
     (G, D), build = make_networks(config, accelerator, data)
-    rehearse(G, D, batches, data.n_labels if data.multi_hot else None)
     task = make_task(config, accelerator, G, D)
     store = CheckpointStore(
         folder / "checkpoints", config.keep_checkpoints, remove_stale=accelerator.is_main_process
@@ -187,7 +190,9 @@ def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
 def prepare_folder(config: TrainConfig, folder: Path, resumed: Path | None, accelerator: Accelerator) -> None:
     """Make the run folder and write config.json."""
     if accelerator.is_main_process:
-        if resumed is None and config.overwrite and folder.exists():
+        if resumed is None and config.overwrite and folder.exists() and any(folder.iterdir()):
+            if not (folder / "config.json").is_file():
+                raise UserError(f"--overwrite: {folder} is no run (no config.json) and is left alone")
             shutil.rmtree(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +219,10 @@ def check_loggers(config: TrainConfig) -> None:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Accelerate for device, precision, reduction and trackers; neither networks nor optimisers go through it."""
     device = choose_device(config.device)
-    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = config.mixed_precision or launcher
+    if launcher not in ("no", precision) and os.environ.get("RANK", "0") == "0":
+        print(f"note: --mixed_precision {precision} of the run wins over the launcher's {launcher}")
     if precision == "fp16" and device == "cpu":
         if os.environ.get("RANK", "0") == "0":
             print(
@@ -255,13 +263,17 @@ def set_backends(config: TrainConfig, accelerator: Accelerator) -> None:
         )
 
 
+def plugin_backend(accelerator: Accelerator) -> str:
+    """The launcher's --dynamo_backend in lower case, "no" without one."""
+    return str(accelerator.state.dynamo_plugin.backend).rpartition(".")[2].lower()
+
+
 def compile_options(accelerator: Accelerator) -> dict[str, Any] | None:
     """Arguments of torch.compile from the launcher's --dynamo_backend; None without one."""
-    plugin = accelerator.state.dynamo_plugin
-    if str(plugin.backend).endswith("NO"):
+    if plugin_backend(accelerator) == "no":
         return None
-    options = plugin.to_kwargs()
-    if options.get("backend") == "inductor" and accelerator.device.type == "cpu":
+    options = accelerator.state.dynamo_plugin.to_kwargs()
+    if options.get("backend") == "inductor":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
 
@@ -279,13 +291,11 @@ def compile_options(accelerator: Accelerator) -> dict[str, Any] | None:
 
 def load_images(config: TrainConfig, accelerator: Accelerator) -> ImageData:
     """The data set at the run's size; the main process decodes, the others wait for its cache."""
-    row = DATASETS[config.dataset]
-    size = row.img_size if config.img_size is None else config.img_size
     with blaming_user():
         return load_dataset(
             config.dataset,
-            img_size=size,
-            img_channels=row.img_channels,
+            img_size=config.img_size,
+            img_channels=DATASETS[config.dataset].img_channels,
             split=config.split,
             data_root=config.data_root,
             data=config.data,
@@ -312,6 +322,37 @@ def make_batches(config: TrainConfig, accelerator: Accelerator, data: ImageData)
     )
 
 
+def network_settings(
+    config: TrainConfig, img_size: int, img_channels: int, n_labels: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of build_generator and build_discriminator beside the model's name."""
+    image = {"img_size": img_size, "img_channels": img_channels, "n_labels": n_labels}
+    settings = {
+        "g": image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g},
+        "d": image | {"spectral_norm": config.spectral_norm_d},
+    }
+    networks = {"g": MODELS[config.model].Generator, "d": MODELS[config.model].Discriminator}
+    for side, network in networks.items():
+        own = getattr(config, f"{side}_kwargs")
+        check_settings(config.model, network, own, f"--{side}_kwargs")
+        norm = getattr(config, f"norm_{side}")
+        settings[side] |= own | ({} if norm is None else {"norm": norm})
+    return settings["g"], settings["d"]
+
+
+def rehearse(config: TrainConfig, n_processes: int) -> None:
+    """Build both networks and run one micro-batch on the meta device, which computes nothing.
+
+    What does not fit is refused here, before images are decoded. Raises ValueError.
+    """
+    check_batch_size(config.batch_size, config.batch_size, n_processes, config.accumulate)
+    g, d = network_settings(config, config.img_size, DATASETS[config.dataset].img_channels, 0)
+    with torch.device("meta"):
+        G = build_generator(config.model, **g | {"spectral_norm": False})
+        D = build_discriminator(config.model, **d | {"spectral_norm": False})
+        D(G(torch.empty(config.batch_size // (config.accumulate * n_processes), config.z_dim)))
+
+
 def make_networks(
     config: TrainConfig, accelerator: Accelerator, data: ImageData
 ) -> tuple[tuple[nn.Module, nn.Module], dict[str, Any]]:
@@ -321,13 +362,7 @@ def make_networks(
             f"--conditional needs labels, and {data.name} has none (class folders, or list_attr_celeba.txt)"
         )
     n_labels = data.n_labels if config.conditional else 0
-    image = {"img_size": data.images.shape[1], "img_channels": data.images.shape[3], "n_labels": n_labels}
-    g = image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g} | config.g_kwargs
-    d = image | {"spectral_norm": config.spectral_norm_d} | config.d_kwargs
-    if config.norm_g is not None:
-        g["norm"] = config.norm_g
-    if (norm_d := default_norm_d(config)) is not None:
-        d["norm"] = norm_d
+    g, d = network_settings(config, data.img_size, data.img_channels, n_labels)
     torch.manual_seed(key(config.seed, "weights"))
     networks = []
     for network in (build_generator(config.model, **g), build_discriminator(config.model, **d)):
@@ -336,18 +371,6 @@ def make_networks(
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         networks.append(network.to(accelerator.device, memory_format=layout))
     return (networks[0], networks[1]), g
-
-
-def rehearse(G: nn.Module, D: nn.Module, batches: Batches, n_attributes: int | None) -> None:
-    """One forward of each on the meta device: shapes that do not fit are refused before anything is written."""
-    y = None
-    if batches.labels is not None:
-        shape, dtype = (
-            ((), torch.int64) if n_attributes is None else ((n_attributes,), torch.get_default_dtype())
-        )
-        y = torch.empty(batches.n, *shape, dtype=dtype, device="meta")
-    G, D = (copy.deepcopy(network).to("meta") for network in (G, D))
-    D(G(torch.empty(batches.n, G.z_dim, device="meta"), y), y)
 
 
 def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn.Module) -> NoiseToImage:
@@ -367,6 +390,7 @@ def extra_state(config: TrainConfig, data: ImageData, accelerator: Accelerator) 
         "config": as_dict(config),
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "processes": accelerator.num_processes,
+        "compiled": plugin_backend(accelerator),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
     }
 
@@ -403,7 +427,10 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
         return
     accelerator.init_trackers(
         folder.name,
-        init_kwargs={"tensorboard": {"purge_step": step}, "wandb": {"dir": str(folder)}},
+        init_kwargs={
+            "tensorboard": {"purge_step": step + 1 if step else None},
+            "wandb": {"dir": str(folder)},
+        },
     )
     text = json.dumps(as_dict(config), indent=2)
     for tracker in accelerator.trackers:
@@ -436,10 +463,14 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
             f"--resume: the images are not those of the run ({state['data']['name']} {state['data']['fingerprint']}, "
             f"now {data.name} {data.fingerprint})"
         )
-    if state["processes"] != loop.shares.n_processes:
+    if state["processes"] != loop.n_processes:
         loop.log.say(
-            f"note: the checkpoint is of {state['processes']} process(es), now {loop.shares.n_processes}: "
+            f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "
             "equal up to rounding, not bit for bit"
+        )
+    if (compiled := loop.extra_state["compiled"]) != state["compiled"]:
+        loop.log.say(
+            f"note: --dynamo_backend was {state['compiled']}, now {compiled}: equal up to rounding, not bit for bit"
         )
     if state["step"] > config.n_steps:
         raise UserError(f"--resume: the checkpoint is at step {state['step']}, --n_steps is {config.n_steps}")

@@ -34,46 +34,26 @@ class Phase:
     interval: int = 1
 
 
-@dataclass(frozen=True)
-class Shares:
-    """How a global batch is cut: k contiguous micro-batches, process r takes the r-th block of each."""
-
-    batch_size: int
-    accumulate: int
-    n_processes: int
-    process: int
-
-    @property
-    def n(self) -> int:
-        """Images of one process in one micro-batch."""
-        return self.batch_size // (self.accumulate * self.n_processes)
-
-    def rows(self, j: int) -> slice:
-        """Rows of a global draw that belong to this process in micro-batch j."""
-        start = (j * self.n_processes + self.process) * self.n
-        return slice(start, start + self.n)
-
-
 class Draws:
     """Random numbers of one step: drawn on the CPU for the global batch, sliced, so that processes agree."""
 
-    def __init__(self, shares: Shares, device: torch.device, *key: Any) -> None:
-        self.shares, self.device, self.key = shares, device, key
+    def __init__(self, batches: Batches, *key: Any) -> None:
+        self.batches, self.key = batches, key
         self._drawn: dict[str, Tensor] = {}
 
     def _rows(self, purpose: str, j: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         if purpose not in self._drawn:
             self._drawn[purpose] = draw(generator(*self.key, purpose))
-        return self._drawn[purpose][self.shares.rows(j)].to(self.device, non_blocking=True)
+        return self._drawn[purpose][self.batches.block(j)].to(self.batches.device, non_blocking=True)
 
     def normal(self, purpose: str, j: int, shape: tuple[int, ...]) -> Tensor:
         """(n, *shape) from N(0, 1)."""
-        size = (self.shares.batch_size, *shape)
+        size = (self.batches.batch_size, *shape)
         return self._rows(purpose, j, lambda source: torch.randn(size, generator=source))
 
     def uniform(self, purpose: str, j: int, shape: tuple[int, ...]) -> Tensor:
         """(n, *shape) from U[0, 1)."""
-        size = (self.shares.batch_size, *shape)
+        size = (self.batches.batch_size, *shape)
         return self._rows(purpose, j, lambda source: torch.rand(size, generator=source))
 
 
@@ -84,9 +64,7 @@ class Micro:
         self, batches: Batches, draws: Draws, step: int, j: int, z_dim: int, keep_graph: bool
     ) -> None:
         self.batches, self.draws, self.step, self.j, self.z_dim = batches, draws, step, j, z_dim
-        self.keep_graph = (
-            keep_graph  # G trains on this very batch right after D: one forward of G serves both
-        )
+        self.keep_graph = keep_graph  # G trains on these latents right after D: one forward of G serves both
         self.x_fake: Tensor | None = None
         self._real: tuple[Tensor, Tensor | None] | None = None
 
@@ -191,14 +169,18 @@ class NoiseToImage(Task):
         self.reuse_logits = not half and forward_d is None
         active = config.penalties()
         self.weights = {name: weight for name, (weight, _) in active.items()}
-        self.every_step = [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == "d"]
+        self.every_step = {
+            side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
+            for side in ("d", "g")
+        }
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
         self.phases = [Phase("d", "D", self.d_loss, every(1))]
         for name, (_, n) in active.items():
             if n > 1:
-                self.phases.append(Phase(name, "D", self._lazy(name), every(n), interval=n))
+                side = PENALTIES[name].side.upper()
+                self.phases.append(Phase(name, side, self._lazy(name), every(n), interval=n))
         self.phases.append(Phase("g", "G", self.g_loss, self.g_due))
 
     def begin_step(self, step: int) -> None:
@@ -237,7 +219,7 @@ class NoiseToImage(Task):
         """Loss of D, with D's penalties of interval 1."""
         x_fake = self._fake_for_d(micro)
         x_real = micro.real[0]
-        if self.reuse_logits and "r1" in self.every_step:
+        if self.reuse_logits and "r1" in self.every_step["d"]:
             x_real = x_real.detach().requires_grad_()
         d_real, d_fake = self._judge(x_real, micro.y), self._judge(x_fake, micro.y)
         if self.config.label_smoothing:
@@ -247,7 +229,13 @@ class NoiseToImage(Task):
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         context = self._context(micro, x_real, x_fake, **logits)
-        for name in self.every_step:
+        return self._penalised("d", loss, stats, context)
+
+    def _penalised(
+        self, side: str, loss: Tensor, stats: Stats, context: PenaltyContext
+    ) -> tuple[Tensor, Stats]:
+        """The loss with its side's penalties of interval 1."""
+        for name in self.every_step[side]:
             value = PENALTIES[name].fn(context)
             stats[f"penalty/{name}"] = value.detach()
             loss = loss + self.weights[name] * value
@@ -272,4 +260,7 @@ class NoiseToImage(Task):
             with torch.no_grad():
                 d_real = self._judge(*micro.real)
         loss = self.method.g(d_real, d_fake)
-        return loss, {"loss/g": loss.detach()}
+        stats = {"loss/g": loss.detach()}
+        if not self.every_step["g"]:
+            return loss, stats
+        return self._penalised("g", loss, stats, self._context(micro, micro.real[0], x_fake))
