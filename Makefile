@@ -23,9 +23,9 @@ help:
 	@touch $@
 
 demo: .venv/.requirements
-	.venv/bin/python gan_mnist.py --dataset digits --img_size 16 --model dcgan --method gan --log_name demo --overwrite --batch_size 64 --n_steps 1500 --lr 2e-4 --beta1 0.5 --beta2 0.999 --ema
-	.venv/bin/python -m tools.sample runs/demo --n 64 --out demo.png
-	@echo "64 generated digits: $(CURDIR)/demo.png"
+	.venv/bin/python gan_mnist.py --dataset digits --conditional --log_name demo --overwrite --batch_size 32 --n_steps 800 --g_kwargs width=32 --d_kwargs width=32 --ema
+	.venv/bin/python -m tools.sample runs/demo --n 80 --out demo.png
+	@echo "80 generated digits, a column a class: $(CURDIR)/demo.png"
 	@echo "the run, its curves and its weights: $(CURDIR)/runs/demo"
 
 test: .venv/.requirements-dev

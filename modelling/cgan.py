@@ -17,10 +17,12 @@ class LabelEmbedding(nn.Module):
     a row of zeros gives zeros.
     """
 
-    def __init__(self, n_labels: int, embed_dim: int) -> None:
+    def __init__(self, n_labels: int, embed_dim: int, std: float = 1.0) -> None:
+        """std: of the initial values, 1 as that of latents."""
         super().__init__()
         self.n_labels = n_labels
         self.table = nn.Embedding(n_labels, embed_dim)
+        nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, y: Tensor | None, n: int) -> Tensor:
         """ValueError where labels are missing or do not fit a batch of n."""
@@ -69,7 +71,9 @@ class ConditionalDiscriminator(nn.Module):
             )
         self.img_size, self.img_channels = D.img_size, D.img_channels - embed_dim
         self.n_labels = n_labels
-        self.embedding = LabelEmbedding(n_labels, embed_dim)
+        # All planes together weigh as much as one of the image: at std 1 each they drown it, batch norm keeps
+        # it so, and D learns next to nothing.
+        self.embedding = LabelEmbedding(n_labels, embed_dim, std=embed_dim**-0.5)
         self.D = D
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
