@@ -397,6 +397,13 @@ def test_resume_into_a_new_folder_leaves_the_old_one(tmp_path):
     assert (tmp_path / "b" / "config.json").exists()
 
 
+def test_an_older_checkpoint_becomes_a_generator(tmp_path):
+    run("--log_name a --n_steps 4 --checkpoint_interval 2", tmp_path)
+    run(f"--resume {tmp_path}/a/checkpoints/step-00000002.pt --log_name old --n_steps 2", tmp_path)
+    assert load_generator(tmp_path / "old")[1]["step"] == 2
+    assert load_generator(tmp_path / "a")[1]["step"] == 4
+
+
 def test_damaged_newest_checkpoint_falls_back(tmp_path, capsys):
     run("--log_name a --n_steps 4 --checkpoint_interval 2", tmp_path)
     whole = state(tmp_path, "a", 4)

@@ -279,6 +279,8 @@ class Loop:
             s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         }
         try:
+            if self.step == self.config.n_steps:  # resumed at its end: write what a sampler needs anew
+                self.save()
             while self.step < self.config.n_steps:
                 try:
                     self._run_to_end()

@@ -468,7 +468,7 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
             f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "
             "equal up to rounding, not bit for bit"
         )
-    if (compiled := loop.extra_state["compiled"]) != state["compiled"]:
+    if (compiled := loop.extra_state["compiled"]) != state.get("compiled", "no"):
         loop.log.say(
             f"note: --dynamo_backend was {state['compiled']}, now {compiled}: equal up to rounding, not bit for bit"
         )
