@@ -18,6 +18,7 @@ import gan_mnist
 from losses import METHODS, PENALTIES
 from modelling import MODELS
 from tests.running import ROOT, differing, full, leaves, run, state
+from training.config import LOGGERS
 from training.errors import UserError
 from training.generator import load_generator
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
@@ -347,6 +348,18 @@ def test_a_moved_run_keeps_its_events_together(tmp_path):
     assert [e.step for e in events.Scalars("loss/d")] == [2, 4, 6, 8]
 
 
+def test_a_logger_that_is_not_installed_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(LOGGERS, "wandb", "not_installed_here")
+    assert "pip install not_installed_here" in refused("--loggers wandb", tmp_path, capsys)
+
+
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")  # an extra: not in requirements
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run("--log_name a --loggers tensorboard wandb --log_interval 2 --sample_interval 2 --n_steps 4", tmp_path)
+    assert list((tmp_path / "a" / "wandb").glob("offline-run-*")) and list((tmp_path / "a").glob("events.*"))
+
+
 def test_precision_of_a_run_outlives_its_launcher(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     run("--log_name a --n_steps 2", tmp_path)
@@ -440,7 +453,6 @@ def refused(command, folder, capsys) -> str:
         ("--g_kwargs depth=3", "width"),
         ("--d_kwargs noise_layers=[9] noise_std=0.1", "noise_layers"),
         ("--d_kwargs minibatch_stddev=True --batch_size 6", "6"),
-        ("--loggers wandb", "pip install wandb"),
         ("--dataset mnist --img_size 32 --data_root /nowhere", "By hand"),
         ("--data /nowhere", "/nowhere"),
         ("--split val", "train, test, all"),

@@ -491,7 +491,9 @@ def from_dict(settings: dict[str, Any]) -> dict[str, Any]:
 def resume_differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(refused, noticed) lines `name: old -> new` between a run's saved config and what is asked for now."""
     refused, noticed = [], []
-    old = as_dict(settled(TrainConfig(**from_dict(old))))  # a setting younger than the run stands at its default
+    old = as_dict(
+        settled(TrainConfig(**from_dict(old)))
+    )  # a setting younger than the run stands at its default
     for name in FIELDS:
         if name in FREE_ON_RESUME or old[name] == new[name]:
             continue
