@@ -91,6 +91,22 @@ def test_legacy_steps_know_the_interval(interval):
     assert resolve(f"--max_steps 600 {interval}", script).n_steps == 500
 
 
+def test_legacy_steps_and_todays_together():
+    assert "give one" in refusal("--max_steps 600 --n_steps 9")
+    assert "at least 2" in refusal("--max_steps 1")
+
+
+@pytest.mark.parametrize("ema", ["", "--ema", "--ema --ema_decay 0.9 0.99", "--ema --ema_halflife 100"])
+def test_a_runs_config_serves_another(tmp_path, ema):
+    """Every run's saved config is a legal --config, and what it derived is derived anew."""
+    first = resolve(f"--method gan {ema}")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(as_dict(first)))
+    assert resolve(f"--config {file}") == first
+    assert resolve(f"--config {file} --method wgan-gp").norm_d == "none"
+    assert resolve(f"--config {file} --d_kwargs norm=layer").norm_d is None
+
+
 def test_words_of_truth_in_settings():
     given = resolve(
         "--d_kwargs minibatch_stddev=false dropout=0.5 noise_layers=[0,1] activation=selu"

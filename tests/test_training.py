@@ -331,8 +331,16 @@ def test_overwrite_deletes_runs_only(tmp_path, capsys):
     (tmp_path / "photos" / "precious.jpg").touch()
     assert "is no run" in refused("--log_name photos --overwrite --n_steps 1", tmp_path, capsys)
     assert (tmp_path / "photos" / "precious.jpg").exists()
+    (tmp_path / "photos" / "config.json").write_text('{"a": 1}')
+    assert "is no run" in refused("--log_name photos --overwrite --n_steps 1", tmp_path, capsys)
+    (tmp_path / "file").touch()
+    assert "is not empty" in refused("--log_name file", tmp_path, capsys)
     run("--log_name a --n_steps 1", tmp_path)
     assert run("--log_name a --n_steps 2 --overwrite", tmp_path).step == 2
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert "is no run" in refused("--log_name link --overwrite", tmp_path, capsys)
+    (tmp_path / "a" / "config.json").write_text("[1]")
+    assert "damaged" in refused("--log_name a --resume", tmp_path, capsys)
 
 
 def test_a_moved_run_keeps_its_events_together(tmp_path):

@@ -255,7 +255,16 @@ def read_config_file(path: str) -> dict[str, Any]:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} must hold `name: value` lines")
-    return typed(loaded, f"--config {path}")
+    return without_derived(typed(loaded, f"--config {path}"))
+
+
+def without_derived(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's saved settings less those that `settled` derives: another method or model derives its own."""
+    names = ("img_size", "norm_g", "norm_d")
+    if not {"dataset", "model", "method"} <= settings.keys():
+        return settings  # written by hand: each value is meant
+    bare = settled(TrainConfig(**{k: v for k, v in settings.items() if k not in names}))
+    return {k: v for k, v in settings.items() if k not in names or v != getattr(bare, k)}
 
 
 def typed(settings: dict[str, Any], source: str) -> dict[str, Any]:
@@ -297,14 +306,17 @@ def _coerce(name: str, value: Any, source: str) -> Any:
 class Request:
     """What the command line asked for: the settings given, by precedence, and where to resume from."""
 
+    script: str
     given: dict[str, Any]  # flags > --config > --preset
+    typed: frozenset[str]  # names of the flags alone
     defaults: dict[str, Any]  # the script's
     resume: str | None
 
     def config(self, base: dict[str, Any] | None = None) -> TrainConfig:
         """The resolved, validated config; `base` (a resumed run's own config) replaces the script's defaults."""
-        config = TrainConfig(**(self.defaults if base is None else base) | self.given)
-        validate(config, self.given)
+        merged = (self.defaults if base is None else base) | self.given
+        config = TrainConfig(**translate_legacy(merged, self.typed, self.script))
+        validate(config, self.typed)
         return settled(config)
 
 
@@ -332,12 +344,15 @@ def parse_config(
         )
     for name in ("log_name", "overwrite"):  # a run's saved config describes the run, not a wish to replace it
         from_file.pop(name, None)
-    given = translate_legacy(from_preset | from_file | flags, script)
-    return Request(given, {"dataset": datasets[0], **defaults}, resume)
+    given = from_preset | from_file | flags
+    return Request(script, given, frozenset(flags), {"dataset": datasets[0], **defaults}, resume)
 
 
-def translate_legacy(given: dict[str, Any], script: str) -> dict[str, Any]:
+def translate_legacy(given: dict[str, Any], flags: frozenset[str], script: str) -> dict[str, Any]:
     """The oldest command's --max_steps, --accelerator and --devices in today's words, with a printed notice."""
+    for old, new in (("max_steps", "n_steps"), ("accelerator", "device")):
+        if {old, new} <= flags:
+            raise UserError(f"--{old} is the old form of --{new}: give one")
 
     def notice(text: str) -> None:
         if os.environ.get("RANK", "0") == "0":
@@ -346,6 +361,10 @@ def translate_legacy(given: dict[str, Any], script: str) -> dict[str, Any]:
     given = dict(given)
     if (max_steps := given.pop("max_steps", None)) is not None:
         n = given.get("train_g_interval", 1)
+        if max_steps < 2:
+            raise UserError(
+                f"--max_steps {max_steps} must be at least 2; it counted the updates of both networks"
+            )
         given["n_steps"] = round(max_steps * n / (n + 1))
         notice(f"--max_steps {max_steps} counted the updates of both networks: --n_steps {given['n_steps']}")
     if (accelerator := given.pop("accelerator", None)) is not None:
@@ -374,15 +393,17 @@ def settled(config: TrainConfig) -> TrainConfig:
     bare = {"g": False, "d": config.spectral_norm_d or penalised}
     networks = {"g": MODELS[config.model].Generator, "d": MODELS[config.model].Discriminator}
     for side, network in networks.items():
-        if getattr(config, f"norm_{side}") is None and "norm" not in getattr(config, f"{side}_kwargs"):
-            values[f"norm_{side}"] = "none" if bare[side] else own_settings(network)["norm"].default
+        known = own_settings(network)
+        said = getattr(config, f"norm_{side}") is not None or "norm" in getattr(config, f"{side}_kwargs")
+        if "norm" in known and not said:
+            values[f"norm_{side}"] = "none" if bare[side] else known["norm"].default
     config = dataclasses.replace(config, **values)
     if config.sync_bn and penalised and "batch" in (config.norm_d, config.d_kwargs.get("norm")):
         raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
     return config
 
 
-def validate(config: TrainConfig, given: dict[str, Any]) -> None:
+def validate(config: TrainConfig, flags: frozenset[str]) -> None:
     """Refuse settings that cannot work, before any data is read or device touched."""
     for name in (
         "n_steps", "batch_size", "accumulate", "z_dim", "train_g_interval",
@@ -400,7 +421,7 @@ def validate(config: TrainConfig, given: dict[str, Any]) -> None:
         raise UserError(
             f"--batch_size {config.batch_size} is not divisible by --accumulate {config.accumulate}"
         )
-    _validate_ema(config, given)
+    _validate_ema(config, flags)
     if (
         config.log_name is not None
         and Path(config.log_name).name != config.log_name
@@ -411,11 +432,11 @@ def validate(config: TrainConfig, given: dict[str, Any]) -> None:
         )
 
 
-def _validate_ema(config: TrainConfig, given: dict[str, Any]) -> None:
-    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & set(given)
+def _validate_ema(config: TrainConfig, flags: frozenset[str]) -> None:
+    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & flags
     if ema_given and not config.ema:
         raise UserError(f"--{min(ema_given)} needs --ema")
-    if config.ema_halflife and "ema_decay" in given:
+    if {"ema_decay", "ema_halflife"} <= flags:
         raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
     values = config.ema_halflife or config.ema_decay
     if config.ema and len(set(values)) != max(len(values), 1):

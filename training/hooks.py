@@ -1,5 +1,6 @@
 """What happens beside training: sample grids of fixed latents, and the generator folder."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class Previews:
         self.folder.mkdir(exist_ok=True)
         for name, network in self.sources().items():
             picture = to_grid(render(sampling_copy(network, self.config, self.seed), self.z, self.y), COLUMNS)
-            picture.save(self.folder / f"step-{step:08d}-{name}.png")
+            temporary = self.folder / "tmp.png"  # a full disk leaves no empty picture behind
+            picture.save(temporary)
+            os.replace(temporary, self.folder / f"step-{step:08d}-{name}.png")
             self.loop.log.images(f"samples/{name}", np.asarray(picture.convert("RGB")), step)
 
     def reals(self) -> None:

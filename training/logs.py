@@ -126,7 +126,7 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
         for tracker in self.accelerator.trackers if self.main else ():
-            tracker.finish()
+            self.attempt("tracker", tracker.finish)
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)
@@ -143,7 +143,7 @@ def best_steps(path: Path) -> set[int]:
             row = json.loads(line)
         except ValueError:
             continue
-        for name, value in row.items():
+        for name, value in row.items() if isinstance(row, dict) else ():
             if name.startswith("fid") and isinstance(value, int | float) and "step" in row:
                 best[name] = min(best.get(name, (math.inf, -1)), (value, row["step"]))
     return {step for _, step in best.values()}

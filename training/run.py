@@ -84,7 +84,7 @@ def train(request: Request) -> Loop:
     say(f"data: {data.name}, {len(data.images):,} images of {'x'.join(map(str, data.images.shape[1:]))}")
     say(f"processes: {accelerator.num_processes}, global batch: {config.batch_size}")
     say(f"device: {accelerator.device}, mixed precision: {accelerator.mixed_precision}, run: {folder}")
-    start_trackers(config, accelerator, folder, loop.step)
+    loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
     previews = Previews(loop, about)
     loop.log.export = previews.export
     loop.hooks.append((config.sample_interval, previews.grids))
@@ -140,7 +140,7 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
             )
         source = root / config.log_name
     else:
-        source = Path(request.resume)
+        source = Path(request.resume).resolve()
         if not source.exists():
             raise UserError(f"--resume {source}: there is nothing")
     run = source.parent.parent if source.is_file() else source
@@ -149,9 +149,10 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
         raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
     try:
         old = json.loads(saved.read_text())
-    except ValueError:
+        base = from_dict(old)
+    except (ValueError, AttributeError):
         raise UserError(f"--resume: {saved} is damaged") from None
-    config = request.config(from_dict(old))
+    config = request.config(base)
     refused, noticed = resume_differences(old, as_dict(config))
     if refused:
         raise UserError(
@@ -161,7 +162,7 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
         if os.environ.get("RANK", "0") == "0":
             print(f"note: changed at resume: {line}")
     folder = root / given["log_name"] if "log_name" in given else run
-    if folder.resolve() != run.resolve() and folder.exists() and any(folder.iterdir()):
+    if folder.resolve() != run.resolve() and is_occupied(folder):
         raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
     return config, folder, source
 
@@ -171,11 +172,29 @@ def new_folder(config: TrainConfig) -> Path | None:
     if config.log_name is None:
         return None
     folder = Path(config.runs_dir) / config.log_name
-    if folder.exists() and any(folder.iterdir()) and not config.overwrite:
+    if is_occupied(folder) and not config.overwrite:
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
         )
+    if is_occupied(folder) and not is_run(folder):
+        raise UserError(f"--overwrite: {folder} is no run and is left alone; choose another --log_name")
     return folder
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether something stands there already: a file, a link, or a folder that is not empty."""
+    return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: nothing else may be deleted."""
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return (
+        not folder.is_symlink() and isinstance(saved, dict) and {"method", "model", "n_steps"} <= saved.keys()
+    )
 
 
 def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
@@ -190,16 +209,14 @@ def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
 def prepare_folder(config: TrainConfig, folder: Path, resumed: Path | None, accelerator: Accelerator) -> None:
     """Make the run folder and write config.json."""
     if accelerator.is_main_process:
-        if resumed is None and config.overwrite and folder.exists() and any(folder.iterdir()):
-            if not (folder / "config.json").is_file():
-                raise UserError(f"--overwrite: {folder} is no run (no config.json) and is left alone")
-            shutil.rmtree(folder)
         try:
+            if resumed is None and config.overwrite and is_occupied(folder):
+                shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(
-                f"cannot write to {folder}: {error.strerror}; --runs_dir says where runs stand"
+                f"cannot write to {folder}: {error.strerror or error}; --runs_dir says where runs stand"
             ) from None
     accelerator.wait_for_everyone()
 
@@ -468,10 +485,9 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
             f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "
             "equal up to rounding, not bit for bit"
         )
-    if (compiled := loop.extra_state["compiled"]) != state.get("compiled", "no"):
-        loop.log.say(
-            f"note: --dynamo_backend was {state['compiled']}, now {compiled}: equal up to rounding, not bit for bit"
-        )
+    before, now = state.get("compiled", "no"), loop.extra_state["compiled"]
+    if before != now:
+        loop.log.say(f"note: --dynamo_backend was {before}, now {now}: equal up to rounding, not bit for bit")
     if state["step"] > config.n_steps:
         raise UserError(f"--resume: the checkpoint is at step {state['step']}, --n_steps is {config.n_steps}")
     loop.load_state_dict(state)
