@@ -393,6 +393,7 @@ def test_a_full_disk_stops_no_picture_nor_line(tmp_path, monkeypatch, capsys):
     assert run("--log_name a --n_steps 4 --sample_interval 2", tmp_path).step == 4
     error = capsys.readouterr().err
     assert "sample grid" in error and "metrics.jsonl" in error and "No space left" in error
+    assert error.count("sample grid") == 1  # not once a grid
 
 
 def test_unnamed_runs_are_numbered(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,14 @@ class RunLog:
         self.n_steps, self.batch_size = n_steps, batch_size
         self.export: Callable[[Any], None] = lambda loop: None
         self.latest: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._bar: tqdm | None = None
         self._mark = self._line_mark = self._began = (time.monotonic(), 0)
 
     def start(self, step: int) -> None:
         """Clocks and the bar begin here; called when training does."""
         self._mark = self._line_mark = self._began = (time.monotonic(), step)
+        threading.excepthook = self._thread_failed
         if self.main and step < self.n_steps and sys.stderr.isatty():
             self._bar = tqdm(total=self.n_steps, initial=step, unit="it", dynamic_ncols=True)
 
@@ -64,10 +67,21 @@ class RunLog:
         try:
             write()
         except (OSError, SafetensorError) as error:  # the latter is safetensors' form of a failed write
-            reason = getattr(error, "strerror", None) or error
-            self.say(
-                f"warning: {what} of {self.folder} not written: {reason}; training goes on, free some space"
-            )
+            self._warn_once(what, error)
+
+    def _warn_once(self, what: str, error: BaseException | None) -> None:
+        reason = getattr(error, "strerror", None) or error
+        if what not in self._warned:
+            text = f"{what} of {self.folder} not written: {reason}; training goes on, free some space (said once)"
+            self.say(f"warning: {text}")
+        self._warned.add(what)
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes from a thread of its own: a full disk there is no traceback either."""
+        if isinstance(failure.exc_value, OSError):
+            self._warn_once("tracker", failure.exc_value)
+        else:
+            threading.__excepthook__(failure)
 
     def tick(self, step: int) -> None:
         """Move the bar, or print a plain line now and then."""
@@ -127,6 +141,7 @@ class RunLog:
             self._bar.close()
         for tracker in self.accelerator.trackers if self.main else ():
             self.attempt("tracker", tracker.finish)
+        threading.excepthook = threading.__excepthook__
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)
