@@ -21,6 +21,11 @@ def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if name not in _SHARED}
 
 
+def network_classes(model: str) -> dict[str, type[nn.Module]]:
+    """The model's Generator as "g" and Discriminator as "d"."""
+    return {"g": MODELS[model].Generator, "d": MODELS[model].Discriminator}
+
+
 def embed_dim(n_labels: int) -> int:
     """Length of the label embedding: 64 for up to ten classes, as for digits, 128 for more."""
     return 64 if n_labels <= 10 else 128

@@ -503,9 +503,11 @@ def test_resume_refuses_other_images(tmp_path, capsys):
     for i in range(8):
         Image.fromarray(np.full((20, 20), 20 * i, np.uint8)).save(images / f"{i}.png")
     capsys.readouterr()
+    before = (tmp_path / "a" / "config.json").read_bytes()
     assert "not those of the run" in refused(
         f"--log_name a --resume --data {images} --n_steps 2", tmp_path, capsys
     )
+    assert (tmp_path / "a" / "config.json").read_bytes() == before
 
 
 def start(command, folder, **popen):

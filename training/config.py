@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from losses import METHODS, PENALTIES
-from modelling import MODELS, own_settings
+from modelling import MODELS, network_classes, own_settings
 from modelling.layers import NORMS
 from training.checkpoint import difference
 from training.data import DATASETS
-from training.errors import Parser, UserError
+from training.errors import Parser, UserError, tell
 from training.presets import PRESETS
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -354,10 +354,6 @@ def translate_legacy(given: dict[str, Any], flags: frozenset[str], script: str) 
         if {old, new} <= flags:
             raise UserError(f"--{old} is the old form of --{new}: give one")
 
-    def notice(text: str) -> None:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"note: {text}", file=sys.stderr)
-
     given = dict(given)
     if (max_steps := given.pop("max_steps", None)) is not None:
         n = given.get("train_g_interval", 1)
@@ -366,10 +362,12 @@ def translate_legacy(given: dict[str, Any], flags: frozenset[str], script: str) 
                 f"--max_steps {max_steps} must be at least 2; it counted the updates of both networks"
             )
         given["n_steps"] = round(max_steps * n / (n + 1))
-        notice(f"--max_steps {max_steps} counted the updates of both networks: --n_steps {given['n_steps']}")
+        tell(
+            f"note: --max_steps {max_steps} counted the updates of both networks: --n_steps {given['n_steps']}"
+        )
     if (accelerator := given.pop("accelerator", None)) is not None:
         given["device"] = ACCELERATORS[accelerator]
-        notice(f"--accelerator {accelerator} is now --device {given['device']}")
+        tell(f"note: --accelerator {accelerator} is now --device {given['device']}")
     if (devices := given.pop("devices", None)) is not None:
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if devices != launched:
@@ -377,7 +375,7 @@ def translate_legacy(given: dict[str, Any], flags: frozenset[str], script: str) 
                 f"--devices {devices} but {launched} process(es) were launched; start with "
                 f"accelerate launch --num_processes {devices} {script}.py ..."
             )
-        notice(f"--devices {devices} is now the launcher's --num_processes")
+        tell(f"note: --devices {devices} is now the launcher's --num_processes")
     return given
 
 
@@ -391,8 +389,7 @@ def settled(config: TrainConfig) -> TrainConfig:
         values["img_size"] = DATASETS[config.dataset].img_size
     penalised = any(PENALTIES[name].gradient for name in config.penalties())
     bare = {"g": False, "d": config.spectral_norm_d or penalised}
-    networks = {"g": MODELS[config.model].Generator, "d": MODELS[config.model].Discriminator}
-    for side, network in networks.items():
+    for side, network in network_classes(config.model).items():
         known = own_settings(network)
         said = getattr(config, f"norm_{side}") is not None or "norm" in getattr(config, f"{side}_kwargs")
         if "norm" in known and not said:

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 
+def tell(text: str) -> None:
+    """One line on stderr, from the first process alone; for what comes before there is an Accelerator."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+
+
 class UserError(ValueError):
     """What was given, what is allowed, and which flag or file to change; never a traceback."""
 
@@ -43,8 +49,7 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            if os.environ.get("RANK", "0") == "0":
-                print("error:", " ".join(str(error).split()), file=sys.stderr)
+            tell(f"error: {' '.join(str(error).split())}")
             return 2
 
     return wrapped

@@ -402,17 +402,12 @@ class Loop:
 
     def save(self) -> bool:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""
-        bad = non_finite(
-            {
-                "networks": {n: v.module.state_dict() for n, v in self.networks.items()},
-                "ema": {n: e.module.state_dict() for n, (e, _) in self.emas.items()},
-            }
-        )
-        if bad:
+        state = self.state_dict()
+        if bad := non_finite(state):  # on every process, so that all roll back
             raise Diverged(f"non-finite weights ({bad[0]})")
         saved = True
         if self.accelerator.is_main_process:
-            saved = self.store.save(self.state_dict(), self.step, protect=self.log.best_steps()) is not None
+            saved = self.store.save(state, self.step, protect=self.log.best_steps()) is not None
             if saved:
                 self.log.attempt("generator/", partial(self.log.export, self))
         if self.n_processes > 1:

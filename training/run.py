@@ -21,7 +21,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from modelling import MODELS, build_discriminator, build_generator, check_settings
+from modelling import build_discriminator, build_generator, check_settings, network_classes
 from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
 from training.config import (
@@ -36,7 +36,7 @@ from training.config import (
 )
 from training.data import DATASETS, Batches, ImageData, load_dataset
 from training.device import choose_device
-from training.errors import UserError, blaming_user, cli
+from training.errors import UserError, blaming_user, cli, tell
 from training.hooks import Previews
 from training.logs import RunLog
 from training.loop import Loop
@@ -74,9 +74,9 @@ def train(request: Request) -> Loop:
     data = load_images(config, accelerator)
     with blaming_user():
         loop, about = build_loop(config, accelerator, data, folder)
-    prepare_folder(config, folder, resumed, accelerator)
     if resumed is not None:
-        restore(loop, resumed, config, data)
+        restore(loop, resumed, config, data)  # before config.json: a refused resume changes nothing
+    prepare_folder(config, folder, resumed, accelerator)
     for line in settings_text(config):
         say(line)
     for name, network in loop.task.networks.items():
@@ -159,8 +159,7 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
             f"--resume {run}: another run's settings ({'; '.join(refused)}); use a new --log_name"
         )
     for line in noticed:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"note: changed at resume: {line}")
+        tell(f"note: changed at resume: {line}")
     folder = root / given["log_name"] if "log_name" in given else run
     if folder.resolve() != run.resolve() and is_occupied(folder):
         raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
@@ -238,14 +237,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     device = choose_device(config.device)
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     precision = config.mixed_precision or launcher
-    if launcher not in ("no", precision) and os.environ.get("RANK", "0") == "0":
-        print(f"note: --mixed_precision {precision} of the run wins over the launcher's {launcher}")
+    if launcher not in ("no", precision):
+        tell(f"note: --mixed_precision {precision} of the run wins over the launcher's {launcher}")
     if precision == "fp16" and device == "cpu":
-        if os.environ.get("RANK", "0") == "0":
-            print(
-                "warning: fp16 does not exist on the CPU: computing in fp32 (bf16 does: --mixed_precision bf16)",
-                file=sys.stderr,
-            )
+        tell("warning: fp16 does not exist on the CPU: computing in fp32 (bf16 does: --mixed_precision bf16)")
         precision = "no"
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -348,8 +343,7 @@ def network_settings(
         "g": image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g},
         "d": image | {"spectral_norm": config.spectral_norm_d},
     }
-    networks = {"g": MODELS[config.model].Generator, "d": MODELS[config.model].Discriminator}
-    for side, network in networks.items():
+    for side, network in network_classes(config.model).items():
         own = getattr(config, f"{side}_kwargs")
         check_settings(config.model, network, own, f"--{side}_kwargs")
         norm = getattr(config, f"norm_{side}")
