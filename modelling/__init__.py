@@ -1,18 +1,40 @@
 """Networks by name: MODELS, and the two functions that build them from plain arguments."""
 
 import inspect
-from types import ModuleType
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelling import dcgan, mlp, simple_cnn
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
+from modelling.equalised import Equalised
 from modelling.layers import check_choice, check_number
+from modelling.styles import Mapping
 from ops.spectral_norm import apply_spectral_norm
 
-MODELS: dict[str, ModuleType] = {"dcgan": dcgan, "simple_cnn": simple_cnn, "mlp": mlp}
 
-_SHARED = ("self", "img_size", "img_channels", "z_dim")  # not a network's own settings
+@dataclass(frozen=True)
+class Model:
+    """A pair of networks and what the trainer must know of them.
+
+    styles: G maps latents to styles (see modelling/styles.py); grows_from: the size in px at which growing starts, None
+    for a model that does not grow. A network with an argument n_labels sees to the labels itself; others are wrapped.
+    """
+
+    Generator: type[nn.Module]
+    Discriminator: type[nn.Module]
+    styles: bool = False
+    grows_from: int | None = None
+
+
+MODELS = {
+    "dcgan": Model(dcgan.Generator, dcgan.Discriminator),
+    "simple_cnn": Model(simple_cnn.Generator, simple_cnn.Discriminator),
+    "mlp": Model(mlp.Generator, mlp.Discriminator),
+}
+
+_SHARED = ("self", "img_size", "img_channels", "z_dim", "n_labels")  # not a network's own settings
 
 
 def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -24,6 +46,11 @@ def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
 def network_classes(model: str) -> dict[str, type[nn.Module]]:
     """The model's Generator as "g" and Discriminator as "d"."""
     return {"g": MODELS[model].Generator, "d": MODELS[model].Discriminator}
+
+
+def sees_labels(network: type[nn.Module]) -> bool:
+    """Whether the network takes the labels itself and needs no wrapper for them."""
+    return "n_labels" in inspect.signature(network).parameters
 
 
 def embed_dim(n_labels: int) -> int:
@@ -61,11 +88,15 @@ def build_generator(
     check_settings(name, network, kwargs, "--g_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("z_dim", z_dim, 1, whole=True)
-    extra = embed_dim(n_labels) if n_labels else 0
-    G = network(img_size=img_size, img_channels=img_channels, z_dim=z_dim + extra, **kwargs)
-    if n_labels:
-        G = ConditionalGenerator(G, n_labels, extra)
-    return apply_spectral_norm(G) if spectral_norm else G
+    sizes = {"img_size": img_size, "img_channels": img_channels}
+    if sees_labels(network):
+        G = network(**sizes, z_dim=z_dim, n_labels=n_labels, **kwargs)
+    else:
+        extra = embed_dim(n_labels) if n_labels else 0
+        G = network(**sizes, z_dim=z_dim + extra, **kwargs)
+        if n_labels:
+            G = ConditionalGenerator(G, n_labels, extra)
+    return _with_spectral_norm(G, name, "g") if spectral_norm else G
 
 
 def build_discriminator(
@@ -86,8 +117,45 @@ def build_discriminator(
     check_settings(name, network, kwargs, "--d_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("img_channels", img_channels, 1, whole=True)
-    extra = embed_dim(n_labels) if n_labels else 0
-    D = network(img_size=img_size, img_channels=img_channels + extra, **kwargs)
-    if n_labels:
-        D = ConditionalDiscriminator(D, n_labels, extra)
-    return apply_spectral_norm(D) if spectral_norm else D
+    if sees_labels(network):
+        D = network(img_size=img_size, img_channels=img_channels, n_labels=n_labels, **kwargs)
+    else:
+        extra = embed_dim(n_labels) if n_labels else 0
+        D = network(img_size=img_size, img_channels=img_channels + extra, **kwargs)
+        if n_labels:
+            D = ConditionalDiscriminator(D, n_labels, extra)
+    return _with_spectral_norm(D, name, "d") if spectral_norm else D
+
+
+def _with_spectral_norm(network: nn.Module, name: str, side: str) -> nn.Module:
+    if any(isinstance(module, Equalised) for module in network.modules()):
+        raise ValueError(
+            f"--spectral_norm_{side}: {name} scales its weights by their fan-in; leave the flag out"
+        )
+    return apply_spectral_norm(network)
+
+
+# What the trainer asks of any network
+
+
+def param_groups(network: nn.Module) -> list[dict[str, object]]:
+    """The network's parameters for an optimiser, by the factor `lr_scale` on the learning rate that they want.
+
+    A module's class says so in `lr_scale` (StyleGAN's mapping: 0.01); 1 comes first, if only once.
+    """
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    scales = {id(p): m.lr_scale for m in network.modules() if hasattr(m, "lr_scale") for p in m.parameters()}
+    for p in network.parameters():
+        groups.setdefault(scales.get(id(p), 1.0), []).append(p)
+    return [{"params": params, "lr_scale": scale} for scale, params in groups.items() if params]
+
+
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Buffers that move in training forwards as averages over the batch: batch norm's, and the mean style."""
+    found = []
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            found += [b for b in module.buffers() if b.is_floating_point()]
+        elif isinstance(module, Mapping):
+            found.append(module.w_avg)
+    return found

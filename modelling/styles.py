@@ -1,0 +1,95 @@
+"""From latents to styles: the mapping network, style mixing and truncation. arXiv:1812.04948, arXiv:2006.06676."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelling.equalised import EqualisedLinear
+from modelling.layers import PixelNorm, check_latents
+
+
+def label_vectors(y: Tensor | None, n: int, n_labels: int) -> Tensor:
+    """Labels as rows (n, n_labels): one-hot for class indices (n,), attribute weights (n, n_labels) as they are.
+
+    ValueError where labels are missing or do not fit a batch of n.
+    """
+    if y is None:
+        raise ValueError("this network is conditional: it needs labels y")
+    if tuple(y.shape) == (n,) and not y.is_floating_point():
+        return F.one_hot(y, n_labels).to(torch.get_default_dtype())
+    if tuple(y.shape) != (n, n_labels):
+        wanted = f"({n},) of whole numbers or ({n}, {n_labels})"
+        raise ValueError(f"labels of shape {wanted} are needed, not {tuple(y.shape)} of {y.dtype}")
+    return y.to(torch.get_default_dtype())
+
+
+class Mapping(nn.Module):
+    """z (N, z_dim), y -> w (N, w_dim): latents brought to unit mean square, then n_layers of LeakyReLU.
+
+    With n_labels the embedded labels, of unit mean square too, are joined to the latents; z_dim 0 maps labels alone.
+    Learns at lr_scale times the rate of the rest. `w_avg` is the running mean of w over training batches, the centre
+    of truncation: w_avg <- beta w_avg + (1 - beta) mean w; each process moves it by its own batch and the trainer
+    averages it over processes.
+    """
+
+    lr_scale = 0.01
+    w_avg: Tensor
+
+    def __init__(
+        self, z_dim: int, w_dim: int, n_layers: int, *, n_labels: int = 0, w_avg_beta: float = 0.998
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.w_dim, self.n_labels, self.w_avg_beta = z_dim, w_dim, n_labels, w_avg_beta
+        self.embedding = EqualisedLinear(n_labels, w_dim) if n_labels else None
+        self.normalise = PixelNorm()
+        widths = [z_dim + (w_dim if n_labels else 0)] + [w_dim] * n_layers
+        pairs = zip(widths, widths[1:], strict=False)
+        self.layers = nn.ModuleList(EqualisedLinear(n_in, n_out, gain=math.sqrt(2)) for n_in, n_out in pairs)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor | None, y: Tensor | None = None) -> Tensor:
+        """ValueError for latents and labels that do not fit."""
+        parts = []
+        if self.z_dim:
+            check_latents(z, self.z_dim)
+            parts.append(self.normalise(z))
+        if self.embedding is not None:
+            n = len(z) if self.z_dim else 0 if y is None else len(y)
+            rows = label_vectors(y, n, self.n_labels)
+            parts.append(self.normalise(self.embedding(rows)))
+        w = torch.cat([part.to(parts[0].dtype) for part in parts], 1)
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), 0.2)
+        if self.training:
+            self._follow(w)
+        return w
+
+    @torch.no_grad()
+    def _follow(self, w: Tensor) -> None:
+        self.w_avg.lerp_(w.detach().to(self.w_avg.dtype).mean(0), 1 - self.w_avg_beta)
+
+
+def crossovers(u: Tensor, probability: float, n_layers: int) -> Tensor:
+    """First layer of the second style, int64 (N,): uniform in [1, n_layers) with `probability`, else n_layers.
+
+    u (N, 2) in [0, 1): whether to mix, and where. arXiv:1812.04948 section 3.1.
+    """
+    where = 1 + (u[:, 1] * (n_layers - 1)).long()
+    return torch.where(u[:, 0] < probability, where, n_layers)
+
+
+def broadcast_styles(w: Tensor, n_layers: int, w_mix: Tensor | None, crossover: Tensor | None) -> Tensor:
+    """w (N, w_dim) for each layer, (N, n_layers, w_dim); w_mix (N, w_dim) from layer crossover (N,) on."""
+    ws = w[:, None].expand(-1, n_layers, -1)
+    if w_mix is None:
+        return ws
+    second = torch.arange(n_layers, device=w.device) >= crossover[:, None]  # (N, n_layers)
+    return torch.where(second[:, :, None], w_mix[:, None], ws)
+
+
+def truncated(ws: Tensor, w_avg: Tensor, psi: float, n_layers: int | None) -> Tensor:
+    """Styles drawn towards the mean by psi in the first n_layers layers, None for all. arXiv:1812.04948 appendix B."""
+    n = ws.shape[1] if n_layers is None else n_layers
+    return torch.cat([torch.lerp(w_avg.to(ws.dtype), ws[:, :n], psi), ws[:, n:]], 1)
