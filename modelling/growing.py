@@ -14,7 +14,8 @@ class Stage(nn.Module):
     """The present size in pixels, and the weight alpha of the newest layers (1: faded in).
 
     sizes: all sizes of the network, smallest first; it starts at the largest, full grown. alpha is a tensor, so that
-    a compiled network is not compiled anew at each step of a fade. Both are in the state dict.
+    a compiled network is not compiled anew at each step of a fade. Both are in the state dict. `fading` says whether
+    there are newest layers to fade: never at the smallest size.
     """
 
     alpha: Tensor
@@ -23,17 +24,21 @@ class Stage(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.size, self.fading = sizes[-1], False
+        self._alpha = (
+            1.0  # as given: `alpha` may hold fewer digits, stand on a device, or be a copy of the meta device
+        )
         self.register_buffer("alpha", torch.ones(()), persistent=False)
 
     def set(self, size: int, alpha: float) -> None:
         """Move to a size; ValueError for one that the network does not have."""
         check_choice("size", size, self.sizes)
-        self.size, self.fading = size, alpha < 1
+        self.size, self.fading = size, alpha < 1 and size != self.sizes[0]
+        self._alpha = alpha
         self.alpha.fill_(alpha)
 
     def get_extra_state(self) -> Tensor:
         """(size, alpha), for the state dict."""
-        return torch.tensor([self.size, float(self.alpha)], dtype=torch.float64)
+        return torch.tensor([self.size, self._alpha], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore what get_extra_state gave."""

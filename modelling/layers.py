@@ -133,7 +133,8 @@ def set_noise_scale(net: nn.Module, scale: float) -> None:
 class MinibatchStdDev(nn.Module):
     """Append one map: the standard deviation over groups of consecutive samples. arXiv:1710.10196 section 3.
 
-    It is averaged over channels and positions, in full precision, and equal for all samples of a group.
+    It is averaged over channels and positions, in full precision, and equal for all samples of a group. A batch
+    below group_size is one group.
     """
 
     n_maps = 1
@@ -144,8 +145,8 @@ class MinibatchStdDev(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) -> (N, C + 1, ...). ValueError unless group_size divides N."""
-        n, g = len(x), self.group_size
+        """(N, C, ...) -> (N, C + 1, ...). ValueError unless group_size divides N or N is smaller."""
+        n, g = len(x), min(self.group_size, len(x))
         if n % g:
             raise ValueError(
                 f"minibatch_stddev compares groups of {g} samples, which do not divide a batch of {n}: "
