@@ -1,5 +1,9 @@
-"""From latents to styles: the mapping network, style mixing and truncation. arXiv:1812.04948, arXiv:2006.06676."""
+"""From latents to styles: the mapping network, style mixing and truncation. arXiv:1812.04948, arXiv:2006.06676.
 
+Deviation: the gain of sqrt(2) that makes up for LeakyReLU is in the mapping's weights and does not reach its biases.
+"""
+
+import itertools
 import math
 
 import torch
@@ -8,6 +12,7 @@ from torch.nn import functional as F
 
 from modelling.equalised import EqualisedLinear
 from modelling.layers import PixelNorm, check_latents
+from ops.precision import full, without_autocast
 
 
 def label_vectors(y: Tensor | None, n: int, n_labels: int) -> Tensor:
@@ -29,40 +34,51 @@ class Mapping(nn.Module):
     """z (N, z_dim), y -> w (N, w_dim): latents brought to unit mean square, then n_layers of LeakyReLU.
 
     With n_labels the embedded labels, of unit mean square too, are joined to the latents; z_dim 0 maps labels alone.
-    Learns at lr_scale times the rate of the rest. `w_avg` is the running mean of w over training batches, the centre
-    of truncation: w_avg <- beta w_avg + (1 - beta) mean w; each process moves it by its own batch and the trainer
-    averages it over processes.
+    Works in full precision. The layers learn at lr_scale times the rate of the rest, the embedding at the full rate.
+    `w_avg` is the running mean of w over training batches, the centre of truncation: w_avg <- beta w_avg +
+    (1 - beta) mean w; each process moves it by its own batch and the trainer averages it over processes. None with
+    w_avg_beta None.
     """
 
     lr_scale = 0.01
-    w_avg: Tensor
+    w_avg: Tensor | None
 
     def __init__(
-        self, z_dim: int, w_dim: int, n_layers: int, *, n_labels: int = 0, w_avg_beta: float = 0.998
+        self,
+        z_dim: int,
+        w_dim: int,
+        n_layers: int,
+        *,
+        n_labels: int = 0,
+        w_avg_beta: float | None = 0.998,
     ) -> None:
         super().__init__()
         self.z_dim, self.w_dim, self.n_labels, self.w_avg_beta = z_dim, w_dim, n_labels, w_avg_beta
         self.embedding = EqualisedLinear(n_labels, w_dim) if n_labels else None
+        if self.embedding is not None:
+            self.embedding.lr_scale = 1.0
         self.normalise = PixelNorm()
         widths = [z_dim + (w_dim if n_labels else 0)] + [w_dim] * n_layers
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.layers = nn.ModuleList(EqualisedLinear(n_in, n_out, gain=math.sqrt(2)) for n_in, n_out in pairs)
-        self.register_buffer("w_avg", torch.zeros(w_dim))
+        self.register_buffer("w_avg", None if w_avg_beta is None else torch.zeros(w_dim))
 
-    def forward(self, z: Tensor | None, y: Tensor | None = None) -> Tensor:
-        """ValueError for latents and labels that do not fit."""
+    def forward(self, z: Tensor | None, y: Tensor | None = None, *, follow: bool = True) -> Tensor:
+        """ValueError for latents and labels that do not fit. follow: let w_avg move, which it does in training only."""
         parts = []
         if self.z_dim:
             check_latents(z, self.z_dim)
-            parts.append(self.normalise(z))
+            parts.append(self.normalise(full(z)))
         if self.embedding is not None:
             n = len(z) if self.z_dim else 0 if y is None else len(y)
             rows = label_vectors(y, n, self.n_labels)
-            parts.append(self.normalise(self.embedding(rows)))
+            with without_autocast(rows):
+                parts.append(self.normalise(self.embedding(rows)))
         w = torch.cat([part.to(parts[0].dtype) for part in parts], 1)
-        for layer in self.layers:
-            w = F.leaky_relu(layer(w), 0.2)
-        if self.training:
+        with without_autocast(w):
+            for layer in self.layers:
+                w = F.leaky_relu(layer(w), 0.2)
+        if self.training and follow and self.w_avg is not None:
             self._follow(w)
         return w
 
