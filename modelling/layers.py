@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ops.precision import full
 
+Size = int | tuple[int, int]  # of an image: a number for a square, else (height, width)
+
 # Checks
 
 
@@ -29,12 +31,39 @@ def check_number(name: str, given: float, low: float, high: float = math.inf, wh
         raise ValueError(f"{name} {given!r} must be {kind}, {limits}")
 
 
-def check_size(model: str, img_size: int, sizes: Sequence[int]) -> None:
-    """ValueError that names the nearest size unless the model makes `img_size`."""
+def as_size(given: int | Sequence[int]) -> Size:
+    """A size in its one form: int for a square, else (H, W); a list is taken too, as JSON holds it.
+
+    ValueError unless it is one or two whole numbers of at least 1.
+    """
+    sides = tuple(given) if isinstance(given, list | tuple) else (given, given)
+    if len(sides) != 2:
+        raise ValueError(f"img_size {given!r}: give one number, or height and width")
+    for side in sides:
+        check_number("img_size", side, 1, whole=True)
+    return sides[0] if sides[0] == sides[1] else sides
+
+
+def image_shape(img_size: Size) -> tuple[int, int]:
+    """(H, W) of a size. ValueError for what is none."""
+    size = as_size(img_size)
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(img_size: Size) -> str:
+    """A size as --img_size takes it: 64, or 160x128 for a height of 160 and a width of 128."""
+    return str(img_size) if isinstance(img_size, int) else "x".join(map(str, img_size))
+
+
+def check_size(model: str, img_size: Size, sizes: Sequence[int]) -> None:
+    """ValueError that names the nearest size unless the model, which makes squares, makes `img_size`."""
     if img_size not in sizes:
-        nearest = min(sizes, key=lambda size: abs(size - img_size))
-        made = ", ".join(map(str, sizes))
-        raise ValueError(f"{model} makes {made} px, not {img_size}: the nearest is --img_size {nearest}")
+        height, width = image_shape(img_size)
+        nearest = min(sizes, key=lambda size: abs(size - height) + abs(size - width))
+        made = ("" if isinstance(img_size, int) else "squares of ") + ", ".join(map(str, sizes))
+        raise ValueError(
+            f"{model} makes {made} px, not {size_text(img_size)}: the nearest is --img_size {nearest}"
+        )
 
 
 def check_latents(z: Tensor, z_dim: int) -> None:
@@ -43,11 +72,12 @@ def check_latents(z: Tensor, z_dim: int) -> None:
         raise ValueError(f"G takes latents of shape (N, {z_dim}), not {tuple(z.shape)}")
 
 
-def check_images(x: Tensor, img_channels: int, img_size: int) -> None:
-    """ValueError unless x is (N, img_channels, img_size, img_size)."""
-    if x.dim() != 4 or tuple(x.shape[1:]) != (img_channels, img_size, img_size):
+def check_images(x: Tensor, img_channels: int, img_size: Size) -> None:
+    """ValueError unless x is (N, img_channels, H, W) of that size."""
+    height, width = image_shape(img_size)
+    if x.dim() != 4 or tuple(x.shape[1:]) != (img_channels, height, width):
         raise ValueError(
-            f"D takes images of shape (N, {img_channels}, {img_size}, {img_size}), not {tuple(x.shape)}"
+            f"D takes images of shape (N, {img_channels}, {height}, {width}), not {tuple(x.shape)}"
         )
 
 

@@ -1,22 +1,26 @@
-"""A fully connected GAN of three hidden layers for images of any size, known from mode-collapse studies.
+"""A fully connected GAN of three hidden layers for images of any size and shape, known from mode-collapse studies.
 
 LeakyReLU 0.2 in both networks, torch's initial weights with biases 0, no norm unless asked for: the pair of
 xyfJASON's VEEGAN study after arXiv:1705.07761.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from modelling.layers import (
+    Size,
+    as_size,
     batch_statistics,
     check_choice,
     check_images,
     check_latents,
     check_number,
     hidden_block,
+    image_shape,
     noise_stds,
 )
 
@@ -39,19 +43,18 @@ def norm_of(name: str, width: int) -> nn.Module | None:
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> images (N, img_channels, img_size, img_size) in [-1, 1].
+    """z (N, z_dim) -> images (N, img_channels, H, W) in [-1, 1].
 
     width is the size of each hidden layer; norm is "none" or "batch". ValueError for settings out of range.
     """
 
     def __init__(
-        self, *, img_size: int, img_channels: int, z_dim: int, norm: str = "none", width: int = 256
+        self, *, img_size: Size, img_channels: int, z_dim: int, norm: str = "none", width: int = 256
     ) -> None:
         super().__init__()
-        sizes = {"img_size": img_size, "img_channels": img_channels, "z_dim": z_dim, "width": width}
-        for name, value in sizes.items():
+        for name, value in {"img_channels": img_channels, "z_dim": z_dim, "width": width}.items():
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
+        self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
         dims = [z_dim] + [width] * N_HIDDEN
         self.blocks = nn.Sequential(
             *(
@@ -59,17 +62,17 @@ class Generator(nn.Module):
                 for n_in, n_out in itertools.pairwise(dims)
             )
         )
-        self.to_image = linear(width, img_channels * img_size**2)
+        self.to_image = linear(width, img_channels * math.prod(image_shape(img_size)))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """y is ignored. ValueError unless z is (N, z_dim)."""
         check_latents(z, self.z_dim)
         x = torch.tanh(self.to_image(self.blocks(z)))
-        return x.unflatten(1, (self.img_channels, self.img_size, self.img_size))  # (N, CHW) -> (N, C, H, W)
+        return x.unflatten(1, (self.img_channels, *image_shape(self.img_size)))  # (N, CHW) -> (N, C, H, W)
 
 
 class Discriminator(nn.Module):
-    """Images (N, img_channels, img_size, img_size) -> logits (N,).
+    """Images (N, img_channels, H, W) -> logits (N,).
 
     norm "batch" acts after every hidden layer but the first. dropout acts after every hidden layer; noise_std
     is added in training at the inputs of the layers noise_layers, 0 being the image; minibatch_stddev and
@@ -80,7 +83,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         norm: str = "none",
         width: int = 256,
@@ -92,10 +95,10 @@ class Discriminator(nn.Module):
         minibatch_discrimination: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"img_size": img_size, "img_channels": img_channels, "width": width}.items():
+        for name, value in {"img_channels": img_channels, "width": width}.items():
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels = img_size, img_channels
-        dims = [img_channels * img_size**2] + [width] * N_HIDDEN
+        self.img_size, self.img_channels = as_size(img_size), img_channels
+        dims = [img_channels * math.prod(image_shape(img_size))] + [width] * N_HIDDEN
         norms = ["none"] + [norm] * (N_HIDDEN - 1)
         stds = noise_stds(noise_std, noise_layers, N_HIDDEN)
         blocks = []

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelling.layers import Size, as_size
 from training.errors import UserError
 from training.rng import generator
 
@@ -49,9 +50,9 @@ class ImageData:
         return 0 if self.labels is None else len(self.label_names)
 
     @property
-    def img_size(self) -> int:
-        """Height in pixels."""
-        return self.images.shape[1]
+    def img_size(self) -> Size:
+        """Side of a square in pixels, else (height, width)."""
+        return as_size(tuple(self.images.shape[1:3]))
 
     @property
     def img_channels(self) -> int:
