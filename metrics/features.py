@@ -35,7 +35,7 @@ class DigitCNN(nn.Module):
         self.head = nn.Linear(self.n_features, 10)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 (N, 1 or 3, H, W) -> (N, 1, 32, 32) in [-1, 1]; ValueError for other images."""
+        """uint8 (N, 1 or 3, H, W) -> (N, 1, 32, 32) in [-1, 1], rectangles squeezed; ValueError for others."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
             given = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")

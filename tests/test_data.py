@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modelling import build_discriminator, build_generator
 from training import archives, cache, images
 from training import data as data_module
 from training.batches import Batches, ImageData
@@ -176,6 +177,47 @@ def test_centre_crop_and_antialiasing() -> None:
     board = np.indices((64, 64)).sum(0) % 2 * 255
     small = decode(encoded(Image.fromarray(board.astype(np.uint8))), (8, 8, 1))
     np.testing.assert_allclose(small, 127.5, atol=8)  # without antialiasing it is all black or all white
+
+
+def striped(height: int, width: int) -> Image.Image:
+    """Red is the row, green the column, so that a pixel says where it comes from."""
+    row, column = np.indices((height, width))
+    return Image.fromarray(np.stack([row, column, 0 * row], 2).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("of", "to", "top", "left"),
+    [
+        ((24, 10), (10, 10), 7, 0),  # the square of a portrait
+        ((24, 10), (20, 10), 2, 0),  # the whole width, 2 rows less above and below
+        ((24, 10), (24, 6), 0, 2),
+        ((10, 24), (10, 20), 0, 2),
+        ((10, 24), (5, 12), 0, 0),
+    ],
+)
+def test_rectangles_are_the_largest_centred_piece(
+    of: tuple[int, int], to: tuple[int, int], top: int, left: int
+) -> None:
+    pixels = decode(encoded(striped(*of)), (*to, 3)).astype(int)
+    scale = (of[0] - 2 * top) // to[0]
+    row, column = np.indices(to) * scale + (scale - 1) / 2  # centres of the pixels in the piece
+    np.testing.assert_allclose(pixels[..., 0], row + top, atol=0.5 if scale > 1 else 0)
+    np.testing.assert_allclose(pixels[..., 1], column + left, atol=0.5 if scale > 1 else 0)
+
+
+def test_rectangles_of_a_celeba_face_keep_its_whole_height() -> None:
+    assert images.centre_box((178, 218), 64, 64) == (0, 20, 178, 198)
+    assert images.centre_box((178, 218), 160, 128) == (2, 0, 176, 218)  # 218 * 128 / 160 = 174.4
+    assert images.centre_box((178, 218), 128, 160) == (0, 38, 178, 180)
+
+
+def test_turned_rectangle_is_as_sharp_as_an_upright_one() -> None:
+    noise = Image.effect_noise((256, 1024), 60).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 270 degrees for the viewer
+    turned = encoded(noise.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100, exif=exif)
+    upright = decode(encoded(noise, "JPEG", quality=100), (128, 8, 3)).astype(int)
+    np.testing.assert_allclose(decode(turned, (128, 8, 3)), upright, atol=2)
 
 
 def test_image_of_the_right_size_is_left_as_it_is() -> None:
@@ -407,6 +449,20 @@ def test_folder_that_holds_one_archive_stands_for_it(tmp_path: Path) -> None:
         ("mnist", {"img_size": 64}, "--img_size 64: mnist can be 28, 32"),
         ("digits", {"img_size": 28}, "--img_size 28: digits can be 16, 32"),
         ("celeba", {"img_size": 31}, r"--img_size 31: celeba can be 32\.\.256"),
+        (
+            "celeba",
+            {"img_size": (300, 200)},
+            r"300x200: celeba can be 32\.\.256 a side; the nearest is 256x200$",
+        ),
+        ("cifar10", {"img_size": (32, 64)}, "--img_size 32x64: cifar10 can be 32 a side; the nearest is 32$"),
+        (
+            "mnist",
+            {"img_size": (16, 40)},
+            "--img_size 16x40: mnist can be 28, 32 a side; the nearest is 28x32$",
+        ),
+        ("celeba", {"img_size": (2, 64), "data": "."}, r"images of --data can be 4\.\.1024 a side; .* 4x64$"),
+        ("celeba", {"img_size": (64, 64, 3)}, "give one number, or height and width"),
+        ("celeba", {"img_size": 0}, "at least 1"),
         ("cifar100", {}, "choose one of mnist, digits, cifar10, celeba"),
         ("digits", {"img_channels": 2}, "1 .*or 3"),
         ("digits", {"split": "trian"}, "choose one of train, val, test, all"),
@@ -418,6 +474,56 @@ def test_wrong_requests_name_what_is_legal(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         load_dataset(name, **({"img_size": 32, "img_channels": 1, "cache_dir": tmp_path} | changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64", 64), ("64x64", 64), ("160x128", (160, 128)), (" 8X16 ", (8, 16)), ("0064", 64)],
+)
+def test_sizes_as_text(text: str, size: int | tuple[int, int]) -> None:
+    assert data_module.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "64x", "x64", "64 x 64", "64,32", "-64", "6.4", "8x8x3", "1e2", "0", "0x8"]
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="64 for a square, or 160x128 for height x width|at least 1"):
+        data_module.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "reason"),
+    [
+        (
+            "dcgan",
+            (160, 128),
+            "squares of 16, 32, 64, 128, 256 px, not 160x128: the nearest is --img_size 128$",
+        ),
+        ("dcgan", (16, 40), "not 16x40: the nearest is --img_size 16$"),
+        (
+            "simple_cnn",
+            (32, 64),
+            "simple_cnn makes squares of 32 px, not 32x64: the nearest is --img_size 32$",
+        ),
+        ("mlp", (32, 0), "img_size 0 must be a whole number, at least 1"),
+    ],
+)
+def test_models_of_squares_refuse_rectangles(model: str, size: tuple[int, int], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build_generator(model, img_size=size, img_channels=1, z_dim=4)
+    with pytest.raises(ValueError, match=reason):
+        build_discriminator(model, img_size=size, img_channels=1)
+
+
+def test_mlp_makes_rectangles() -> None:
+    G = build_generator("mlp", img_size=(6, 4), img_channels=2, z_dim=3)
+    D = build_discriminator("mlp", img_size=[6, 4], img_channels=2)
+    assert G.img_size == D.img_size == (6, 4)
+    x = G(torch.zeros(5, 3))
+    assert x.shape == (5, 2, 6, 4) and D(x).shape == (5,)
+    with pytest.raises(ValueError, match=r"\(N, 2, 6, 4\), not \(5, 2, 4, 6\)"):
+        D(x.transpose(2, 3))
 
 
 # ---------------------------------------------------------------------------- the scan
@@ -475,6 +581,34 @@ def test_cache_is_read_again_and_built_anew_when_a_file_changes(tmp_path: Path) 
     assert changed.fingerprint != first.fingerprint
     assert load(folder, tmp_path, img_size=16).images.shape == (4, 16, 16, 3)
     assert not list((tmp_path / "cache").glob("tmp-*"))
+
+
+def test_caches_of_squares_and_rectangles_stand_apart(tmp_path: Path) -> None:
+    files = {"a.png": encoded(striped(24, 10)), "b.png": encoded(striped(24, 10))}
+    folder = write_folder(tmp_path / "set", files)
+    square, high, wide = (load(folder, tmp_path, img_size=size) for size in (10, (20, 10), (10, 20)))
+    assert [data.images.shape for data in (square, high, wide)] == [
+        (2, 10, 10, 3),
+        (2, 20, 10, 3),
+        (2, 10, 20, 3),
+    ]
+    assert [data.img_size for data in (square, high, wide)] == [10, (20, 10), (10, 20)]
+    assert square.images[0, 0, 0].tolist() == [7, 0, 0] and high.images[0, 0, 0].tolist() == [2, 0, 0]
+    assert len({data.path for data in (square, high, wide)}) == 3
+    assert [load(folder, tmp_path, img_size=size).path for size in ((10, 10), [20, 10])] == [
+        square.path,
+        high.path,
+    ]
+
+
+def test_names_of_caches_stay(tmp_path: Path) -> None:
+    class Some:
+        name = "some"
+
+        def stamp(self) -> list[tuple[str, int, int]]:
+            return [("a.png", 1, 2)]
+
+    assert cache.stem_of(Some(), (8, 8, 3)) == "some-8x8x3-691d0d0bb82fe1f8"  # else every user decodes anew
 
 
 def test_leftovers_of_killed_builds_go_after_a_day(tmp_path: Path) -> None:
@@ -591,6 +725,12 @@ def test_digits() -> None:
         == load_dataset("digits", img_size=32, img_channels=1).fingerprint
         != test.fingerprint
     )
+
+
+def test_rectangles_of_digits_are_padded() -> None:
+    square, high = (load_dataset("digits", img_size=size, img_channels=1) for size in (16, (32, 16)))
+    assert high.img_size == (32, 16)
+    assert (high.images[:, 8:24] == square.images).all() and high.images.sum() == square.images.sum()
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -22,13 +22,20 @@ from training.sampling import sample as draw
 N = 96  # images a test scores
 
 
-def export(run: Path, n_labels: int = 0, names: tuple[str, ...] = (), multi_hot: bool = False) -> Path:
+def export(
+    run: Path,
+    n_labels: int = 0,
+    names: tuple[str, ...] = (),
+    multi_hot: bool = False,
+    model: str = "dcgan",
+    img_size: int | tuple[int, int] = 16,
+) -> Path:
     """A run folder with a small untrained generator of 16 px digits, raw and averaged."""
-    build = {"img_size": 16, "img_channels": 1, "z_dim": 9, "n_labels": n_labels, "width": 8}
-    data = load_dataset("digits", img_size=16, img_channels=1)
+    build = {"img_size": img_size, "img_channels": 1, "z_dim": 9, "n_labels": n_labels, "width": 8}
+    data = load_dataset("digits", img_size=img_size, img_channels=1)
     source = {"name": "digits", "fingerprint": data.fingerprint, "split": "train", "data": None}
     config = {
-        "model": "dcgan",
+        "model": model,
         "build": build,
         "dataset": "digits",
         "n_labels": n_labels,
@@ -41,7 +48,7 @@ def export(run: Path, n_labels: int = 0, names: tuple[str, ...] = (), multi_hot:
     networks = {}
     for seed, name in enumerate(("ema", "raw")):
         torch.manual_seed(seed)
-        G = build_generator("dcgan", **build)
+        G = build_generator(model, **build)
         for p in G.parameters():
             nn.init.normal_(p, std=0.2)
         networks[name] = sampling_copy(G, config)
@@ -191,6 +198,16 @@ def test_evaluate_gives_zero_for_the_reals_and_much_more_for_noise(
     real, noise = scores
     assert abs(real["fid[digits-cnn]"]) < 1e-9 and real["kl_data"] == 0
     assert noise["fid[digits-cnn]"] > 1 and noise["fid[digits-cnn]"] > 1e6 * abs(real["fid[digits-cnn]"])
+
+
+def test_rectangles_are_scored_and_drawn(weights: Path, tmp_path: Path) -> None:
+    run = export(tmp_path / "high", model="mlp", img_size=(32, 16))
+    line = score_of(run, weights)
+    assert line["protocol"]["size"] == [32, 16, 1] and line["fid[digits-cnn]"] > 0
+    for out in ("grid.png", "single/"):
+        assert sample.main([str(run), "--n", "6", "--out", f"{tmp_path}/{out}"]) == 0
+    with Image.open(tmp_path / "grid.png") as grid, Image.open(tmp_path / "single" / "000000.png") as one:
+        assert grid.size == (3 * 18 + 2, 2 * 34 + 2) and one.size == (16, 32)
 
 
 def test_evaluate_gives_labels_of_the_reference(labelled: Path, weights: Path) -> None:

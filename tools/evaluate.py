@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metrics.features import CHUNK, EXTRACTORS, Extractor, cached_statistics, load_extractor
 from metrics.score import score
+from modelling.layers import image_shape
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
@@ -121,7 +122,7 @@ def protocol(
         "reference": data.name,
         "split": args.split,
         "data_fingerprint": data.fingerprint,
-        "size": [build["img_size"], build["img_size"], build["img_channels"]],
+        "size": [*image_shape(build["img_size"]), build["img_channels"]],
         "crop": "as in training: the data set's own cache",
         "resize": extractor.module.resize,
         "extractor": extractor.name,

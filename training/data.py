@@ -1,6 +1,7 @@
 """Datasets: digits, MNIST, CIFAR-10, CelebA, or any folder, .zip or .tar(.gz) of images in place of them."""
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +9,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from modelling.layers import Size, as_size, image_shape, size_text
 from training.archives import Files, Stamp, open_files, stamp_of
 from training.batches import Batches, ImageData
 from training.cache import Source, Table, fingerprint, load_table, say
-from training.errors import UserError
+from training.errors import UserError, blaming_user
 from training.images import Chunk, Shape, decode_all
 from training.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
 
-__all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset"]
+__all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size"]
 
 DIGITS = Path(__file__).resolve().parent.parent / "assets" / "digits.npz"
 DIGITS_TRAIN = 1497  # the first of the 1,797; the last 300 are the test split
-FREE_SIZES = range(4, 1025)  # of images that are resized anyway
+FREE_SIZES = range(4, 1025)  # heights and widths of images that are resized anyway
 MNIST_FILES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
@@ -117,11 +119,16 @@ def fitted(images: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def load_digits(shape: Shape, split: str) -> ImageData:
-    """The embedded 8x8 digits, enlarged smoothly; train: the first 1,497, test: the last 300, or all."""
+    """The embedded 8x8 digits, enlarged smoothly; train: the first 1,497, test: the last 300, or all.
+
+    They stay as wide as high: a rectangle is black on either side of them.
+    """
     with np.load(DIGITS) as file:
         small, labels = file["images"], file["labels"].astype(np.int64)
-    inner = (shape[1] * 7 // 8, shape[0] * 7 // 8)  # a margin as MNIST's, since the strokes reach the border
-    large = [np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BICUBIC)) for image in small]
+    inner = min(shape[:2]) * 7 // 8  # a margin as MNIST's, since the strokes reach the border
+    large = [
+        np.asarray(Image.fromarray(image).resize((inner, inner), Image.Resampling.BICUBIC)) for image in small
+    ]
     ranges = {"train": (0, DIGITS_TRAIN), "test": (DIGITS_TRAIN, len(labels)), "all": (0, len(labels))}
     start, stop = in_split(ranges, split, "digits")
     images, labels = fitted(np.stack(large), shape)[start:stop], labels[start:stop]
@@ -201,7 +208,7 @@ def download_celeba(root: Path) -> None:
 class Dataset:
     """A row of the table: defaults, legal sizes, and how to find its files and get them.
 
-    img_sizes: legal --img_size; find(root): the source,
+    img_sizes: legal heights and widths; find(root): the source,
     or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
     {root} filled in. find is None for the embedded digits.
     """
@@ -235,9 +242,33 @@ DATASETS = {
 }  # fmt: skip
 
 
+def parse_size(text: str) -> Size:
+    """Size from its text: "64" and "64x64" -> 64, "160x128" -> (160, 128), height first.
+
+    ValueError for anything else.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is no size: give 64 for a square, or 160x128 for height x width")
+    return as_size([int(side) for side in match.groups(match[1])])
+
+
 def shown(sizes: Sequence[int]) -> str:
     """Legal sizes for a message."""
     return f"{sizes[0]}..{sizes[-1]}" if isinstance(sizes, range) else ", ".join(map(str, sizes))
+
+
+def legal_shape(img_size: Size, sizes: Sequence[int], whose: str) -> tuple[int, int]:
+    """(H, W) of a size; raises UserError that names the nearest unless both are among the legal sides."""
+    with blaming_user():
+        sides = image_shape(img_size)
+    if not all(side in sizes for side in sides):
+        nearest = as_size([min(sizes, key=lambda size, side=side: abs(size - side)) for side in sides])
+        raise UserError(
+            f"--img_size {size_text(img_size)}: {whose} can be {shown(sizes)}"
+            f"{'' if isinstance(img_size, int) else ' a side'}; the nearest is {size_text(nearest)}"
+        )
+    return sides
 
 
 def in_split(splits: dict[str, tuple[int, int]], split: str, name: str) -> tuple[int, int]:
@@ -300,7 +331,7 @@ def obtain(name: str, root: Path, is_main: bool) -> Callable[[], Source | None]:
 def load_dataset(
     name: str,
     *,
-    img_size: int,
+    img_size: Size,
     img_channels: int,
     split: str = "train",
     data_root: str | Path | None = None,
@@ -308,26 +339,26 @@ def load_dataset(
     cache_dir: str | Path | None = None,
     is_main: bool = True,
 ) -> ImageData:
-    """A dataset's images at img_size x img_size, decoded once and cached.
+    """A dataset's images of a size, a square's side or (H, W), decoded once and cached.
 
-    split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own files stand
-    or are downloaded to (None: ./data); data: a folder or archive of images in place of them; cache_dir: None
-    is the user's cache folder. Only the main process downloads and builds, the others wait. Raises UserError.
+    Image files are cut to the largest centred piece of that aspect and resized; what is no file of its own
+    is padded. split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own
+    files stand or are downloaded to (None: ./data); data: a folder or archive of images in place of them;
+    cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
+    Raises UserError.
     """
     if name not in DATASETS:
         raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
     row = DATASETS[name]
-    sizes = row.img_sizes if data is None else FREE_SIZES
-    if img_size not in sizes:
-        raise UserError(
-            f"--img_size {img_size}: {name if data is None else 'images of --data'} can be {shown(sizes)}; "
-            f"the nearest is {min(sizes, key=lambda size: abs(size - img_size))}"
-        )
+    if data is None:
+        sides = legal_shape(img_size, row.img_sizes, name)
+    else:
+        sides = legal_shape(img_size, FREE_SIZES, "images of --data")
     if img_channels not in (1, 3):
         raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
-    shape = (img_size, img_size, img_channels)
+    shape = (*sides, img_channels)
     if data is not None:
         source = FileSource(open_files(Path(data).expanduser()), name)
         table = load_table(lambda: source, shape, cache_dir, is_main)

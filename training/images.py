@@ -110,7 +110,8 @@ def decode(data: bytes, shape: Shape) -> np.ndarray:
     try:
         image = open_image(data)
         # lets JPEG skip frequencies that the resize would drop anyway; only far above the target, so unseen
-        image.draft(None, (4 * width, 4 * height))
+        reach = 4 * max(height, width)  # the longer side both ways, since EXIF may yet turn the image
+        image.draft(None, (reach, reach))
         image = to_plain(ImageOps.exif_transpose(image), channels)
         box = centre_box(image.size, height, width)
         if box != (0, 0, width, height) or image.size != (width, height):
