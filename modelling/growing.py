@@ -24,9 +24,7 @@ class Stage(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.size, self.fading = sizes[-1], False
-        self._alpha = (
-            1.0  # as given: `alpha` may hold fewer digits, stand on a device, or be a copy of the meta device
-        )
+        self._alpha = 1.0  # as given: the tensor may hold fewer digits, and none on the meta device
         self.register_buffer("alpha", torch.ones(()), persistent=False)
 
     def set(self, size: int, alpha: float) -> None:

@@ -8,6 +8,7 @@ In training a network works at the size of its stage; G in eval mode repeats pix
 scores are of one size throughout. Parameters of later sizes get no gradient.
 """
 
+import itertools
 import math
 
 import torch
@@ -171,7 +172,7 @@ class Generator(nn.Module):
         options = {"equalised": equalised, "pixel_norm": pixel_norm}
         self.normalise = PixelNorm()
         self.first = FirstBlock(z_dim, widths[0], **options)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.blocks = nn.ModuleList(UpBlock(c_in, c_out, **options) for c_in, c_out in pairs)
         self.to_image = nn.ModuleList(
             EqualisedConv2d(c, img_channels, 1, equalised=equalised) for c in widths
@@ -195,7 +196,7 @@ class Trunk(nn.Module):
     """D of a growing GAN without its labels: images of stage.size px -> (N, n_out).
 
     sizes are those of the stages; below the smallest the blocks go on down to 4 px. block makes the layers from one
-    size to half of it from their channels.
+    size to half of it, from their channels.
     """
 
     def __init__(
@@ -214,8 +215,8 @@ class Trunk(nn.Module):
         self.img_channels = img_channels
         self.stage = Stage(sizes)
         widths = [n_channels(size, channel_base, channel_max) for size in stage_sizes(4, sizes[-1])]
-        pairs = zip(widths[1:], widths, strict=False)
-        self.blocks = nn.ModuleList(block(c_in, c_out, equalised=equalised) for c_in, c_out in pairs)
+        pairs = itertools.pairwise(widths)
+        self.blocks = nn.ModuleList(block(c_in, c_out, equalised=equalised) for c_out, c_in in pairs)
         self.from_image = nn.ModuleList(
             EqualisedConv2d(img_channels, c, 1, gain=GAIN, equalised=equalised) for c in widths[-len(sizes) :]
         )

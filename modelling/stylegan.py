@@ -1,0 +1,298 @@
+"""StyleGAN for square images of 8 to 1024 px, grown from 8 px. arXiv:1812.04948.
+
+Deviations: doubling the size, convolving and blurring are one transposed convolution and one filter of 4 taps (as are
+blurring, convolving and averaging in D), which differ from the paper's sequence in the outermost pixels only; the
+mapping normalises latents and embedded labels separately (see modelling/styles.py); the standard deviation over the
+minibatch is taken over groups of 4 samples; the constant input, free in every pixel, has no bias after it.
+
+Growing is as in modelling/progressive_gan.py, with the first two sizes trained from the start.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelling.equalised import EqualisedConv2d, EqualisedLinear
+from modelling.growing import Stage
+from modelling.layers import check_choice, check_number, check_size
+from modelling.progressive_gan import (
+    GAIN,
+    SIZES,
+    DoublingConv2d,
+    DownBlock,
+    Trunk,
+    blend,
+    check_widths,
+    enlarged,
+    lrelu,
+    n_channels,
+    stage_sizes,
+)
+from modelling.styles import Mapping, broadcast_styles, crossovers, label_vectors, truncated
+from ops.precision import full
+from ops.resample import TAPS_1331, conv_down, conv_up
+
+# What is added to the maps x (N, C, H, W) of a layer with the constant noise (H, W); None for nothing.
+NOISES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
+    "none": lambda x, constant: None,
+    "random": lambda x, constant: torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device),
+    "constant": lambda x, constant: constant.to(x.dtype),
+}
+
+
+def adain(x: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each map to mean 0 and variance 1, then its own scale and shift; x (N, C, H, W), style (N, 2 C). Eq. 1.
+
+    style holds scale - 1, so that it may start at 0, then the shift. In full precision.
+    """
+    scale, shift = full(style)[:, :, None, None].chunk(2, 1)  # (N, 2 C) -> 2 x (N, C, 1, 1)
+    # A group a map: the instance norm that keeps channels_last, in half the time of torch's own.
+    normalised = F.group_norm(full(x), x.shape[1], eps=eps)
+    return torch.addcmul(shift, normalised, scale + 1).to(x.dtype)
+
+
+class BlurredDoublingConv2d(EqualisedConv2d):
+    """x (N, c_in, H, W) -> (N, c_out, 2H, 2W): repeat pixels, convolve 3x3, filter with [1, 2, 1]; then the bias."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 3, gain=GAIN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c_in, H, W) -> (N, c_out, 2H, 2W)."""
+        return conv_up(x, self.scaled_weight(), TAPS_1331) + self.bias[:, None, None].to(x.dtype)
+
+
+class BlurredDownBlock(nn.Module):
+    """Maps (N, c_in, H, W) -> (N, c_out, H/2, W/2): convolve, filter with [1, 2, 1], convolve, average 2x2 pixels."""
+
+    def __init__(self, c_in: int, c_out: int, *, equalised: bool = True) -> None:
+        super().__init__()
+        self.conv0 = EqualisedConv2d(c_in, c_in, 3, gain=GAIN, equalised=equalised)
+        self.conv1 = EqualisedConv2d(c_in, c_out, 3, gain=GAIN, equalised=equalised)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c_in, H, W) -> (N, c_out, H/2, W/2)."""
+        x = conv_down(lrelu(self.conv0(x)), self.conv1.scaled_weight(), TAPS_1331)
+        return lrelu(x + self.conv1.bias[:, None, None].to(x.dtype))
+
+
+class Noise(nn.Module):
+    """Add one map of noise to all maps, each with its own strength, 0 at the start. x (N, c, size, size)."""
+
+    constant: Tensor
+
+    def __init__(self, c: int, size: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(c))
+        self.register_buffer("constant", torch.randn(size, size))
+
+    def forward(self, x: Tensor, kind: str) -> Tensor:
+        """Same shape and type; kind is one of NOISES."""
+        noise = NOISES[kind](x, self.constant)
+        return x if noise is None else torch.addcmul(x, noise, self.strength[:, None, None].to(x.dtype))
+
+
+class StyledLayer(nn.Module):
+    """Maps x and w (N, w_dim) -> maps of c_out: conv, noise, leaky ReLU, style. conv None leaves x as it is."""
+
+    def __init__(self, conv: nn.Module | None, c_out: int, size: int, w_dim: int, noise: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.noise = Noise(c_out, size) if noise else None
+        self.to_style = EqualisedLinear(w_dim, 2 * c_out)
+
+    def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
+        """(N, c_in, H, W) -> (N, c_out, H', W')."""
+        if self.conv is not None:
+            x = self.conv(x)
+        if self.noise is not None:
+            x = self.noise(x, noise)
+        # The constant input is a parameter: it must not be changed in place.
+        x = F.leaky_relu(x, 0.2) if self.conv is None else lrelu(x)
+        return adain(x, self.to_style(w))
+
+
+class SynthesisBlock(nn.Module):
+    """Maps of one size and two styles -> maps of c_out and twice the size; c_in None: of a constant, 4 px."""
+
+    def __init__(
+        self, c_in: int | None, c_out: int, size: int, w_dim: int, *, noise: bool, blur: bool
+    ) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.ones(c_out, size, size)) if c_in is None else None
+        up = BlurredDoublingConv2d if blur else DoublingConv2d
+        first = None if c_in is None else up(c_in, c_out)
+        second = EqualisedConv2d(c_out, c_out, 3, gain=GAIN)
+        self.layer0 = StyledLayer(first, c_out, size, w_dim, noise)
+        self.layer1 = StyledLayer(second, c_out, size, w_dim, noise)
+
+    def forward(self, x: Tensor | None, ws: Tensor, noise: str) -> Tensor:
+        """ws (N, 2, w_dim); x None for the block with the constant."""
+        if self.constant is not None:
+            x = self.constant.expand(len(ws), -1, -1, -1)
+        x = self.layer0(x, ws[:, 0], noise)
+        return self.layer1(x, ws[:, 1], noise)
+
+
+def check_mixing(mixing: float) -> None:
+    """ValueError unless `mixing` is a probability."""
+    if isinstance(mixing, bool) or not isinstance(mixing, int | float) or not 0 <= mixing <= 1:
+        raise ValueError(f"mixing {mixing!r} must be a probability, 0 to 1")
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> images (N, img_channels, H, H), unbounded: H = stage.size in training, img_size in eval mode.
+
+    mixing: the share of samples with two styles, in the trainer's hands through z_mix and u. noise False leaves the
+    layers' noise out. channel_base / size, at most channel_max, is the number of channels of the maps of each size.
+    ValueError for sizes not in SIZES and for settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        z_dim: int,
+        n_labels: int = 0,
+        w_dim: int = 512,
+        mapping_layers: int = 8,
+        mixing: float = 0.9,
+        noise: bool = True,
+        channel_base: int = 16384,
+        channel_max: int = 512,
+        blur: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size("stylegan", img_size, SIZES)
+        check_widths(img_size, img_channels, channel_base, channel_max)
+        for name, value in (("z_dim", z_dim), ("w_dim", w_dim), ("mapping_layers", mapping_layers)):
+            check_number(name, value, 1, whole=True)
+        check_mixing(mixing)
+        self.img_size, self.img_channels, self.z_dim, self.w_dim = img_size, img_channels, z_dim, w_dim
+        self.n_labels, self.mixing = n_labels, mixing
+        self.stage = Stage(stage_sizes(8, img_size))
+        self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels, w_avg_beta=0.995)
+        sizes = stage_sizes(4, img_size)
+        widths = [n_channels(size, channel_base, channel_max) for size in sizes]
+        channels = itertools.pairwise([None, *widths])
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(c_in, c_out, size, w_dim, noise=noise, blur=blur)
+            for size, (c_in, c_out) in zip(sizes, channels, strict=True)
+        )
+        self.to_image = nn.ModuleList(EqualisedConv2d(c, img_channels, 1) for c in widths[1:])  # from 8 px
+
+    @property
+    def n_layers(self) -> int:
+        """Number of styles of an image at the present stage."""
+        return 2 * (self.stage.sizes.index(self.stage.size) + 2)
+
+    def styles(
+        self, z: Tensor, y: Tensor | None = None, z_mix: Tensor | None = None, u: Tensor | None = None
+    ) -> Tensor:
+        """ws (N, n_layers, w_dim): w of z and, from a random layer on, of z_mix, under the same labels.
+
+        u (N, 2), uniform in [0, 1), decides where (see crossovers); None for the style of z alone. ValueError for
+        shapes that do not fit.
+        """
+        if u is None:
+            return broadcast_styles(self.mapping(z, y), self.n_layers, None, None)
+        if z_mix is None or z_mix.shape != z.shape or tuple(u.shape) != (len(z), 2):
+            given = None if z_mix is None else tuple(z_mix.shape)
+            raise ValueError(
+                f"mixing needs z_mix {tuple(z.shape)} and u {(len(z), 2)}, not {given} and {tuple(u.shape)}"
+            )
+        both = self.mapping(torch.cat([z, z_mix]), None if y is None else torch.cat([y, y]))
+        w, w_mix = both.chunk(2)
+        return broadcast_styles(w, self.n_layers, w_mix, crossovers(u, self.mixing, self.n_layers))
+
+    def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
+        """Styles (N, n_layers, w_dim) -> images.
+
+        noise: one of NOISES, None for "random" in training and "constant" in eval mode. twice is ignored: one form
+        serves all orders of gradient. ValueError for other shapes and kinds of noise.
+        """
+        kind = ("random" if self.training else "constant") if noise is None else noise
+        check_choice("noise", kind, NOISES)
+        if ws.dim() != 3 or tuple(ws.shape[1:]) != (self.n_layers, self.w_dim):
+            wanted = f"(N, {self.n_layers}, {self.w_dim})"
+            raise ValueError(f"G takes styles of shape {wanted} at this stage, not {tuple(ws.shape)}")
+        k = self.stage.sizes.index(self.stage.size)
+        before = x = None
+        for i, block in enumerate(self.blocks[: k + 2]):
+            before, x = x, block(x, ws[:, 2 * i : 2 * i + 2], kind)
+        image = self.to_image[k](x)
+        if self.stage.fading:
+            image = blend(enlarged(self.to_image[k - 1](before), self.stage.size), image, self.stage)
+        return image if self.training else enlarged(image, self.img_size)
+
+    def forward(
+        self,
+        z: Tensor,
+        y: Tensor | None = None,
+        z_mix: Tensor | None = None,
+        u: Tensor | None = None,
+        *,
+        truncation: float = 1.0,
+        truncation_layers: int | None = None,
+        noise: str | None = None,
+    ) -> Tensor:
+        """Images of the styles of z, y, z_mix and u, noise as for synthesis.
+
+        truncation draws the styles of the first truncation_layers layers (None: all) towards their mean; ValueError
+        in training mode.
+        """
+        if truncation != 1 and self.training:
+            raise ValueError(f"truncation {truncation} is for samples: put G in eval mode, or leave it at 1")
+        ws = self.styles(z, y, z_mix, u)
+        if truncation != 1:
+            ws = truncated(ws, self.mapping.w_avg, truncation, truncation_layers)
+        return self.synthesis(ws, noise=noise)
+
+
+class Discriminator(nn.Module):
+    """Images (N, img_channels, H, H) of H = stage.size px -> logits (N,).
+
+    With n_labels there is a logit a label, and those of y are summed. minibatch_stddev shows the last block how
+    samples differ; blur filters before sizes are halved. The rest and errors as for Generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        n_labels: int = 0,
+        channel_base: int = 16384,
+        channel_max: int = 512,
+        minibatch_stddev: bool = True,
+        blur: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size("stylegan", img_size, SIZES)
+        check_widths(img_size, img_channels, channel_base, channel_max)
+        self.img_size, self.img_channels, self.n_labels = img_size, img_channels, n_labels
+        self.trunk = Trunk(
+            stage_sizes(8, img_size),
+            img_channels=img_channels,
+            channel_base=channel_base,
+            channel_max=channel_max,
+            n_out=max(n_labels, 1),
+            minibatch_stddev=minibatch_stddev,
+            block=BlurredDownBlock if blur else DownBlock,
+        )
+
+    @property
+    def stage(self) -> Stage:
+        """The size that D works at now."""
+        return self.trunk.stage
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """ValueError unless x has the shape of the stage and, with n_labels, y fits."""
+        logits = self.trunk(x)
+        if self.n_labels:
+            logits = logits * label_vectors(y, len(x), self.n_labels).to(logits.dtype)
+        return logits.sum(1)  # (N, 1 or n_labels) -> (N,)
