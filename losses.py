@@ -4,6 +4,7 @@ d_real and d_fake are raw logits in full precision, (N,) or any other shape such
 means over all elements. Penalties come unweighted, their customary weight stands in the table.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from ops.distributed import global_mean
 
 LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
 DRAGAN_SPREAD = 0.5  # of a batch's standard deviation
+PATH_LENGTH_DECAY = 0.99  # of the running mean a path's length is held to
 
 
 # Losses
@@ -131,6 +133,21 @@ METHODS = {
 
 
 @dataclass
+class StyleContext:
+    """What a penalty on the way from styles to images may look at; all in full precision.
+
+    `styles()` gives ws (N, n_layers, w_dim) with their graph, `synthesis(ws)` images (N, C, H, W);
+    `normal(purpose, shape)` gives (N, *shape) from N(0, 1): this process's slice of a draw for the global batch.
+    `state` holds scalars that go from step to step and into checkpoints, each 0 at first.
+    """
+
+    styles: Callable[[], Tensor]
+    synthesis: Callable[[Tensor], Tensor]
+    normal: Callable[[str, tuple[int, ...]], Tensor]
+    state: dict[str, Tensor]
+
+
+@dataclass
 class PenaltyContext:
     """What a penalty may look at.
 
@@ -221,19 +238,38 @@ def dragan(ctx: PenaltyContext) -> Tensor:
     return _norm_from_one(_gradient_at(ctx.D, _between(ctx, "dragan", x, x + DRAGAN_SPREAD * std * noise)))
 
 
+def path_length(ctx: StyleContext) -> Tensor:
+    """Mean of (|J_w^T y| - a)^2, y ~ N(0, 1) / sqrt(HW), a the running mean of the lengths. arXiv:1912.04958 eq. 4.
+
+    J_w^T y is the gradient of <images, y> by the styles; its length is the root of the mean over layers of the
+    squared norms. a is a constant in the gradient and shared by all processes.
+    """
+    ws = ctx.styles()
+    x = ctx.synthesis(ws)
+    y = ctx.normal("path-length", tuple(x.shape[1:])).to(x) / math.sqrt(x.shape[2] * x.shape[3])
+    (grad,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
+    lengths = torch.linalg.vector_norm(grad.flatten(1), dim=1) / math.sqrt(ws.shape[1])
+    a = ctx.state["path_length"]
+    moved = torch.lerp(global_mean(lengths.detach()).to(a), a, PATH_LENGTH_DECAY)
+    a.copy_(torch.where(torch.isfinite(moved), moved, a))
+    return (lengths - a).square().mean()
+
+
 @dataclass(frozen=True)
 class Penalty:
     """A function ctx -> scalar, unweighted, on the loss of `side` ("d" or "g").
 
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
-    respect to its input, where batch norm in D would mix the samples' gradients.
+    respect to its input, where batch norm in D would mix the samples' gradients; `styles` that it takes a
+    StyleContext, of half a batch, and a generator with styles.
     """
 
-    fn: Callable[[PenaltyContext], Tensor]
+    fn: Callable[[PenaltyContext], Tensor] | Callable[[StyleContext], Tensor]
     side: str
     weight: float
     interval: int = 1
     gradient: bool = False
+    styles: bool = False
 
 
 PENALTIES = {
@@ -243,4 +279,5 @@ PENALTIES = {
     "r2": Penalty(r2, side="d", weight=10.0, gradient=True),
     "drift": Penalty(drift, side="d", weight=0.001),
     "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True),
+    "path_length": Penalty(path_length, side="g", weight=2.0, interval=4, styles=True),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modelling import dcgan, mlp, simple_cnn
+from modelling import dcgan, mlp, progressive_gan, simple_cnn, stylegan, stylegan2
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.equalised import Equalised
 from modelling.layers import check_choice, check_number
@@ -32,6 +32,9 @@ MODELS = {
     "dcgan": Model(dcgan.Generator, dcgan.Discriminator),
     "simple_cnn": Model(simple_cnn.Generator, simple_cnn.Discriminator),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
+    "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
+    "stylegan": Model(stylegan.Generator, stylegan.Discriminator, styles=True, grows_from=8),
+    "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, styles=True),
 }
 
 _SHARED = ("self", "img_size", "img_channels", "z_dim", "n_labels")  # not a network's own settings
@@ -156,6 +159,6 @@ def running_statistics(network: nn.Module) -> list[Tensor]:
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             found += [b for b in module.buffers() if b.is_floating_point()]
-        elif isinstance(module, Mapping):
+        elif isinstance(module, Mapping) and module.w_avg is not None:
             found.append(module.w_avg)
     return found

@@ -128,10 +128,11 @@ class Batches:
             start, n = start + len(part), n - len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def block(self, j: int) -> slice:
-        """This process's part of micro-batch j within the global batch."""
-        first = (j * self.n_processes + self.process) * self.n
-        return slice(first, first + self.n)
+    def block(self, j: int, share: int = 1) -> slice:
+        """This process's part of micro-batch j within the global batch, or within one of 1/share of its size."""
+        n = self.n // share
+        first = (j * self.n_processes + self.process) * n
+        return slice(first, first + n)
 
     def micro(self, start_image: int, j: int = 0) -> tuple[Tensor, Tensor | None]:
         """This process's slice of micro-batch j of the global batch that starts at image number start_image.
@@ -146,6 +147,12 @@ class Batches:
             x = mirrored(x, self.flips(start_image)[block])
         y = None if self.labels is None else self.labels_at(indices)
         return to_input(x, self.channels_last), y
+
+    def labels_of(self, start_image: int, block: slice) -> Tensor | None:
+        """Labels of the images of a block alone, None without labels."""
+        if self.labels is None:
+            return None
+        return self.labels_at(self.indices(start_image + block.start, block.stop - block.start))
 
     def gather(self, indices: Tensor) -> Tensor:
         """Rows of the images, uint8 (n, H, W, C) on the device."""

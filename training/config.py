@@ -10,19 +10,21 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, network_classes, own_settings
-from modelling.layers import NORMS
+from modelling.layers import NORMS, Size, image_shape
 from training.checkpoint import difference
-from training.data import DATASETS
+from training.data import DATASETS, parse_size
 from training.errors import Parser, UserError, tell
+from training.growing import Growth
 from training.presets import PRESETS
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -40,6 +42,35 @@ def flag(group: str, default: Any, help: str, **options: Any) -> Any:
     """A dataclass field that is also a command line flag; options go to add_argument."""
     how = {"default_factory": dict} if default is dict else {"default": default}
     return field(metadata={"group": group, "help": help, "options": options}, **how)
+
+
+def size_flag(text: str) -> Size:
+    """argparse type of --img_size."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def auto_or(kind: type) -> Callable[[str], Any]:
+    """argparse type: a number, or `auto` for what AUTO makes of image size and processes."""
+
+    def parse(text: str) -> Any:
+        try:
+            return text if text == "auto" else kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} must be {kind.__name__} or auto") from None
+
+    return parse
+
+
+# StyleGAN2-ADA's own choices (arXiv:2006.06676 appendix C and its code's `auto`), in this order; side in px.
+AUTO: dict[str, Callable[[int, int, int], Any]] = {
+    "batch_size": lambda side, processes, _: max(min(processes * min(4096 // side, 32), 64), processes),
+    "lr": lambda side, processes, batch_size: 0.0025 if side < 1024 else 0.002,
+    "r1_weight": lambda side, processes, batch_size: 0.0002 * side**2 / batch_size,
+    "ema_halflife": lambda side, processes, batch_size: (batch_size * 10_000 / 32,),
+}
 
 
 @dataclass(frozen=True)
@@ -68,8 +99,19 @@ class TrainConfig:
     data_device: str = flag(
         "data", "auto", "where images stay in training", choices=("auto", "cpu", "device")
     )
-    img_size: int | None = flag("data", None, "height and width in pixels (default: the dataset's)")
+    img_size: int | tuple[int, int] | None = flag(
+        "data", None, "pixels: 64, or HEIGHTxWIDTH (default: the dataset's)", type=size_flag, metavar="SIZE"
+    )
     flip: bool = flag("data", False, "mirror each image with probability one half")
+
+    augment: tuple[str, ...] = flag(
+        "augmentation", (), "what D sees of reals and fakes alike", choices=tuple(AUGMENTATIONS)
+    )
+    ada_target: float = flag(
+        "augmentation", 0.6, "mean sign of D's logits for reals that ada's strength is steered to"
+    )
+    ada_interval: int = flag("augmentation", 4, "steps between moves of ada's strength")
+    ada_kimg: float = flag("augmentation", 500.0, "thousands of images in which it can go from 0 to 1")
 
     model: str = flag("model", "dcgan", "architecture", choices=tuple(MODELS))
     z_dim: int = flag("model", 128, "length of the latent vector, drawn from N(0, 1)")
@@ -90,13 +132,30 @@ class TrainConfig:
         "model", dict, "settings of D's own, e.g. dropout=0.3 noise_std=0.1 activation=selu"
     )
 
+    no_grow: bool = flag("growing", False, "train a growing model at its full size from the start")
+    stable_kimg: float | None = flag(
+        "growing", None, "thousands of images for which each size is trained as it is (default: 600)"
+    )
+    fade_kimg: float | None = flag(
+        "growing", None, "thousands of images in which each larger size is faded in (default: 600)"
+    )
+
     method: str = flag("loss", "gan", "loss of the game", choices=tuple(METHODS))
     penalty: tuple[str, ...] = flag("loss", (), "penalties to add", choices=tuple(PENALTIES))
     gp_weight: float | None = flag("loss", None, "weight of gp; a weight given enables its penalty")
     gp0_weight: float | None = flag("loss", None, "weight of gp0 (zero-centred on interpolates)")
-    r1_weight: float | None = flag("loss", None, "gamma of r1 (half the mean squared gradient norm on reals)")
+    r1_weight: float | None = flag(
+        "loss",
+        None,
+        "gamma of r1 (half the mean squared gradient norm on reals), or auto",
+        type=auto_or(float),
+        also="--gamma",
+    )
     r2_weight: float | None = flag("loss", None, "gamma of r2 (the same on fakes)")
     dragan_weight: float | None = flag("loss", None, "weight of dragan")
+    path_length_weight: float | None = flag(
+        "loss", None, "weight of path_length (models with styles; each 4th step on half a batch)"
+    )
     drift_penalty: float | None = flag("loss", None, "weight of drift (mean of D(real)^2)")
     penalty_interval: dict[str, int] = flag("loss", dict, "lazy penalties, NAME=STEPS ..., e.g. r1=16")
     label_smoothing: float = flag("loss", 0.0, "one-sided: the target of reals is 1 minus this")
@@ -106,10 +165,12 @@ class TrainConfig:
         "loss", False, "100 steps of D per update of G for its first 25 and each 500th"
     )
 
-    batch_size: int = flag("optimisation", 64, "global batch over all processes and micro-batches")
+    batch_size: int = flag(
+        "optimisation", 64, "global batch over all processes and micro-batches, or auto", type=auto_or(int)
+    )
     accumulate: int = flag("optimisation", 1, "micro-batches a global batch is cut into")
     optimizer: str = flag("optimisation", "Adam", "of both networks", choices=OPTIMIZERS)
-    lr: float = flag("optimisation", 2e-4, "learning rate of both networks")
+    lr: float = flag("optimisation", 2e-4, "learning rate of both networks, or auto", type=auto_or(float))
     lr_d: float | None = flag("optimisation", None, "learning rate of D (default: --lr)")
     lr_g: float | None = flag("optimisation", None, "learning rate of G (default: --lr)")
     beta1: float = flag("optimisation", 0.5, "Adam and AdamW; momentum of SGD")
@@ -121,7 +182,12 @@ class TrainConfig:
 
     ema: bool = flag("ema", False, "keep an averaged copy of G and sample from it")
     ema_decay: tuple[float, ...] = flag("ema", (0.999,), "per update of G; several make several copies")
-    ema_halflife: tuple[float, ...] = flag("ema", (), "half-life in images, in place of --ema_decay")
+    ema_halflife: tuple[float, ...] = flag(
+        "ema", (), "half-life in images, or auto, in place of --ema_decay", type=auto_or(float)
+    )
+    ema_rampup: float | None = flag(
+        "ema", None, "the half-life is at most this share of the images seen so far"
+    )
     ema_warmup: int = flag("ema", 0, "updates of G during which the copy is plain")
 
     mixed_precision: str | None = flag(
@@ -146,6 +212,13 @@ class TrainConfig:
             "D": self.lr if self.lr_d is None else self.lr_d,
             "G": self.lr if self.lr_g is None else self.lr_g,
         }
+
+    def growth(self) -> Growth | None:
+        """How the networks grow; None where they do not."""
+        first = MODELS[self.model].grows_from
+        if first is None or self.no_grow:
+            return None
+        return Growth(first, self.img_size, 1000 * self.fade_kimg, 1000 * self.stable_kimg)
 
     def penalties(self) -> dict[str, tuple[float, int]]:
         """Name -> (weight, interval) of every active penalty, in the table's order."""
@@ -214,6 +287,7 @@ def make_parser(script: str, description: str | None, datasets: Sequence[str]) -
     for name, f in FIELDS.items():
         group = groups.setdefault(f.metadata["group"], parser.add_argument_group(f.metadata["group"]))
         options = dict(f.metadata["options"], help=_help(f).replace("%", "%%"))
+        names = [f"--{name}", *filter(None, [options.pop("also", None)])]
         hint = HINTS[name]
         if name == "dataset":
             options["choices"] = tuple(datasets)
@@ -222,12 +296,12 @@ def make_parser(script: str, description: str | None, datasets: Sequence[str]) -
         elif typing.get_origin(hint) is dict:
             options.update(type=_key_value, nargs="+", metavar="KEY=VALUE")
         else:
-            options["type"] = _scalar_type(hint)
+            options.setdefault("type", _scalar_type(hint))
             if typing.get_origin(hint) is tuple:
                 options["nargs"] = "*"
-        group.add_argument(f"--{name}", **options)
+        group.add_argument(*names, dest=name, **options)
     run = groups["run"]
-    names = tuple(n for n, row in PRESETS.items() if row.script == script)
+    names = tuple(n for n, row in PRESETS.items() if row.script in (script, None))
     run.add_argument("--preset", choices=names, help="a paper's or source's settings; flags win over it")
     run.add_argument(
         "--config", help="YAML or JSON file of settings, e.g. a run's config.json; flags win over it"
@@ -260,7 +334,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 def without_derived(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's saved settings less those that `settled` derives: another method or model derives its own."""
-    names = ("img_size", "norm_g", "norm_d")
+    names = ("img_size", "norm_g", "norm_d", "stable_kimg", "fade_kimg")
     if not {"dataset", "model", "method"} <= settings.keys():
         return settings  # written by hand: each value is meant
     bare = settled(TrainConfig(**{k: v for k, v in settings.items() if k not in names}))
@@ -282,6 +356,10 @@ def _coerce(name: str, value: Any, source: str) -> Any:
     if value is None and types.NoneType in typing.get_args(hint):
         return None
     kind = typing.get_origin(hint)
+    if value == "auto" and name in AUTO:
+        return value
+    if name == "img_size":
+        return _read_size(value, source)
     items = list(value) if isinstance(value, list | tuple) else [value]
     if kind is dict:
         if not isinstance(value, dict):
@@ -302,6 +380,26 @@ def _coerce(name: str, value: Any, source: str) -> Any:
     return tuple(items) if kind is tuple else items[0]
 
 
+def _read_size(value: Any, source: str) -> Size:
+    """64, "160x128" or [160, 128]."""
+    try:
+        return parse_size("x".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    except ValueError as error:
+        raise UserError(f"{source}: img_size {value!r}: {error}") from None
+
+
+def without_auto(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the numbers that `auto` stands for."""
+    settings = dict(settings)
+    dataset = settings.get("dataset", TrainConfig.dataset)
+    side = max(image_shape(settings.get("img_size") or DATASETS[dataset].img_size))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for name, rule in AUTO.items():
+        if settings.get(name) in ("auto", ("auto",)):
+            settings[name] = rule(side, processes, settings.get("batch_size", TrainConfig.batch_size))
+    return settings
+
+
 @dataclass(frozen=True)
 class Request:
     """What the command line asked for: the settings given, by precedence, and where to resume from."""
@@ -315,7 +413,7 @@ class Request:
     def config(self, base: dict[str, Any] | None = None) -> TrainConfig:
         """The resolved, validated config; `base` (a resumed run's own config) replaces the script's defaults."""
         merged = (self.defaults if base is None else base) | self.given
-        config = TrainConfig(**translate_legacy(merged, self.typed, self.script))
+        config = TrainConfig(**without_auto(translate_legacy(merged, self.typed, self.script)))
         validate(config, self.typed)
         return settled(config)
 
@@ -387,6 +485,10 @@ def settled(config: TrainConfig) -> TrainConfig:
     values: dict[str, Any] = {}
     if config.img_size is None:
         values["img_size"] = DATASETS[config.dataset].img_size
+    if MODELS[config.model].grows_from is not None and not config.no_grow:
+        for name in ("stable_kimg", "fade_kimg"):
+            if getattr(config, name) is None:
+                values[name] = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's 800 for LSUN
     penalised = any(PENALTIES[name].gradient for name in config.penalties())
     bare = {"g": False, "d": config.spectral_norm_d or penalised}
     for side, network in network_classes(config.model).items():
@@ -419,6 +521,7 @@ def validate(config: TrainConfig, flags: frozenset[str]) -> None:
             f"--batch_size {config.batch_size} is not divisible by --accumulate {config.accumulate}"
         )
     _validate_ema(config, flags)
+    _validate_model(config)
     if (
         config.log_name is not None
         and Path(config.log_name).name != config.log_name
@@ -429,12 +532,37 @@ def validate(config: TrainConfig, flags: frozenset[str]) -> None:
         )
 
 
+def _validate_model(config: TrainConfig) -> None:
+    model = MODELS[config.model]
+    for name in ("stable_kimg", "fade_kimg"):
+        if getattr(config, name) is not None and (model.grows_from is None or config.no_grow):
+            growing = ", ".join(n for n, row in MODELS.items() if row.grows_from is not None)
+            why = (
+                "--no_grow"
+                if model.grows_from is not None
+                else f"{config.model} does not grow ({growing} do)"
+            )
+            raise UserError(f"--{name} {getattr(config, name)}: {why}; leave the flag out")
+    if config.no_grow and model.grows_from is None:
+        raise UserError(f"--no_grow: {config.model} never grows; leave the flag out")
+    for name in config.penalties():
+        if PENALTIES[name].styles and not model.styles:
+            able = ", ".join(n for n, row in MODELS.items() if row.styles)
+            raise UserError(
+                f"--penalty {name} measures the way from styles to images: {able} have styles, not {config.model}"
+            )
+    if "ada" in config.augment and (config.ada_interval < 1 or not config.ada_kimg or config.ada_target > 1):
+        raise UserError("--ada_interval must be at least 1, --ada_kimg above 0, --ada_target at most 1")
+
+
 def _validate_ema(config: TrainConfig, flags: frozenset[str]) -> None:
-    ema_given = {"ema_decay", "ema_halflife", "ema_warmup"} & flags
+    ema_given = {"ema_decay", "ema_halflife", "ema_warmup", "ema_rampup"} & flags
     if ema_given and not config.ema:
         raise UserError(f"--{min(ema_given)} needs --ema")
     if {"ema_decay", "ema_halflife"} <= flags:
         raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
+    if config.ema_rampup is not None and not config.ema_halflife:
+        raise UserError("--ema_rampup limits a half-life: add --ema_halflife")
     values = config.ema_halflife or config.ema_decay
     if config.ema and len(set(values)) != max(len(values), 1):
         raise UserError(f"--ema_decay {' '.join(map(str, values))}: at least one value, each once")

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ema import EMA, decay_at, decay_from_halflife
+from modelling import param_groups, running_statistics
 from ops.spectral_norm import iterate_spectral_norm
 from training.checkpoint import CheckpointStore, non_finite
 from training.config import TrainConfig
@@ -34,26 +35,38 @@ class Stopped(SystemExit):
 def make_optimizer(
     config: TrainConfig, network: nn.Module, lr: float, device: torch.device, lazy: float
 ) -> Any:
-    """The optimiser of one network, fused where torch has it.
+    """The optimiser of one network, fused where torch has it; each group of parameters with the network's own scale.
 
     lazy: c = 1 / (1 + sum 1/n_i) over its lazy phases; Adam's lr and betas are corrected for their extra steps
     (arXiv:1912.04958, appendix B).
     """
     params = list(network.parameters())
+    groups = param_groups(network)
     betas = (config.beta1**lazy, config.beta2**lazy)
     fused = device.type in ("cpu", "cuda", "mps") and all(p.is_floating_point() for p in params)
     decay = config.weight_decay
     rows: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "Adam": lambda: torch.optim.Adam(params, lr * lazy, betas, weight_decay=decay, fused=fused),
-        "AdamW": lambda: torch.optim.AdamW(params, lr * lazy, betas, weight_decay=decay, fused=fused),
-        "RMSprop": lambda: torch.optim.RMSprop(params, lr, weight_decay=decay),
-        "SGD": lambda: torch.optim.SGD(params, lr, momentum=config.beta1, weight_decay=decay, fused=fused),
+        "Adam": lambda: torch.optim.Adam(groups, lr * lazy, betas, weight_decay=decay, fused=fused),
+        "AdamW": lambda: torch.optim.AdamW(groups, lr * lazy, betas, weight_decay=decay, fused=fused),
+        "RMSprop": lambda: torch.optim.RMSprop(groups, lr, weight_decay=decay),
+        "SGD": lambda: torch.optim.SGD(groups, lr, momentum=config.beta1, weight_decay=decay, fused=fused),
     }
     optimizer = rows[config.optimizer]()
-    if config.optimizer == "SGD" and config.beta1:
-        for p in params:  # a first step that is skipped would otherwise leave an unset buffer behind
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+    forget(optimizer)
     return optimizer
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Bring an optimiser's state back to where it starts."""
+    optimizer.state.clear()
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
+        for group in optimizer.param_groups:
+            for p in group[
+                "params"
+            ]:  # a first step that is skipped would otherwise leave an unset buffer behind
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def seed_layer_noise(*parts: Any) -> None:
@@ -91,10 +104,9 @@ class Network:
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.module, self.optimizer = module, optimizer
-        self.base_lr = optimizer.param_groups[0]["lr"]
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.params = list(module.parameters())
-        norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.statistics = [b for m in norms for b in m.buffers() if b.is_floating_point()]
+        self.statistics = running_statistics(module)
         self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
 
     def train_only(self, yes: bool) -> None:
@@ -156,7 +168,8 @@ class Loop:
             if self.updates < self.config.ema_warmup:
                 return 0.0
             images = (self.step + 1 - self.last_update) * self.config.batch_size
-            return decay_from_halflife(images, halflife)
+            rampup, seen = self.config.ema_rampup, self.last_update * self.config.batch_size
+            return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
 
         return decay
 
@@ -167,17 +180,30 @@ class Loop:
         step, config = self.step, self.config
         for network in self.networks.values():
             iterate_spectral_norm(network.module)
-        self.task.begin_step(step)
+        self._at_step(step)
+        if self.task.new_stage(step):
+            for network in self.networks.values():
+                forget(network.optimizer)
         self._set_rates(step)
         draws = Draws(self.batches, config.seed, self.attempt, step)
         due = [phase for phase in self.task.phases if phase.due(step)]
-        keep = config.accumulate == 1 and any(phase.trains == self.task.averaged for phase in due)
+        keep = config.accumulate == 1 and any(self._averages(phase) for phase in due)
         z_dim = self.task.networks[self.task.averaged].z_dim
         micros = [Micro(self.batches, draws, step, j, z_dim, keep) for j in range(config.accumulate)]
         self.batches.announce((step + 1) * config.batch_size)
         for phase in due:
             self._run_phase(phase, micros, step)
+        self.task.end_step(step)
         self.step += 1
+
+    def _at_step(self, step: int) -> None:
+        """Bring networks and averages to where the step wants them."""
+        for module in [n.module for n in self.networks.values()] + [e.module for e, _ in self.emas.values()]:
+            self.task.at_step(step, module)
+
+    def _averages(self, phase: Phase) -> bool:
+        """Whether the phase is the main one of the network that an average is kept of."""
+        return phase.trains == self.task.averaged and phase.interval == 1
 
     def _set_rates(self, step: int) -> None:
         start = self.config.lr_decay_from
@@ -185,8 +211,8 @@ class Loop:
         if start is not None and step > start:
             factor = (self.config.n_steps - step) / (self.config.n_steps - start)
         for network in self.networks.values():
-            for group in network.optimizer.param_groups:
-                group["lr"] = network.base_lr * factor
+            for group, rate in zip(network.optimizer.param_groups, network.base_rates, strict=True):
+                group["lr"] = rate * factor
 
     def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> None:
         active = self.networks[phase.trains]
@@ -214,7 +240,7 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_clamp_min_(active.params, -bound)
                 torch._foreach_clamp_max_(active.params, bound)
-        if phase.trains == self.task.averaged:
+        if self._averages(phase):
             self._average(ok)
 
     def _reduce(self, tensors: list[Tensor]) -> None:
@@ -347,6 +373,7 @@ class Loop:
 
     def _log(self) -> None:
         """Read this step's values from the device, averaged over processes."""
+        self.stats |= self.task.stats()
         names = sorted(self.stats)
         values = torch.stack(
             [

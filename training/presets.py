@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe: the script it belongs to, its settings, where they come from, the score published with it."""
+    """One recipe: the script it belongs to, None for all, its settings, source, and the score published with it."""
 
-    script: str
+    script: str | None
     settings: dict[str, Any]
     source: str
     score: str = ""
@@ -29,6 +29,23 @@ _CIFAR = {
 }  # fmt: skip
 _GAU, _XYF, _SHELL = "gau-nernst/gan", "xyfJASON/GANs-Implementations", "Journey With GANs (ShellGAN)"
 _FID = "FID 50k against the training set, of the source: "
+
+# Adam with beta1 0 everywhere in this family; the half-life of 10,000 images is that of NVIDIA's averages.
+_NVIDIA = {"z_dim": 512, "beta1": 0.0, "beta2": 0.99, "ema": True, "ema_halflife": (10_000.0,)}
+# 800,000 images a size and a fade as for LSUN would be --stable_kimg 800 --fade_kimg 800
+_PROGAN = _NVIDIA | {
+    "model": "progressive_gan", "method": "wgan-gp", "drift_penalty": 0.001, "lr": 1e-3, "batch_size": 16,
+    "n_steps": 1_187_500,
+}  # fmt: skip
+_STYLEGAN = _NVIDIA | {
+    "model": "stylegan", "method": "gan", "r1_weight": 10.0, "lr": 1e-3, "batch_size": 32, "flip": True,
+    "n_steps": 781_250,
+}  # fmt: skip
+_STYLEGAN2 = _NVIDIA | {
+    "model": "stylegan2", "method": "gan", "flip": True, "lr": 2e-3, "batch_size": 32, "r1_weight": 10.0,
+    "penalty_interval": {"r1": 16}, "path_length_weight": 2.0, "n_steps": 781_250,
+}  # fmt: skip
+_HALF_WIDTH = {"channel_base": 16384}
 
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
@@ -65,4 +82,44 @@ PRESETS: dict[str, Preset] = {
         "gan_cifar10", _CIFAR | {"method": "hinge", "spectral_norm_d": True}, _XYF, _FID + "28.52"
     ),
     "cifar10-lsgan": Preset("gan_cifar10", _CIFAR | {"method": "lsgan"}, _XYF, _FID + "28.49"),
+    "progressive-gan": Preset(None, _PROGAN, "arXiv:1710.10196 appendix A.1"),
+    "stylegan": Preset(None, _STYLEGAN, "arXiv:1812.04948"),
+    "stylegan2": Preset(None, _STYLEGAN2, "arXiv:1912.04958, configuration F"),
+    "stylegan2-paper256": Preset(
+        None,
+        _STYLEGAN2
+        | {"lr": 2.5e-3, "batch_size": 64, "r1_weight": 1.0, "ema_halflife": (20_000.0,), "augment": ("ada",)}
+        | {"n_steps": 390_625}
+        | {"g_kwargs": _HALF_WIDTH, "d_kwargs": _HALF_WIDTH | {"group_size": 8}},
+        "arXiv:2006.06676, 256 px",
+    ),
+    "stylegan2-auto": Preset(
+        None,
+        _STYLEGAN2
+        | {
+            "lr": "auto",
+            "batch_size": "auto",
+            "r1_weight": "auto",
+            "ema_halflife": ("auto",),
+            "ema_rampup": 0.05,
+        }
+        | {"augment": ("ada",), "g_kwargs": _HALF_WIDTH | {"mapping_layers": 2}, "d_kwargs": _HALF_WIDTH},
+        "arXiv:2006.06676, its code's choice below 512 px",
+    ),
+    "cifar10-stylegan2-ada": Preset(
+        "gan_cifar10",
+        _STYLEGAN2
+        | {
+            "lr": 2.5e-3,
+            "batch_size": 64,
+            "r1_weight": 0.01,
+            "ema_halflife": (500_000.0,),
+            "ema_rampup": 0.05,
+        }
+        | {"path_length_weight": None, "augment": ("ada",), "n_steps": 1_562_500}
+        | {"g_kwargs": {"mapping_layers": 2, "mixing": 0.0}}
+        | {"d_kwargs": {"architecture": "orig", "group_size": 32}},
+        "arXiv:2006.06676, CIFAR-10",
+        "FID 50k, unconditional, of the paper: 2.92",
+    ),
 }

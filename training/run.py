@@ -21,6 +21,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from losses import PENALTIES
 from modelling import build_discriminator, build_generator, check_settings, network_classes
 from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
@@ -83,6 +84,10 @@ def train(request: Request) -> Loop:
         say(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     say(f"data: {data.name}, {len(data.images):,} images of {'x'.join(map(str, data.images.shape[1:]))}")
     say(f"processes: {accelerator.num_processes}, global batch: {config.batch_size}")
+    if (growth := config.growth()) is not None:
+        say(
+            f"growing: {growth.first} to {growth.last} px, at full size from step {growth.steps(config.batch_size)}"
+        )
     say(f"device: {accelerator.device}, mixed precision: {accelerator.mixed_precision}, run: {folder}")
     loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
     previews = Previews(loop, about)
@@ -357,11 +362,17 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
     What does not fit is refused here, before images are decoded. Raises ValueError.
     """
     check_batch_size(config.batch_size, config.batch_size, n_processes, config.accumulate)
+    n = config.batch_size // (config.accumulate * n_processes)
+    for name in config.penalties():
+        if PENALTIES[name].styles and n % 2:
+            raise UserError(
+                f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
+            )
     g, d = network_settings(config, config.img_size, DATASETS[config.dataset].img_channels, 0)
     with torch.device("meta"):
         G = build_generator(config.model, **g | {"spectral_norm": False})
         D = build_discriminator(config.model, **d | {"spectral_norm": False})
-        D(G(torch.empty(config.batch_size // (config.accumulate * n_processes), config.z_dim)))
+        D(G(torch.empty(n, config.z_dim)))
 
 
 def make_networks(

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from losses import METHODS, PENALTIES, PenaltyContext
+from losses import METHODS, PENALTIES, PenaltyContext, StyleContext
+from modelling import MODELS
+from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
 from ops.precision import full
+from training.augment import Augmenter
 from training.config import TrainConfig
 from training.data import Batches
+from training.growing import at_stage
 from training.rng import generator
 
 Stats = dict[str, Tensor]
@@ -41,30 +45,33 @@ class Draws:
         self.batches, self.key = batches, key
         self._drawn: dict[str, Tensor] = {}
 
-    def _rows(self, purpose: str, j: int, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+    def rows(self, draw: Callable, purpose: str, j: int, shape: tuple[int, ...], share: int) -> Tensor:
+        """(n, *shape) of draw(size, generator=...): this process's rows of micro-batch j of batch_size / share."""
         if purpose not in self._drawn:
-            self._drawn[purpose] = draw(generator(*self.key, purpose))
-        return self._drawn[purpose][self.batches.block(j)].to(self.batches.device, non_blocking=True)
-
-    def normal(self, purpose: str, j: int, shape: tuple[int, ...]) -> Tensor:
-        """(n, *shape) from N(0, 1)."""
-        size = (self.batches.batch_size, *shape)
-        return self._rows(purpose, j, lambda source: torch.randn(size, generator=source))
-
-    def uniform(self, purpose: str, j: int, shape: tuple[int, ...]) -> Tensor:
-        """(n, *shape) from U[0, 1)."""
-        size = (self.batches.batch_size, *shape)
-        return self._rows(purpose, j, lambda source: torch.rand(size, generator=source))
+            size = (self.batches.batch_size // share, *shape)
+            self._drawn[purpose] = draw(size, generator=generator(*self.key, purpose))
+        return self._drawn[purpose][self.batches.block(j, share)].to(self.batches.device, non_blocking=True)
 
 
 class Micro:
-    """What one micro-batch offers to the phases of a step; made on demand, the same for all of them."""
+    """What one micro-batch offers to the phases of a step; made on demand, the same for all of them.
+
+    share: 2 for half as many samples, with draws of their own.
+    """
 
     def __init__(
-        self, batches: Batches, draws: Draws, step: int, j: int, z_dim: int, keep_graph: bool
+        self,
+        batches: Batches,
+        draws: Draws,
+        step: int,
+        j: int,
+        z_dim: int,
+        keep_graph: bool = False,
+        share: int = 1,
     ) -> None:
         self.batches, self.draws, self.step, self.j, self.z_dim = batches, draws, step, j, z_dim
         self.keep_graph = keep_graph  # G trains on these latents right after D: one forward of G serves both
+        self.share = share
         self.x_fake: Tensor | None = None
         self._real: tuple[Tensor, Tensor | None] | None = None
 
@@ -78,16 +85,31 @@ class Micro:
     @property
     def z(self) -> Tensor:
         """(n, z_dim) latents."""
-        return self.draws.normal("z", self.j, (self.z_dim,))
+        return self.normal("z", (self.z_dim,))
 
     @property
     def y(self) -> Tensor | None:
         """Labels of the reals and of the fakes alike, so that a point between the two has one too."""
-        return self.real[1]
+        if self.share == 1:
+            return self.real[1]
+        start = self.step * self.batches.batch_size
+        return self.batches.labels_of(start, self.batches.block(self.j, self.share))
+
+    def part(self, share: int) -> "Micro":
+        """A micro-batch of 1/share as many samples."""
+        return Micro(self.batches, self.draws, self.step, self.j, self.z_dim, share=share)
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """(n, *shape) from U[0, 1), for penalties."""
-        return self.draws.uniform(purpose, self.j, shape)
+        """(n, *shape) from U[0, 1)."""
+        return self._rows(torch.rand, purpose, shape)
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """(n, *shape) from N(0, 1)."""
+        return self._rows(torch.randn, purpose, shape)
+
+    def _rows(self, draw: Callable, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        name = purpose if self.share == 1 else f"{purpose}/{self.share}"
+        return self.draws.rows(draw, name, self.j, shape, self.share)
 
 
 @contextmanager
@@ -133,8 +155,19 @@ class Task:
     averaged: str = "G"  # the network an EMA is kept of
     clip: dict[str, float]  # network -> bound of its weights after each step
 
-    def begin_step(self, step: int) -> None:
-        """Set what depends on the step alone."""
+    def at_step(self, step: int, network: nn.Module) -> None:
+        """Set what depends on the step alone, in one of the networks or in an average of one."""
+
+    def new_stage(self, step: int) -> bool:
+        """Whether the optimisers start afresh at this step."""
+        return False
+
+    def end_step(self, step: int) -> None:
+        """Update the state that follows the step's statistics."""
+
+    def stats(self) -> Stats:
+        """The state's values, for the log."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State that is no function of the step, in plain containers."""
@@ -168,6 +201,11 @@ class NoiseToImage(Task):
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not half and forward_d is None
         active = config.penalties()
+        self.model = MODELS[config.model]
+        self.growth = config.growth()
+        self.device = next(G.parameters()).device
+        self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.augmenter = Augmenter(config, self.device)
         self.weights = {name: weight for name, (weight, _) in active.items()}
         self.every_step = {
             side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
@@ -176,24 +214,75 @@ class NoiseToImage(Task):
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
-        self.phases = [Phase("d", "D", self.d_loss, every(1))]
-        for name, (_, n) in active.items():
-            if n > 1:
-                side = PENALTIES[name].side.upper()
-                self.phases.append(Phase(name, side, self._lazy(name), every(n), interval=n))
-        self.phases.append(Phase("g", "G", self.g_loss, self.g_due))
+        lazy = {name: n for name, (_, n) in active.items() if n > 1}
+        self.phases = [Phase("d", "D", self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
+        # After g: the graph that d keeps of G for g must meet G's weights unchanged.
+        self.phases += [Phase("g", "G", self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
 
-    def begin_step(self, step: int) -> None:
-        """Anneal D's instance noise."""
-        set_noise_scale(self.D, noise_scale(step, self.config.instance_noise_steps))
+    def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
+        return [
+            Phase(name, side.upper(), self._lazy(name), every(n), interval=n)
+            for name, n in lazy.items()
+            if PENALTIES[name].side == side
+        ]
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=self.device)
+
+    def at_step(self, step: int, network: nn.Module) -> None:
+        """Anneal D's instance noise, and grow."""
+        set_noise_scale(network, noise_scale(step, self.config.instance_noise_steps))
+        if self.growth is not None:
+            set_stage(network, *self._stage(step))
+
+    def _stage(self, step: int) -> tuple[int, float]:
+        return self.growth.stage(step * self.config.batch_size)
+
+    def new_stage(self, step: int) -> bool:
+        """At the start and at the end of each fade: Adam's moments belong to another function then."""
+        if self.growth is None or step == 0:
+            return False
+        (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
+        return size != last_size or (alpha < 1) != (last_alpha < 1)
+
+    def end_step(self, step: int) -> None:
+        """Adapt the augmentation."""
+        self.augmenter.end_step(step)
+
+    def stats(self) -> Stats:
+        """Path length and augmentation."""
+        return {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running means of penalties, and the augmentation's."""
+        return {"penalties": dict(self.state), "augmentation": self.augmenter.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what state_dict gave."""
+        for name, value in self.state.items():
+            value.copy_(state["penalties"][name])
+        self.augmenter.load_state_dict(state["augmentation"])
+
+    def _mixing(self, micro: Micro) -> dict[str, Tensor]:
+        """Second latents and draws for style mixing, where the model mixes."""
+        if not self.model.styles or not self.G.mixing:
+            return {}
+        return {"z_mix": micro.normal("z-mix", (micro.z_dim,)), "u": micro.uniform("mixing", (2,))}
+
+    def _real(self, micro: Micro) -> Tensor:
+        """Reals as big, and as far faded, as G's images are at this step."""
+        x = micro.real[0]
+        return x if self.growth is None else at_stage(x, *self._stage(micro.step))
 
     def _generate(self, micro: Micro) -> Tensor:
         with self.autocast():
-            return full(self.forward_g(micro.z, micro.y))
+            return full(self.forward_g(micro.z, micro.y, **self._mixing(micro)))
 
-    def _judge(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _judge(self, micro: Micro, purpose: str, x: Tensor) -> Tensor:
+        """Logits of augmented images; `purpose` keeps the draws of one use apart from those of another."""
+        x = self.augmenter(x, micro, purpose)
         with self.autocast():
-            return full(self.forward_d(x, y))
+            return full(self.forward_d(x, micro.y))
 
     def _fake_for_d(self, micro: Micro) -> Tensor:
         """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
@@ -204,9 +293,11 @@ class NoiseToImage(Task):
         with torch.no_grad():
             return self._generate(micro)
 
-    def _context(self, micro: Micro, x_real: Tensor, x_fake: Tensor, **logits: Tensor) -> PenaltyContext:
+    def _context(
+        self, micro: Micro, purpose: str, x_real: Tensor, x_fake: Tensor, **logits: Tensor
+    ) -> PenaltyContext:
         return PenaltyContext(
-            D=lambda x: self.D(x, micro.y),
+            D=lambda x: self.D(self.augmenter(x, micro, purpose), micro.y),
             G=self.G,
             x_real=x_real,
             x_fake=x_fake,
@@ -218,49 +309,68 @@ class NoiseToImage(Task):
     def d_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
         """Loss of D, with D's penalties of interval 1."""
         x_fake = self._fake_for_d(micro)
-        x_real = micro.real[0]
+        x_real = self._real(micro)
         if self.reuse_logits and "r1" in self.every_step["d"]:
             x_real = x_real.detach().requires_grad_()
-        d_real, d_fake = self._judge(x_real, micro.y), self._judge(x_fake, micro.y)
+        d_real = self._judge(micro, "d-real", x_real)
+        d_fake = self._judge(micro, "d-fake", x_fake)
+        sign = d_real.detach().sign().mean()  # near 1: D knows its training images
+        self.augmenter.follow(sign)
         if self.config.label_smoothing:
             loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
         else:
             loss = self.method.d(d_real, d_fake)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
+        stats["d/real_sign"] = sign
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
-        context = self._context(micro, x_real, x_fake, **logits)
-        return self._penalised("d", loss, stats, context)
+        context = self._context(micro, "d-penalty", x_real, x_fake, **logits)
+        return self._penalised("d", micro, loss, stats, context)
 
     def _penalised(
-        self, side: str, loss: Tensor, stats: Stats, context: PenaltyContext
+        self, side: str, micro: Micro, loss: Tensor, stats: Stats, context: PenaltyContext
     ) -> tuple[Tensor, Stats]:
         """The loss with its side's penalties of interval 1."""
         for name in self.every_step[side]:
-            value = PENALTIES[name].fn(context)
+            styles = PENALTIES[name].styles
+            value = PENALTIES[name].fn(self._style_context(micro.part(2)) if styles else context)
             stats[f"penalty/{name}"] = value.detach()
             loss = loss + self.weights[name] * value
         return loss, stats
 
     def _lazy(self, name: str) -> Callable[[Micro], tuple[Tensor, Stats]]:
         def loss(micro: Micro) -> tuple[Tensor, Stats]:
-            with torch.no_grad():
-                x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake.detach()
-            value = PENALTIES[name].fn(self._context(micro, micro.real[0], x_fake))
+            if PENALTIES[name].styles:
+                context = self._style_context(micro.part(2))
+            else:
+                with torch.no_grad():
+                    x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake.detach()
+                context = self._context(micro, name, self._real(micro), x_fake)
+            value = PENALTIES[name].fn(context)
             return self.weights[name] * value, {f"penalty/{name}": value.detach()}
 
         return loss
+
+    def _style_context(self, half: Micro) -> StyleContext:
+        """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
+        return StyleContext(
+            styles=lambda: self.G.styles(half.z, half.y, **self._mixing(half)),
+            synthesis=lambda ws: self.G.synthesis(ws, twice=True),
+            normal=half.normal,
+            state=self.state,
+        )
 
     def g_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
         """Loss of G, on the fakes D has just seen."""
         x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake
         micro.x_fake = None
-        d_fake = self._judge(x_fake, micro.y)
+        d_fake = self._judge(micro, "g-fake", x_fake)
         d_real = None
         if self.method.g_needs_real:
             with torch.no_grad():
-                d_real = self._judge(*micro.real)
+                d_real = self._judge(micro, "g-real", self._real(micro))
         loss = self.method.g(d_real, d_fake)
         stats = {"loss/g": loss.detach()}
         if not self.every_step["g"]:
             return loss, stats
-        return self._penalised("g", loss, stats, self._context(micro, micro.real[0], x_fake))
+        context = self._context(micro, "g-penalty", self._real(micro), x_fake)
+        return self._penalised("g", micro, loss, stats, context)

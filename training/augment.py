@@ -1,0 +1,66 @@
+"""Augmentation of everything D sees, and the adaptation of its strength. arXiv:2006.06676."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from augmentation import AUGMENTATIONS
+from augmentation.ada import next_p
+from ops.distributed import global_mean
+from training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from training.task import Micro
+
+
+class Augmenter:
+    """Augments images by the rows of AUGMENTATIONS that the config names, in their order.
+
+    The strength p of adaptive ones starts at 0 and follows the mean sign of D's logits for reals: above the target
+    D has begun to know its training images by heart. p stays on the device; nothing is read back.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.rows = {name: AUGMENTATIONS[name] for name in config.augment}
+        self.adaptive = any(row.adaptive for row in self.rows.values())
+        self.p = torch.zeros((), device=device)
+        self.signs = torch.zeros((), device=device)  # summed since p last moved
+
+    def __call__(self, x: Tensor, micro: "Micro", purpose: str) -> Tensor:
+        """x (n, C, H, W), augmented; `purpose` keeps the draws of one use apart from those of another."""
+        for name, row in self.rows.items():
+            u = micro.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,)).to(x)
+            n = micro.normal(f"{name}/{purpose}/normal", (row.n_normal,)).to(x)
+            x = row.fn(x, u, n, self.p) if row.adaptive else row.fn(x, u, n)
+        return x
+
+    def follow(self, sign: Tensor) -> None:
+        """Take note of the mean sign of D's logits for a micro-batch of reals."""
+        if self.adaptive:
+            self.signs += torch.nan_to_num(global_mean(sign)) / self.config.accumulate
+
+    def end_step(self, step: int) -> None:
+        """Move p, every --ada_interval steps."""
+        interval = self.config.ada_interval
+        if not self.adaptive or (step + 1) % interval:
+            return
+        images = self.config.batch_size * interval
+        target, kimg = self.config.ada_target, self.config.ada_kimg
+        self.p.copy_(next_p(self.p, self.signs / interval, target=target, images=images, kimg=kimg))
+        self.signs.zero_()
+
+    def stats(self) -> dict[str, Tensor]:
+        """For the log."""
+        return {"augment/p": self.p} if self.adaptive else {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """p and the signs since it moved."""
+        return {"p": self.p, "signs": self.signs} if self.adaptive else {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what state_dict gave."""
+        if self.adaptive:
+            self.p.copy_(state["p"])
+            self.signs.copy_(state["signs"])

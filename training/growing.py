@@ -1,0 +1,51 @@
+"""Progressive growing as a function of the images seen: which size, how far faded in. arXiv:1710.10196 section 2."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Growth:
+    """From `first` to `last` px by doublings; each size is first faded in, then trained as it is.
+
+    fade, stable: images spent so. The first size has no fade.
+    """
+
+    first: int
+    last: int
+    fade: float
+    stable: float
+
+    def stage(self, images_seen: int) -> tuple[int, float]:
+        """(size in px, weight alpha in [0, 1] of its newest layers)."""
+        since = images_seen - self.stable
+        if since < 0 or self.first == self.last:
+            return self.first, 1.0
+        n, within = (
+            divmod(since, self.fade + self.stable) if self.fade + self.stable else (self.doublings, 0.0)
+        )
+        if n >= self.doublings:
+            return self.last, 1.0
+        return self.first << (int(n) + 1), min(within / self.fade, 1.0) if self.fade else 1.0
+
+    @property
+    def doublings(self) -> int:
+        """Sizes after the first."""
+        return (self.last // self.first).bit_length() - 1
+
+    def steps(self, batch_size: int) -> int:
+        """Steps until the last size is faded in."""
+        return math.ceil(self.doublings * (self.stable + self.fade) / batch_size)
+
+
+def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:
+    """Images (N, C, S, S) box-downsampled to `size`, cross-faded with their next smaller size as G's are."""
+    x = F.avg_pool2d(x, x.shape[2] // size) if x.shape[2] > size else x
+    if alpha == 1:
+        return x
+    coarse = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="nearest")
+    return torch.lerp(coarse, x, alpha)
