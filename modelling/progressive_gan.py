@@ -17,7 +17,15 @@ from torch.nn import functional as F
 
 from modelling.equalised import EqualisedConv2d, EqualisedLinear
 from modelling.growing import Stage
-from modelling.layers import MinibatchStdDev, PixelNorm, check_images, check_latents, check_number, check_size
+from modelling.layers import (
+    MinibatchStdDev,
+    PixelNorm,
+    check_choice,
+    check_images,
+    check_latents,
+    check_number,
+    check_size,
+)
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 GAIN = math.sqrt(2)  # of layers before a leaky ReLU
@@ -32,6 +40,12 @@ def stage_sizes(smallest: int, largest: int) -> tuple[int, ...]:
 def n_channels(size: int, channel_base: int, channel_max: int) -> int:
     """Channels of the maps of `size` px: inversely proportional to it, up to channel_max."""
     return min(channel_base // size, channel_max)
+
+
+def check_switches(**switches: bool) -> None:
+    """ValueError unless each is True or False."""
+    for name, value in switches.items():
+        check_choice(name, value, (True, False))
 
 
 def check_widths(img_size: int, img_channels: int, channel_base: int, channel_max: int) -> None:
@@ -164,6 +178,7 @@ class Generator(nn.Module):
         super().__init__()
         check_size("progressive_gan", img_size, SIZES)
         check_widths(img_size, img_channels, channel_base, channel_max)
+        check_switches(equalised=equalised, pixel_norm=pixel_norm)
         check_number("z_dim", z_dim, 1, whole=True)
         self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
         sizes = stage_sizes(4, img_size)
@@ -254,6 +269,7 @@ class Discriminator(nn.Module):
         super().__init__()
         check_size("progressive_gan", img_size, SIZES)
         check_widths(img_size, img_channels, channel_base, channel_max)
+        check_switches(equalised=equalised, minibatch_stddev=minibatch_stddev)
         self.img_size, self.img_channels = img_size, img_channels
         self.trunk = Trunk(
             stage_sizes(4, img_size),

@@ -25,6 +25,7 @@ from modelling.progressive_gan import (
     DownBlock,
     Trunk,
     blend,
+    check_switches,
     check_widths,
     enlarged,
     lrelu,
@@ -171,7 +172,9 @@ class Generator(nn.Module):
         check_widths(img_size, img_channels, channel_base, channel_max)
         for name, value in (("z_dim", z_dim), ("w_dim", w_dim), ("mapping_layers", mapping_layers)):
             check_number(name, value, 1, whole=True)
+        check_number("n_labels", n_labels, 0, whole=True)
         check_mixing(mixing)
+        check_switches(noise=noise, blur=blur)
         self.img_size, self.img_channels, self.z_dim, self.w_dim = img_size, img_channels, z_dim, w_dim
         self.n_labels, self.mixing = n_labels, mixing
         self.stage = Stage(stage_sizes(8, img_size))
@@ -274,6 +277,8 @@ class Discriminator(nn.Module):
         super().__init__()
         check_size("stylegan", img_size, SIZES)
         check_widths(img_size, img_channels, channel_base, channel_max)
+        check_number("n_labels", n_labels, 0, whole=True)
+        check_switches(minibatch_stddev=minibatch_stddev, blur=blur)
         self.img_size, self.img_channels, self.n_labels = img_size, img_channels, n_labels
         self.trunk = Trunk(
             stage_sizes(8, img_size),
