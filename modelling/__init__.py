@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from modelling import dcgan, mlp, progressive_gan, simple_cnn, stylegan, stylegan2
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.equalised import Equalised
-from modelling.layers import check_choice, check_number
+from modelling.layers import Size, as_size, check_choice, check_number
 from modelling.styles import Mapping
 from ops.spectral_norm import apply_spectral_norm
 
@@ -74,23 +74,24 @@ def check_settings(model: str, network: type[nn.Module], given: dict[str, object
 def build_generator(
     name: str,
     *,
-    img_size: int,
+    img_size: Size,
     img_channels: int,
     z_dim: int,
     n_labels: int = 0,
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
-    """The generator of MODELS[name]: G(z (N, z_dim), y) -> (N, img_channels, img_size, img_size) in [-1, 1].
+    """The generator of MODELS[name]: G(z (N, z_dim), y) -> images (N, img_channels, H, W), about [-1, 1].
 
-    n_labels > 0 makes it conditional. kwargs are the network's own settings. ValueError for an unknown name
-    or setting, a size the model does not make, or a setting out of range.
+    img_size: side or (H, W). n_labels > 0 makes it conditional. kwargs are the network's own settings. ValueError
+    for an unknown name or setting, a size the model does not make, or a setting out of range.
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Generator
     check_settings(name, network, kwargs, "--g_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("z_dim", z_dim, 1, whole=True)
+    img_size = as_size(img_size)
     sizes = {"img_size": img_size, "img_channels": img_channels}
     if sees_labels(network):
         G = network(**sizes, z_dim=z_dim, n_labels=n_labels, **kwargs)
@@ -105,13 +106,13 @@ def build_generator(
 def build_discriminator(
     name: str,
     *,
-    img_size: int,
+    img_size: Size,
     img_channels: int,
     n_labels: int = 0,
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
-    """The discriminator of MODELS[name]: D(x (N, img_channels, img_size, img_size), y) -> logits (N,).
+    """The discriminator of MODELS[name]: D(x (N, img_channels, H, W), y) -> logits (N,).
 
     Arguments and errors as for build_generator.
     """
@@ -120,6 +121,7 @@ def build_discriminator(
     check_settings(name, network, kwargs, "--d_kwargs")
     check_number("n_labels", n_labels, 0, whole=True)
     check_number("img_channels", img_channels, 1, whole=True)
+    img_size = as_size(img_size)
     if sees_labels(network):
         D = network(img_size=img_size, img_channels=img_channels, n_labels=n_labels, **kwargs)
     else:

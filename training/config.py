@@ -20,7 +20,7 @@ import yaml
 from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, network_classes, own_settings
-from modelling.layers import NORMS, Size, image_shape
+from modelling.layers import NORMS, Size, image_shape, size_text
 from training.checkpoint import difference
 from training.data import DATASETS, parse_size
 from training.errors import Parser, UserError, tell
@@ -620,10 +620,16 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def readable(name: str, value: Any) -> Any:
+    """A saved setting as people write it: a size as 160x128."""
+    return size_text(value) if name == "img_size" and value is not None else value
+
+
 def settings_text(config: TrainConfig) -> list[str]:
     """The resolved settings for people, a line a group."""
     groups: dict[str, list[str]] = {}
     for name, value in as_dict(config).items():
+        value = readable(name, value)
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
         groups.setdefault(FIELDS[name].metadata["group"], []).append(f"{name}={shown}")
     return [f"{group}: {'  '.join(items)}" for group, items in groups.items()]
@@ -643,6 +649,6 @@ def resume_differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[s
     for name in FIELDS:
         if name in FREE_ON_RESUME or old[name] == new[name]:
             continue
-        lines = difference({name: old[name]}, {name: new[name]})
+        lines = difference({name: readable(name, old[name])}, {name: readable(name, new[name])})
         (noticed if name in NOTICED_ON_RESUME else refused).extend(lines)
     return refused, noticed

@@ -373,7 +373,7 @@ class Loop:
 
     def _log(self) -> None:
         """Read this step's values from the device, averaged over processes."""
-        self.stats |= self.task.stats()
+        self.stats |= self.task.stats(self.step - 1)
         names = sorted(self.stats)
         values = torch.stack(
             [

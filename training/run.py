@@ -23,6 +23,7 @@ from torch import nn
 
 from losses import PENALTIES
 from modelling import build_discriminator, build_generator, check_settings, network_classes
+from modelling.layers import Size
 from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
 from training.config import (
@@ -340,7 +341,7 @@ def make_batches(config: TrainConfig, accelerator: Accelerator, data: ImageData)
 
 
 def network_settings(
-    config: TrainConfig, img_size: int, img_channels: int, n_labels: int
+    config: TrainConfig, img_size: Size, img_channels: int, n_labels: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of build_generator and build_discriminator beside the model's name."""
     image = {"img_size": img_size, "img_channels": img_channels, "n_labels": n_labels}

@@ -165,8 +165,8 @@ class Task:
     def end_step(self, step: int) -> None:
         """Update the state that follows the step's statistics."""
 
-    def stats(self) -> Stats:
-        """The state's values, for the log."""
+    def stats(self, step: int) -> Stats:
+        """What the state and the step alone say, for the log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -249,9 +249,13 @@ class NoiseToImage(Task):
         """Adapt the augmentation."""
         self.augmenter.end_step(step)
 
-    def stats(self) -> Stats:
-        """Path length and augmentation."""
-        return {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
+    def stats(self, step: int) -> Stats:
+        """Path length, augmentation and stage."""
+        values = {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
+        if self.growth is not None:
+            size, alpha = self._stage(step)
+            values |= {"growing/size": self._zero() + size, "growing/alpha": self._zero() + alpha}
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """Running means of penalties, and the augmentation's."""
