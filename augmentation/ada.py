@@ -146,7 +146,7 @@ def geometry(u: Tensor, n: Tensor, p: Tensor | float, size: tuple[int, int]) -> 
         theta = applied(name, (2 * draws[f"u_{name}"] - 1) * math.pi, 0.0, p_turn)
         return rotate(theta.cos(), theta.sin())
 
-    flip = applied("flip", 1 - 2 * (2 * draws["u_flip"]).floor(), 1.0)
+    flip = applied("flip", torch.where(draws["u_flip"] < 0.5, 1.0, -1.0).to(u), 1.0)
     jump_x = applied("jump", ((2 * draws["u_jump_x"] - 1) * MAX_JUMP * width).round(), 0.0)
     jump_y = applied("jump", ((2 * draws["u_jump_y"] - 1) * MAX_JUMP * height).round(), 0.0)
     size_up = applied("scale", (SCALE_STD * draws["n_scale"]).exp2(), 1.0)
@@ -158,7 +158,7 @@ def geometry(u: Tensor, n: Tensor, p: Tensor | float, size: tuple[int, int]) -> 
     return compose(
         translate(middle_x, middle_y),
         scale(flip, torch.ones_like(flip)),
-        quarter_turns(applied("turn", (4 * draws["u_turn"]).floor(), 0.0)),
+        quarter_turns(applied("turn", (4 * draws["u_turn"]).floor().remainder(4), 0.0)),
         translate(-jump_x, -jump_y),
         scale(1 / size_up, 1 / size_up),
         inverse_turn("turn_before"),
@@ -175,7 +175,7 @@ def colour(u: Tensor, n: Tensor, p: Tensor | float) -> Tensor:
     return compose(
         saturate(applied("saturation", (SATURATION_STD * draws["n_saturation"]).exp2(), 1.0)),
         rotate_hue(applied("hue", (2 * draws["u_hue"] - 1) * math.pi, 0.0)),
-        luma_flip(applied("luma_flip", (2 * draws["u_luma_flip"]).floor(), 0.0)),
+        luma_flip(applied("luma_flip", (draws["u_luma_flip"] >= 0.5).to(u), 0.0)),
         contrast(applied("contrast", (CONTRAST_STD * draws["n_contrast"]).exp2(), 1.0)),
         brighten(applied("brightness", BRIGHTNESS_STD * draws["n_brightness"], 0.0)),
     )
@@ -235,7 +235,7 @@ def resample(x: Tensor, inverse: Tensor) -> Tensor:
     margin = _APRON + _REACH
     rows, columns = (reflect(torch.arange(-margin, s + margin, device=x.device), s) for s in (height, width))
     double = tuple(2 * tap for tap in SYM6)
-    fine = upfirdn2d(x[:, :, rows][:, :, :, columns], double, double, up=2)
+    fine = upfirdn2d(x.index_select(2, rows).index_select(3, columns), double, double, up=2)
     origin = 2 * margin + _CENTRE - (len(SYM6) - 1)
     half, centre = torch.full_like(inverse[:, 0, 0], 0.5), torch.full_like(inverse[:, 0, 0], -_CENTRE)
     on_fine = compose(inverse, scale(half, half), translate(centre, centre))
@@ -278,6 +278,7 @@ def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor) -> Tensor:
         raise ValueError(f"ADA changes colours: images of 1 or 3 channels are needed, not {tuple(x.shape)}")
     if x.device.type == "cpu" and not p > 0:  # elsewhere the question would wait for the device
         return x
+    u, n = full(u), full(n)
     with without_autocast(x):
         moved = transform(full(x), geometry(u, n, p, (x.shape[2], x.shape[3])))
         return recolour(moved, colour(u, n, p)).to(x.dtype)

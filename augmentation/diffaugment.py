@@ -29,7 +29,7 @@ def color(x: Tensor, u: Tensor, n: Tensor) -> Tensor:
 
 def _whole(u: Tensor, count: int) -> Tensor:
     """0 to count - 1, each as likely, from u (N,) even in [0, 1)."""
-    return (u * count).floor().long().clamp(max=count - 1)  # u just below 1 may round up to count
+    return (full(u) * count).floor().long().clamp(max=count - 1)  # u just below 1 may round up to count
 
 
 def translation(x: Tensor, u: Tensor, n: Tensor) -> Tensor:

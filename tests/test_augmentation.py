@@ -521,8 +521,8 @@ def test_samples_do_not_see_each_other(name: str) -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_of_two_orders(name: str, channels: int) -> None:
-    x = seeded(3, channels, 5, 4).requires_grad_()
-    u, n = seeded_draws(name, 3)
+    x = seeded(2, channels, 4, 3).requires_grad_()
+    u, n = seeded_draws(name, 2)
 
     def bent(x: Tensor) -> Tensor:
         """Curved, so that the second derivative does not vanish."""
@@ -544,6 +544,17 @@ def test_half_precision_computes_in_full(name: str, dtype: torch.dtype, autocast
     expected = apply(name, x.double(), u, n, torch.tensor(0.8)).to(dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
     assert_close(result, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_draws_that_rounding_took_to_1_stay_in_range() -> None:
+    x = seeded(2, 3, 8, 8)
+    below, nothing = torch.full((2, 2), 1 - 1e-9, dtype=torch.float64), torch.zeros(2, 0)
+    for name in ("translation", "cutout"):
+        assert torch.equal(apply(name, x, below.bfloat16(), nothing), apply(name, x, below, nothing))
+    assert torch.equal(ada.ada(x, *ada_draws("flip", n_images=2, u_flip=1), HALF), x.flip(3))
+    assert torch.equal(ada.ada(x, *ada_draws("turn", n_images=2, u_turn=1), HALF), x)
+    dark = ada.ada(x, *ada_draws("luma_flip", n_images=2, u_luma_flip=1), HALF)
+    assert_close(dark, x - 2 * x.mean(1, keepdim=True))
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
