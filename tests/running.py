@@ -19,6 +19,25 @@ TINY = (
     "--dataset digits --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 "
     "--loggers --log_interval 5 --sample_interval 1000 --checkpoint_interval 1000 "
 )
+# A narrow one of each model of 32 px or less: the settings of G and of D.
+_NARROW = {"width": 4}
+_FEW = {"channel_base": 128, "channel_max": 8}
+SMALL = {
+    "dcgan": (_NARROW, _NARROW),
+    "simple_cnn": (_NARROW, _NARROW),
+    "mlp": (_NARROW, _NARROW),
+    "progressive_gan": (_FEW, _FEW),
+    "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),
+    "stylegan2": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW | {"mapping_layers": 2}),
+}
+
+
+def small(model: str, **of_g: object) -> str:
+    """Flags of a narrow one of `model`, with further settings of G."""
+    g, d = (
+        " ".join(f"{k}={v}" for k, v in given.items()) for given in (SMALL[model][0] | of_g, SMALL[model][1])
+    )
+    return f"--model {model} --g_kwargs {g} --d_kwargs {d}"
 
 
 def request(command: str) -> Request:

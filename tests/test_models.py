@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from augmentation.instance_noise import noise_scale
 from modelling import MODELS, build_discriminator, build_generator, layers, own_settings
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
+from modelling.growing import set_stage
 from modelling.layers import (
     NORMS,
     GaussianNoise,
@@ -19,16 +20,49 @@ from modelling.layers import (
     set_noise_scale,
     standing_statistics,
 )
+from modelling.progressive_gan import stage_sizes
 from ops.spectral_norm import SpectralNorm
+from tests.running import SMALL
 
-SMALL = {"img_size": 32, "img_channels": 1, "width": 4}
-OPTIONS = {  # of D, each of which must change its output or its training
+IMAGE = {"img_size": 32, "img_channels": 1}
+PLAIN = ("dcgan", "simple_cnn", "mlp")  # they share their options, and their images end in tanh
+EQUALISED = ("progressive_gan", "stylegan", "stylegan2")  # their images are unbounded
+_SHARED = {
     "activation": "selu",
     "dropout": 0.5,
     "noise_std": 0.5,
     "minibatch_stddev": True,
     "minibatch_discrimination": 3,
 }
+OPTIONS = {  # of D, each of which must change its output or its training
+    "dcgan": _SHARED,
+    "simple_cnn": _SHARED,
+    "mlp": _SHARED,
+    "progressive_gan": {"minibatch_stddev": False, "equalised": False},
+    "stylegan": {"minibatch_stddev": False, "blur": False},
+    "stylegan2": {"group_size": 2, "architecture": "orig", "conv_clamp": 0.01},
+}
+_WIDTHS = [{"width": 0}, {"width": 1.5}, {"width": "wide"}]
+_WRONG = _WIDTHS + [{"dropout": 1.0}, {"dropout": "x"}, {"noise_std": -1}, {"activation": "gelu"}]
+_WRONG += [{"norm": "batchnorm"}, {"minibatch_discrimination": -1}]
+_BASES = [{"channel_base": 0}, {"channel_base": 99.5}, {"channel_base": "wide"}, {"channel_max": 0}]
+OUT_OF_RANGE = {  # settings of D
+    "dcgan": _WRONG,
+    "simple_cnn": _WRONG,
+    "mlp": _WRONG,
+    "progressive_gan": [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
+    "stylegan": [*_BASES, {"blur": 2}, {"minibatch_stddev": "no"}],
+    "stylegan2": [
+        *_BASES, {"group_size": 0}, {"architecture": "skip"}, {"conv_clamp": 0}, {"n_half": -1},
+        {"mapping_layers": 0},
+    ],
+}  # fmt: skip
+
+
+def test_every_model_is_in_the_tables() -> None:
+    assert (
+        set(PLAIN) | set(EQUALISED) == SMALL.keys() == OPTIONS.keys() == OUT_OF_RANGE.keys() == MODELS.keys()
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +72,12 @@ def seeded() -> None:
 
 def generator(model: str, **settings: object) -> nn.Module:
     """A narrow one of 32 px and one channel."""
-    return build_generator(model, **{**SMALL, "z_dim": 6, **settings})
+    return build_generator(model, **IMAGE | SMALL[model][0] | {"z_dim": 6} | settings)
 
 
 def discriminator(model: str, **settings: object) -> nn.Module:
     """A narrow one of 32 px and one channel."""
-    return build_discriminator(model, **{**SMALL, **settings})
+    return build_discriminator(model, **IMAGE | SMALL[model][1] | settings)
 
 
 def n_parameters(net: nn.Module) -> int:
@@ -61,24 +95,33 @@ def images(n: int = 8, channels: int = 1, size: int = 32) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_and_range(model: str, channels: int) -> None:
     G, D = generator(model, img_channels=channels), discriminator(model, img_channels=channels)
-    x = G(5 * torch.randn(8, 6))
+    z = 5 * torch.randn(8, 6)
+    x = G(z)
     assert x.shape == (8, channels, 32, 32)
-    assert x.abs().max() <= 1
+    with torch.no_grad():
+        for p in G.parameters():
+            p.mul_(10)
+    assert (G(z).abs().max() <= 1) == (model in PLAIN)
     assert D(x).shape == (8,)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "spectral_norm"), [(m, False) for m in MODELS] + [(m, True) for m in PLAIN]
+)
 @pytest.mark.parametrize("labels", [0, 3])
-@pytest.mark.parametrize("spectral_norm", [False, True])
 def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm: bool) -> None:
+    """In the course of growing, for networks that grow: each size has image layers of its own."""
     G = generator(model, n_labels=labels, spectral_norm=spectral_norm)
-    D = discriminator(
-        model, n_labels=labels, spectral_norm=spectral_norm, minibatch_stddev=True, minibatch_discrimination=2
-    )
+    options = {"minibatch_stddev": True, "minibatch_discrimination": 2} if model in PLAIN else {}
+    D = discriminator(model, n_labels=labels, spectral_norm=spectral_norm, **options)
     y = torch.arange(8) % 3
-    D(G(torch.randn(8, 6), y), y).square().sum().backward()
+    first = MODELS[model].grows_from
+    for size in [32] if first is None else stage_sizes(first, 32):
+        for net in (G, D):
+            set_stage(net, size, 0.5)
+        D(G(torch.randn(8, 6), y), y).square().sum().backward()
     for net in (G, D):
         for name, p in net.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
@@ -88,6 +131,7 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
 def test_seeded_repeat_and_state_dict(model: str) -> None:
     def pair() -> tuple[nn.Module, nn.Module]:
         options = {"noise_std": 0.1, "minibatch_discrimination": 2, "spectral_norm": True}
+        options = options if model in PLAIN else {}
         return generator(model, n_labels=3), discriminator(model, n_labels=3, **options)
 
     z, y = torch.randn(4, 6), torch.arange(4) % 3
@@ -107,7 +151,8 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
 def test_default_floating_type_is_followed(model: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        G, D = generator(model), discriminator(model, minibatch_stddev=True, noise_std=0.1)
+        options = {"minibatch_stddev": True, "noise_std": 0.1} if model in PLAIN else {}
+        G, D = generator(model), discriminator(model, **options)
         assert D(G(torch.randn(4, 6))).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
@@ -116,7 +161,8 @@ def test_default_floating_type_is_followed(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision_under_autocast(model: str) -> None:
     G = generator(model)
-    D = discriminator(model, noise_std=0.1, minibatch_stddev=True, minibatch_discrimination=2)
+    options = {"noise_std": 0.1, "minibatch_stddev": True, "minibatch_discrimination": 2}
+    D = discriminator(model, **options if model in PLAIN else {})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert D(G(torch.randn(4, 6))).isfinite().all()
 
@@ -131,18 +177,18 @@ def test_wrong_shapes_are_refused(model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_unknown_settings_name_the_legal_ones(model: str) -> None:
-    with pytest.raises(ValueError, match="no setting 'wdth'; --g_kwargs takes norm, width"):
+    of_g = "norm, width" if model in PLAIN else ".*channel_base"
+    of_d = "group_size" if model == "stylegan2" else "minibatch_stddev"
+    with pytest.raises(ValueError, match=f"no setting 'wdth'; --g_kwargs takes {of_g}"):
         build_generator(model, img_size=32, img_channels=1, z_dim=4, wdth=3)
-    with pytest.raises(ValueError, match="no setting 'depth'; --d_kwargs takes .*minibatch_stddev"):
+    with pytest.raises(ValueError, match=f"no setting 'depth'; --d_kwargs takes .*{of_d}"):
         discriminator(model, depth=3)
-    assert set(OPTIONS) <= set(own_settings(MODELS[model].Discriminator))
+    assert OPTIONS[model].keys() <= own_settings(MODELS[model].Discriminator).keys()
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
-    "settings",
-    [{"width": 0}, {"width": 1.5}, {"width": "wide"}, {"dropout": 1.0}, {"dropout": "x"}, {"noise_std": -1}]
-    + [{"activation": "gelu"}, {"norm": "batchnorm"}, {"minibatch_discrimination": -1}, {"img_channels": 0}],
+    ("model", "settings"),
+    [(model, settings) for model in MODELS for settings in [*OUT_OF_RANGE[model], {"img_channels": 0}]],
 )
 def test_settings_out_of_range_are_refused(model: str, settings: dict[str, object]) -> None:
     (name,) = settings
@@ -187,7 +233,8 @@ def test_sizes_of_dcgan(img_size: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "img_size", "nearest"),
-    [("dcgan", 28, 32), ("dcgan", 8, 16), ("dcgan", 100, 128), ("dcgan", 512, 256), ("simple_cnn", 64, 32)],
+    [("dcgan", 28, 32), ("dcgan", 8, 16), ("dcgan", 100, 128), ("dcgan", 512, 256), ("simple_cnn", 64, 32)]
+    + [("progressive_gan", 28, 32), ("progressive_gan", 4, 8), ("stylegan", 100, 128), ("stylegan2", 4, 8)],
 )
 def test_sizes_refused_with_the_nearest(model: str, img_size: int, nearest: int) -> None:
     for build in (generator, discriminator):
@@ -272,12 +319,14 @@ def test_initial_weights_of_mlp() -> None:
 # Options of D
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    ("model", "option"), [(model, option) for model in MODELS for option in OPTIONS[model]]
+)
 def test_each_option_acts(model: str, option: str) -> None:
     plain = discriminator(model)
-    D = discriminator(model, **{option: OPTIONS[option]})
-    shared = {k: v for k, v in plain.state_dict().items() if v.shape == D.state_dict()[k].shape}
+    D = discriminator(model, **{option: OPTIONS[model][option]})
+    own = {k: getattr(v, "shape", None) for k, v in D.state_dict().items()}
+    shared = {k: v for k, v in plain.state_dict().items() if k in own and v.shape == own[k]}
     D.load_state_dict(shared, strict=False)
     x = images()
     torch.default_generator.manual_seed(5)
@@ -285,7 +334,7 @@ def test_each_option_acts(model: str, option: str) -> None:
     assert not torch.allclose(D(x), plain(x))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PLAIN)
 def test_dropout_after_every_hidden_layer_only(model: str) -> None:
     D = discriminator(model, dropout=0.3)
     for block in D.blocks:
@@ -299,7 +348,7 @@ def test_dropout_after_every_hidden_layer_only(model: str) -> None:
     assert torch.equal(D(x), D(x))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PLAIN)
 def test_noise_stands_where_asked_and_never_on_the_last(model: str) -> None:
     D = discriminator(model, noise_std=0.1, noise_layers=[0, 2])
     assert [hasattr(block, "noise") for block in D.blocks] == [True, False, True]
@@ -469,7 +518,11 @@ def test_standing_statistics_of_other_networks() -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("multi_hot", [False, True])
 def test_labels_act_on_their_own_sample_alone(model: str, multi_hot: bool) -> None:
-    G, D = generator(model, n_labels=3, norm="none"), discriminator(model, n_labels=3, norm="none")
+    settings = {"norm": "none"} if model in PLAIN else {}
+    G, D = generator(model, n_labels=3, **settings), discriminator(model, n_labels=3, **settings)
+    for module in D.modules():
+        if isinstance(module, MinibatchStdDev):  # it would let the others see the label planes of one
+            module.group_size = 1
     y = torch.arange(8) % 3
     other = y.clone()
     other[2] = (y[2] + 1) % 3
@@ -527,6 +580,27 @@ def test_spectral_norm_of_every_layer() -> None:
     assert not any(isinstance(m, SpectralNorm) for m in discriminator("dcgan").modules())
     G = generator("dcgan", spectral_norm=True)
     assert sum(isinstance(m, SpectralNorm) for m in G.modules()) == 4
+
+
+@pytest.mark.parametrize("model", EQUALISED)
+def test_spectral_norm_of_equalised_layers_is_refused(model: str) -> None:
+    with pytest.raises(ValueError, match=f"--spectral_norm_g: {model} scales its weights"):
+        generator(model, spectral_norm=True)
+    with pytest.raises(ValueError, match=f"--spectral_norm_d: {model} scales its weights"):
+        discriminator(model, spectral_norm=True)
+
+
+@pytest.mark.parametrize("model", ["mlp", "stylegan2"])
+def test_sizes_that_are_not_square(model: str) -> None:
+    for img_size in ((20, 16), [20, 16]):  # a list as JSON holds it
+        G, D = generator(model, img_size=img_size), discriminator(model, img_size=img_size)
+        x = G(torch.randn(4, 6))
+        assert x.shape == (4, 1, 20, 16) and D(x).shape == (4,)
+        assert G.img_size == D.img_size == (20, 16)
+    assert generator(model, img_size=(16, 16)).img_size == 16
+    for wrong in ((16,), (16, 0), 1.5, "16"):
+        with pytest.raises(ValueError, match="img_size"):
+            generator(model, img_size=wrong)
 
 
 def test_number_checks() -> None:
