@@ -27,7 +27,7 @@ from modelling.layers import (
     size_text,
 )
 from modelling.styles import Mapping, broadcast_styles, crossovers, label_vectors, truncated
-from ops.modulated_conv import modulated_conv2d
+from ops.modulated_conv import grouped_pays, modulated_conv2d
 from ops.precision import full, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
@@ -125,7 +125,8 @@ class StyledConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: str, twice: bool) -> Tensor:
         """noise: one of NOISE; twice: see Generator.synthesis."""
         s = self.affine(w)
-        x = modulated_conv2d(x, self.weight, s, up_taps=self.up_taps, grouped=twice, gain=GAIN)
+        grouped = twice and grouped_pays(x, self.weight, self.up_taps is not None)
+        x = modulated_conv2d(x, self.weight, s, up_taps=self.up_taps, grouped=grouped, gain=GAIN)
         if self.strength is not None and noise != "none":
             maps = self.noise if noise == "constant" else self._random_maps(x)
             x = x + (maps * (self.strength * GAIN)).to(x.dtype)
@@ -146,10 +147,10 @@ class ToImage(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, c_in, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-    def forward(self, x: Tensor, w: Tensor, twice: bool) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """In full precision whatever x is."""
-        s = self.affine(w)
-        y = modulated_conv2d(x, self.weight, s, demodulate=False, grouped=twice, gain=self.scale)
+        s = self.affine(w)  # grouped: for a kernel of 1 and few outputs the faster form to every order
+        y = modulated_conv2d(x, self.weight, s, demodulate=False, grouped=True, gain=self.scale)
         return full(_clamped(y + self.bias.to(y.dtype)[:, None, None], self.clamp))
 
 
@@ -202,7 +203,7 @@ class SynthesisBlock(nn.Module):
         if image is not None:
             image = upsample(image, TAPS_1331)
         if self.to_image is not None:
-            rgb = self.to_image(x, styles[-1], twice)
+            rgb = self.to_image(x, styles[-1])
             image = rgb if image is None else image + rgb
         return x, image
 
@@ -281,8 +282,9 @@ class Generator(nn.Module):
     def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
         """Images (N, img_channels, H, W) from ws (N, n_layers, w_dim).
 
-        noise: "none", "random" or "constant", None for "random" in training and "constant" in eval mode. twice: take
-        the form of the convolutions whose second derivative is cheaper. ValueError for other noise and shapes.
+        noise: "none", "random" or "constant", None for "random" in training and "constant" in eval mode. twice: the
+        gradient will be differentiated again, choose the form of each convolution for that; the images are the same.
+        ValueError for other noise and shapes.
         """
         noise = ("random" if self.training else "constant") if noise is None else noise
         check_choice("noise", noise, NOISE)
