@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from losses import METHODS, PENALTIES, PenaltyContext, gan_d, ragan_d, rpgan_d
+from losses import METHODS, PENALTIES, PenaltyContext, StyleContext, gan_d, path_length, ragan_d, rpgan_d
 
 ln = math.log
 L = ln(3)  # softplus(L) = ln 4, softplus(-L) = ln 4/3, softplus(2L) = ln 10, softplus(-2L) = ln 10/9
@@ -115,12 +115,24 @@ def test_what_belongs_to_a_method() -> None:
     assert {name for name, method in METHODS.items() if method.g_needs_real} == {"ragan", "rpgan"}
     assert all(penalty in PENALTIES for method in METHODS.values() for penalty in method.penalties)
     weights = {name: penalty.weight for name, penalty in PENALTIES.items()}
-    assert weights == {"gp": 10, "gp0": 10, "r1": 10, "r2": 10, "drift": 0.001, "dragan": 10}
-    assert [name for name, penalty in PENALTIES.items() if not penalty.gradient] == ["drift"]
+    assert weights == {
+        "gp": 10,
+        "gp0": 10,
+        "r1": 10,
+        "r2": 10,
+        "drift": 0.001,
+        "dragan": 10,
+        "path_length": 2,
+    }
+    assert [name for name, penalty in PENALTIES.items() if not penalty.gradient] == ["drift", "path_length"]
+    assert [name for name, penalty in PENALTIES.items() if penalty.styles] == ["path_length"]
+    assert [name for name, penalty in PENALTIES.items() if penalty.side == "g"] == ["path_length"]
+    assert {name: row.interval for name, row in PENALTIES.items() if row.interval > 1} == {"path_length": 4}
 
 
 # Penalties
 
+OF_D = [name for name, penalty in PENALTIES.items() if penalty.side == "d"]
 GRADIENT_PENALTIES = [name for name, penalty in PENALTIES.items() if penalty.gradient]
 
 
@@ -196,7 +208,7 @@ def test_shapes_of_the_draws() -> None:
         asked.append((purpose, shape))
         return torch.zeros(2, *shape)
 
-    for name in PENALTIES:
+    for name in OF_D:
         x = torch.randn(2, 3, 4, 5)
         PENALTIES[name].fn(PenaltyContext(D=quadratic, G=None, x_real=x, x_fake=x, uniform=draw))
     one = (1, 1, 1)
@@ -211,7 +223,7 @@ def test_a_gradient_of_zero_does_not_poison() -> None:
     assert scale.grad.isfinite()
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", OF_D)
 def test_gradient_by_finite_differences(name: str) -> None:
     """The penalty's gradient with respect to D's weights is right, a second derivative of D."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 1)).double()
@@ -253,3 +265,76 @@ def test_inputs_are_left_alone(name: str) -> None:
     PENALTIES[name].fn(context(quadratic, x_real, x_fake))
     assert not x_real.requires_grad and not x_fake.requires_grad
     assert torch.equal(x_real, images([3.0, 4.0])) and torch.equal(x_fake, images([1.0, 2.0]))
+
+
+# Path length. The synthesis is linear: images of two pixels, x = s (w_0 + 2 w_1), from two layers of one style each.
+# With noise y the images' inner product with it, y / sqrt(2), has the gradient s (y_0, 2 y_0, ...): worked out below.
+
+
+def style_context(
+    ws: Tensor, noise: Tensor, state: dict[str, Tensor], scale: Tensor | float = 1.0
+) -> StyleContext:
+    """Of ws (N, 2, 1) and noise (N, 1, 1, 2): pixel 0 is scale * w_0, pixel 1 is scale * 2 w_1."""
+
+    def synthesis(ws: Tensor) -> Tensor:
+        return scale * (ws[:, :, 0] * row(1.0, 2.0))[:, None, None, :]  # (N, 2, 1) -> (N, 1, 1, 2)
+
+    def normal(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        assert (purpose, shape) == ("path-length", (1, 1, 2))
+        return noise
+
+    return StyleContext(styles=lambda: ws, synthesis=synthesis, normal=normal, state=state)
+
+
+def running_mean(value: float = 0.0) -> dict[str, Tensor]:
+    return {"path_length": torch.tensor(value, dtype=torch.float64)}
+
+
+STYLES = torch.zeros(2, 2, 1, dtype=torch.float64).requires_grad_()
+# J^T y = (3, 2 * 2) / sqrt(2) and (6, 2 * 4) / sqrt(2); over two layers the lengths are 5 / 2 and 10 / 2
+TWO_NOISES = torch.tensor([[3.0, 2.0], [6.0, 4.0]], dtype=torch.float64)[:, None, None, :]
+
+
+def test_path_length_and_its_running_mean_by_hand() -> None:
+    """a goes 0, .0375, .074625 for a mean length of 3.75; the second call is held to the mean it has just moved."""
+    state = running_mean()
+    for a in (0.01 * 3.75, 0.99 * 0.0375 + 0.01 * 3.75):
+        value = path_length(style_context(STYLES, TWO_NOISES, state))
+        assert state["path_length"].item() == pytest.approx(a, abs=1e-12)
+        assert value.item() == pytest.approx(((2.5 - a) ** 2 + (5 - a) ** 2) / 2, abs=1e-12)
+
+
+def test_path_length_holds_its_mean_constant() -> None:
+    """d/ds of mean (s l - a)^2 at s = 1 is mean 2 (l - a) l: nothing comes through a, which moves with s too."""
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    state = running_mean(3.0)
+    path_length(style_context(STYLES, TWO_NOISES, state, scale)).backward()
+    a = 0.99 * 3.0 + 0.01 * 3.75
+    assert not state["path_length"].requires_grad
+    assert scale.grad.item() == pytest.approx((2 * (2.5 - a) * 2.5 + 2 * (5 - a) * 5) / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_path_length_of_a_broken_batch_leaves_the_mean(bad: float) -> None:
+    state = running_mean(3.0)
+    noise = TWO_NOISES.clone()
+    noise[1] = bad
+    assert not path_length(style_context(STYLES, noise, state)).isfinite()
+    assert state["path_length"].item() == 3.0
+
+
+def test_path_length_by_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a synthesis that is not linear, in which both layers matter; the mean, no part of the gradient, stands."""
+    monkeypatch.setattr("losses.PATH_LENGTH_DECAY", 1.0)
+    first, second = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+    ws, noise = torch.randn(2, 2, 3, dtype=torch.float64), torch.randn(2, 1, 2, 2, dtype=torch.float64)
+
+    def penalty(first: Tensor, second: Tensor) -> Tensor:
+        def synthesis(ws: Tensor) -> Tensor:
+            return (ws[:, 0] @ first + (ws[:, 1] @ second).tanh()).tanh().view(2, 1, 2, 2)
+
+        return path_length(
+            StyleContext(lambda: ws.clone().requires_grad_(), synthesis, lambda *_: noise, running_mean(0.7))
+        )
+
+    assert torch.autograd.gradcheck(penalty, (first.requires_grad_(), second.requires_grad_()))
