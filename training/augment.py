@@ -31,8 +31,8 @@ class Augmenter:
     def __call__(self, x: Tensor, micro: "Micro", purpose: str) -> Tensor:
         """x (n, C, H, W), augmented; `purpose` keeps the draws of one use apart from those of another."""
         for name, row in self.rows.items():
-            u = micro.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,)).to(x)
-            n = micro.normal(f"{name}/{purpose}/normal", (row.n_normal,)).to(x)
+            u = micro.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,))
+            n = micro.normal(f"{name}/{purpose}/normal", (row.n_normal,))
             x = row.fn(x, u, n, self.p) if row.adaptive else row.fn(x, u, n)
         return x
 
