@@ -262,6 +262,38 @@ def test_plain_weights_start_as_the_same_function(network: type[nn.Module]) -> N
     assert 0.5 < spreads[0] / spreads[1] < 2, spreads
 
 
+def test_networks_are_the_papers_layers() -> None:
+    """Table 2 written out in plain operations, at 8 px: the activation, then pixel norm, after every convolution."""
+    G, D = at(generator(), 8), at(discriminator(), 8)
+    for p in [*G.parameters(), *D.parameters()]:
+        nn.init.normal_(p)  # biases too
+
+    def conv(x: Tensor, layer: Equalised) -> Tensor:
+        return F.conv2d(x, layer.weight * layer.scale, layer.bias, padding=layer.weight.shape[-1] // 2)
+
+    def act(x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.2)
+
+    def norm(x: Tensor) -> Tensor:
+        return x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
+
+    z, x = torch.randn(4, 6), torch.randn(4, 3, 8, 8)
+    first, block = G.first, G.blocks[0]
+    h = (norm(z) @ (first.dense.weight * first.dense.scale).T).view(4, -1, 4, 4) + first.bias.view(-1, 1, 1)
+    h = norm(act(conv(norm(act(h)), first.conv)))
+    h = norm(act(conv(F.interpolate(h, scale_factor=2), block.conv0)))
+    h = norm(act(conv(h, block.conv1)))
+    assert_close(G(z), conv(h, G.to_image[1]), atol=1e-4, rtol=1e-4)
+    last, block = D.trunk.last, D.trunk.blocks[0]
+    h = act(conv(x, D.trunk.from_image[1]))
+    h = F.avg_pool2d(act(conv(act(conv(h, block.conv0)), block.conv1)), 2)
+    stddev = (h.var(0, correction=0) + 1e-8).sqrt().mean().expand(4, 1, 4, 4)
+    h = act(conv(torch.cat([h, stddev], 1), last.conv)).flatten(1)
+    h = act(F.linear(h, last.dense.weight * last.dense.scale, last.dense.bias))
+    d = F.linear(h, last.to_logits.weight * last.to_logits.scale, last.to_logits.bias)
+    assert_close(D(x), d[:, 0], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("height", [4, 16])
 def test_doubling_convolution_is_repeating_pixels_then_convolving(height: int) -> None:
     """Either form, in value and in gradient."""
