@@ -1,0 +1,546 @@
+"""StyleGAN2: sizes and counts of the papers, styles, noise, labels, precision, and gradients of gradients."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import ops.modulated_conv
+from modelling import stylegan2
+from modelling.stylegan2 import Discriminator, Generator, image_levels
+from modelling.styles import Mapping, crossovers, label_vectors, truncated
+
+SMALL = {"img_size": 32, "img_channels": 3, "channel_base": 128, "mapping_layers": 2}
+WIDTHS = {"z_dim": 6, "w_dim": 8}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def generator(**settings: object) -> Generator:
+    return Generator(**{**SMALL, **WIDTHS, **settings})
+
+
+def discriminator(**settings: object) -> Discriminator:
+    return Discriminator(**{**SMALL, **settings})
+
+
+def wake_noise(G: Generator) -> Generator:
+    """Strengths of 1 in place of the initial 0, so that noise is seen."""
+    for name, p in G.named_parameters():
+        if name.endswith("strength"):
+            p.data.fill_(1)
+    return G
+
+
+def n_parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("shared", "g", "d", "expected"),
+    [
+        ({"img_size": 1024}, {}, {}, (30_370_060, 2_101_248, 29_012_513)),
+        ({"img_size": 256, "channel_base": 16384}, {}, {}, (24_767_458, 2_101_248, 24_001_089)),
+        (
+            {"img_size": 32},
+            {"mapping_layers": 2},
+            {"architecture": "orig"},
+            (19_947_539, 525_312, 20_720_641),
+        ),
+        (
+            {"img_size": 32, "n_labels": 10},
+            {"mapping_layers": 2},
+            {"architecture": "orig"},
+            (20_215_315, 793_088, 23_089_664),
+        ),
+    ],
+)
+def test_parameter_counts_are_those_of_the_papers(shared: dict, g: dict, d: dict, expected: tuple) -> None:
+    with torch.device("meta"):
+        G = Generator(img_channels=3, z_dim=512, **shared, **g)
+        D = Discriminator(img_channels=3, **shared, **d)
+    assert (n_parameters(G), n_parameters(G.mapping), n_parameters(D)) == expected
+    y = torch.zeros(4, dtype=torch.long, device="meta")
+    assert D(G(torch.empty(4, 512, device="meta"), y), y).shape == (4,)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (32, 32), (160, 128), (12, 40), (28, 20)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes(shape: tuple[int, int], channels: int) -> None:
+    settings = {"img_size": shape, "img_channels": channels, "channel_base": 256}
+    G, D = generator(**settings), discriminator(**settings)
+    x = G(torch.randn(4, 6))
+    assert x.shape == (4, channels, *shape) and D(x).shape == (4,)
+    expected = shape[0] if shape[0] == shape[1] else shape
+    assert (G.z_dim, G.img_size, G.img_channels) == (6, expected, channels)
+    assert (D.img_size, D.img_channels) == (expected, channels)
+    assert G.n_layers == 2 * len(image_levels(shape))
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        (33, "32"),
+        (100, "96"),
+        (157, "160"),
+        (7, "8"),
+        (1023, "1024"),
+        ((157, 128), "160x128"),
+        ((100, 4), "100x8"),
+        ((37, 64), "40x64"),
+        ((39, 60), "40x64"),
+        ((9, 1000), "8x1000"),
+    ],
+)
+def test_impossible_sizes_name_the_nearest(given: int | tuple[int, int], nearest: str) -> None:
+    for build in (generator, discriminator):
+        with pytest.raises(ValueError, match=f"nearest is --img_size {nearest}$"):
+            build(img_size=given)
+    possible = tuple(map(int, nearest.split("x")))
+    image_levels(possible if len(possible) == 2 else possible[0])
+
+
+def test_levels_of_the_source_format() -> None:
+    assert image_levels((160, 128)) == [(5, 4), (10, 8), (20, 16), (40, 32), (80, 64), (160, 128)]
+    assert image_levels(16) == [(4, 4), (8, 8), (16, 16)]
+    assert image_levels((10, 32)) == [(5, 16), (10, 32)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channel_base": 31}, "channel_base 31 .* at least 32"),
+        ({"channel_max": 0}, "channel_max"),
+        ({"conv_clamp": 0}, "conv_clamp"),
+        ({"n_half": -1}, "n_half"),
+        ({"architecture": "deep"}, "architecture 'deep'"),
+        ({"mapping_layers": 0}, "mapping_layers"),
+        ({"img_channels": 0}, "img_channels"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    for build in (generator, discriminator):
+        with pytest.raises(ValueError, match=message):
+            build(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"mixing": 1.1}, {"mixing": -0.1}, {"w_dim": 0}, {"noise": 2}])
+def test_settings_of_g_out_of_range_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        generator(**settings)
+
+
+def test_wrong_shapes_are_refused() -> None:
+    G, D = generator(), discriminator(n_labels=3)
+    with pytest.raises(ValueError, match=r"\(N, 6\), not \(2, 7\)"):
+        G(torch.randn(2, 7))
+    with pytest.raises(ValueError, match=r"\(N, 8, 8\), not \(2, 7, 8\)"):
+        G.synthesis(torch.randn(2, 7, 8))
+    with pytest.raises(ValueError, match="noise 'loud': choose from none, random, constant"):
+        G(torch.randn(2, 6), noise="loud")
+    x = torch.randn(4, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"\(N, 3, 32, 32\), not \(4, 3, 16, 16\)"):
+        D(x[:, :, ::2, ::2], torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="needs labels"):
+        D(x)
+    with pytest.raises(ValueError, match=r"\(4,\) of whole numbers"):
+        D(x, torch.zeros(2, dtype=torch.long))
+
+
+# Learning
+
+
+@pytest.mark.parametrize("labels", [0, 3])
+@pytest.mark.parametrize("architectures", [("skip", "resnet"), ("orig", "orig")])
+def test_gradient_reaches_every_parameter(labels: int, architectures: tuple[str, str]) -> None:
+    G = generator(n_labels=labels, architecture=architectures[0])
+    D = discriminator(n_labels=labels, architecture=architectures[1])
+    y = torch.arange(8) % 3
+    D(G(torch.randn(8, 6), y), y).square().sum().backward()
+    for net in (G, D):
+        for name, p in net.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+    assert sum(name.endswith("strength") for name, _ in G.named_parameters()) == 7
+
+
+def test_architectures_differ_in_images_and_residual_paths() -> None:
+    skip, orig = generator(), generator(architecture="orig")
+    assert [block.to_image is not None for block in skip.blocks] == [True] * 4
+    assert [block.to_image is not None for block in orig.blocks] == [False] * 3 + [True]
+    assert n_parameters(discriminator()) > n_parameters(discriminator(architecture="orig"))
+
+
+def test_activations_keep_their_scale_at_the_start() -> None:
+    G, D = generator(channel_base=2048), discriminator(channel_base=2048)
+    seen: list[float] = []
+    for block in [*G.blocks, *D.blocks]:
+        block.register_forward_hook(
+            lambda _m, _i, out: seen.append(
+                float((out[0] if isinstance(out, tuple) else out).square().mean())
+            )
+        )
+    with torch.no_grad():
+        G(torch.randn(8, 6))
+        D(torch.randn(8, 3, 32, 32))
+    assert len(seen) == 7
+    assert all(0.1 < mean_square < 2 for mean_square in seen), seen
+
+
+def test_seeded_repeat_and_state_dict() -> None:
+    def pair() -> tuple[nn.Module, nn.Module]:
+        return wake_noise(generator(n_labels=3)).eval(), discriminator(n_labels=3).eval()
+
+    z, y = torch.randn(4, 6), torch.arange(4) % 3
+    torch.default_generator.manual_seed(1)
+    G, D = pair()
+    x = G(z, y)
+    torch.default_generator.manual_seed(1)
+    G2, D2 = pair()
+    assert torch.equal(G2(z, y), x) and torch.equal(D2(x, y), D(x, y))
+    G3, D3 = pair()
+    assert not torch.equal(G3(z, y), x) and not torch.equal(D3(x, y), D(x, y))
+    G3.load_state_dict(G.state_dict()), D3.load_state_dict(D.state_dict())
+    assert torch.equal(G3(z, y), x) and torch.equal(D3(x, y), D(x, y))
+
+
+def test_channels_last_gives_the_same_and_stays() -> None:
+    G, D = generator().eval(), discriminator()
+    z = torch.randn(4, 6)
+    x = G(z)
+    d = D(x)
+    for net in (G, D):
+        net.to(memory_format=torch.channels_last)
+    layouts: list[bool] = []
+    for module in [*G.blocks[-1].convs, D.blocks[0].conv0]:
+        module.register_forward_hook(
+            lambda _m, _i, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
+        )
+    assert_close(G(z), x, rtol=1e-4, atol=1e-5)
+    assert_close(D(x.to(memory_format=torch.channels_last)), d, rtol=1e-4, atol=1e-5)
+    assert layouts == [True, True, True]
+
+
+# Styles
+
+
+def test_mixed_styles_change_layers_from_the_crossover_on() -> None:
+    G = generator(mixing=0.5).eval()
+    z, z_mix = torch.randn(3, 6), torch.randn(3, 6)
+    u = torch.tensor([[0.1, 0.0], [0.1, 0.99], [0.7, 0.0]])  # at layer 1, at layer 7, not at all
+    ws, first, second = G.styles(z, None, z_mix, u), G.styles(z), G.styles(z_mix)
+    assert ws.shape == (3, 8, 8)
+    for n, layer in enumerate((1, 7, 8)):
+        assert torch.equal(ws[n, :layer], first[n, :layer]) and torch.equal(ws[n, layer:], second[n, layer:])
+    assert torch.equal(G(z, None, z_mix, u), G.synthesis(ws))
+    assert not torch.equal(G(z, None, z_mix, u)[:2], G(z)[:2])
+    off = generator(mixing=0.0)
+    assert torch.equal(off.styles(z, None, z_mix, u), off.styles(z))
+
+
+def test_crossovers_are_uniform_over_the_layers() -> None:
+    u = torch.rand(20000, 2)
+    where = crossovers(u, 0.9, 8)
+    share = torch.bincount(where, minlength=9).double() / len(u)
+    assert_close(share[1:8], torch.full((7,), 0.9 / 7, dtype=torch.float64), rtol=0, atol=0.01)
+    assert abs(float(share[8]) - 0.1) < 0.01 and share[0] == 0
+
+
+def test_each_style_reaches_its_own_level() -> None:
+    G = generator().eval()
+    ws = G.styles(torch.randn(1, 6)).detach().clone()
+    outputs: list[Tensor] = []
+    for block in G.blocks:
+        block.register_forward_hook(lambda _m, _i, out: outputs.append(out[0]))
+    image = G.synthesis(ws)
+    reference = outputs[:]
+    for layer in range(G.n_layers):
+        changed = ws.clone()
+        changed[:, layer] += 1
+        outputs.clear()
+        assert not torch.equal(G.synthesis(changed), image)
+        same = [torch.equal(a, b) for a, b in zip(outputs, reference, strict=True)]
+        assert same == [k < (layer + 1) // 2 for k in range(4)]
+
+
+def test_truncation_draws_to_the_mean_style() -> None:
+    G = generator()
+    for _ in range(20):
+        G(torch.randn(16, 6))
+    G.eval()
+    z = torch.randn(4, 6)
+    assert_close(G(z, truncation=0.0), G(z, truncation=0.0)[:1].expand(4, -1, -1, -1))
+    spread = [G(z, truncation=psi).std(0).mean() for psi in (0.0, 0.3, 0.7, 1.0)]
+    assert spread == sorted(spread) and spread[1] > 0
+    ws = G.styles(z)
+    half = truncated(ws, G.mapping.w_avg, 0.5, 3)
+    assert_close(half[:, :3], (ws[:, :3] + G.mapping.w_avg) / 2)
+    assert torch.equal(half[:, 3:], ws[:, 3:])
+    assert torch.equal(G(z, truncation=0.5, truncation_layers=3), G.synthesis(half))
+    assert torch.equal(G(z, truncation=1.0), G(z))
+    G.train()
+    with pytest.raises(ValueError, match="truncation 0.5 is for sampling"):
+        G(z, truncation=0.5)
+
+
+def test_mean_style_follows_training_batches_by_0_998() -> None:
+    G = generator()
+    z, z_mix = torch.randn(16, 6), torch.randn(16, 6)
+    w = G.styles(z)[:, 0]
+    assert_close(G.mapping.w_avg, 0.002 * w.mean(0))
+    before = G.mapping.w_avg.clone()
+    G.styles(z, None, z_mix, torch.rand(16, 2))
+    assert_close(G.mapping.w_avg, 0.998 * before + 0.002 * w.mean(0))
+    before = G.mapping.w_avg.clone()
+    G.eval()(z)
+    assert torch.equal(G.mapping.w_avg, before)
+
+
+def test_mapping_normalises_its_inputs_and_learns_slowly() -> None:
+    G = generator(n_labels=3).eval()
+    z, y = torch.randn(4, 6), torch.arange(4) % 3
+    assert_close(G.styles(100 * z, y), G.styles(z, y))
+    with torch.no_grad():
+        before = G.styles(z, y)
+        G.mapping.embedding.weight.mul_(50), G.mapping.embedding.bias.mul_(50)
+    assert_close(G.styles(z, y), before)
+    scales = {name: module.lr_scale for name, module in G.named_modules() if hasattr(module, "lr_scale")}
+    assert scales == {"mapping": 0.01, "mapping.embedding": 1.0}
+
+
+# Noise
+
+
+def test_noise_modes() -> None:
+    G = wake_noise(generator())
+    ws = G.styles(torch.randn(2, 6)).detach()
+    images = {
+        mode: [G.synthesis(ws, noise=mode) for _ in range(2)] for mode in ("none", "random", "constant")
+    }
+    assert torch.equal(*images["none"]) and torch.equal(*images["constant"])
+    assert not torch.equal(*images["random"])
+    assert not torch.equal(images["none"][0], images["constant"][0])
+    assert not torch.equal(images["constant"][0], images["random"][0])
+    assert not torch.equal(G.synthesis(ws), G.synthesis(ws))  # random in training
+    G.eval()
+    assert torch.equal(G.synthesis(ws), images["constant"][0])
+    assert [tuple(buffer.shape) for name, buffer in G.named_buffers() if name.endswith("noise")] == [
+        (4, 4),
+        *[(size, size) for size in (8, 16, 32) for _ in range(2)],
+    ]
+
+
+def test_noise_differs_between_samples_and_not_between_channels() -> None:
+    G = wake_noise(generator())
+    conv = G.blocks[1].convs[1]
+    seen: list[Tensor] = []
+    conv.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    ws = G.styles(torch.randn(1, 6)).detach().expand(2, -1, -1)
+    for p in (conv.weight, conv.bias):
+        p.data.fill_(0)
+    G.synthesis(ws)
+    (out,) = seen
+    assert torch.equal(out[:, :1].expand_as(out), out)
+    assert not torch.equal(out[0], out[1])
+    linear = torch.where(out > 0, out, 5 * out)[:, 0] / math.sqrt(2)  # LeakyReLU undone
+    assert 0.8 < float(linear.detach().std()) < 1.2
+
+
+def test_without_noise_there_is_none() -> None:
+    G = generator(noise=False)
+    ws = G.styles(torch.randn(2, 6)).detach()
+    assert torch.equal(G.synthesis(ws, noise="random"), G.synthesis(ws, noise="none"))
+    assert not any("strength" in name or "noise" in name for name in G.state_dict())
+
+
+# Labels
+
+
+def test_labels_reach_images_and_logits() -> None:
+    G, D = generator(n_labels=3).eval(), discriminator(n_labels=3)
+    z, one, two = torch.randn(4, 6), torch.ones(4, dtype=torch.long), torch.full((4,), 2)
+    x = G(z, one)
+    assert not torch.equal(G(z, two), x) and not torch.equal(D(x, two), D(x, one))
+    assert torch.equal(D(x, F.one_hot(one, 3).float()), D(x, one))
+
+
+def test_projection_logit_is_the_inner_product_over_the_root_of_its_length() -> None:
+    D = discriminator(n_labels=3)
+    seen: dict[str, Tensor] = {}
+    D.out.register_forward_hook(lambda _m, _i, out: seen.update(features=out))
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 1])
+    logits = D(x, y)
+    labels = D.mapping(None, label_vectors(y, 4, 3))
+    n = seen["features"].shape[1]
+    expected = [float(seen["features"][i] @ labels[i]) / math.sqrt(n) for i in range(4)]
+    assert_close(logits, torch.tensor(expected))
+    assert isinstance(D.mapping, Mapping) and D.mapping.w_avg is None
+
+
+def test_minibatch_deviation_compares_groups() -> None:
+    D = discriminator(group_size=2)
+    x = torch.randn(4, 3, 32, 32)
+    d = D(x)
+    assert_close(D(x.flip(0)), d.flip(0), rtol=1e-4, atol=1e-5)
+    swapped = D(x[[0, 2, 1, 3]])
+    assert not torch.allclose(swapped[0], d[0], rtol=1e-5, atol=1e-6)
+
+
+# Gradients of gradients
+
+
+def r1(D: Discriminator, x: Tensor, y: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(D(x, y).sum(), x, create_graph=True)
+    return grad.square().sum((1, 2, 3)).mean()
+
+
+def path_length(G: Generator, z: Tensor, direction: Tensor, twice: bool) -> Tensor:
+    ws = G.styles(z)
+    image = G.synthesis(ws, twice=twice, noise="constant")
+    (grad,) = torch.autograd.grad((image * direction).sum(), ws, create_graph=True)
+    return (grad.square().sum(2).mean(1).sqrt() - 0.5).square().mean()
+
+
+def gradients(loss: Tensor, net: nn.Module) -> list[Tensor]:
+    grads = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, net.parameters(), strict=True)]
+
+
+@pytest.mark.parametrize("architecture", ["resnet", "orig"])
+def test_r1_differentiates_against_finite_differences(double: None, architecture: str) -> None:
+    D = discriminator(n_labels=3, architecture=architecture)
+    x, y = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
+    check_directional(lambda: r1(D, x, y), D)
+
+
+def check_directional(loss: Callable[[], Tensor], net: nn.Module) -> None:
+    """The gradient along one random direction against a central difference.
+
+    The step is so short that no activation passes LeakyReLU's corner, where gradients jump.
+    """
+    step = 1e-8
+    grads = gradients(loss(), net)
+    assert all(g.isfinite().all() for g in grads)
+    directions = [torch.randn_like(p) for p in net.parameters()]
+    slope = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
+    values = []
+    for move in (step, -2 * step):
+        for p, d in zip(net.parameters(), directions, strict=True):
+            p.data.add_(d, alpha=move)
+        values.append(loss().detach())
+    assert abs(float(slope)) > 1e-8
+    assert_close((values[0] - values[1]) / (2 * step), slope.detach(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "orig"])
+def test_path_length_is_equal_in_both_forms(
+    double: None, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    G = generator(architecture=architecture)
+    z, direction = torch.randn(4, 6), torch.randn(4, 3, 32, 32) / 32
+    usual = path_length(G, z, direction, twice=False)
+    expected = gradients(usual, G)
+    forms: list[bool] = []
+    original = ops.modulated_conv.modulated_conv2d
+
+    def watched(x: Tensor, weight: Tensor, s: Tensor, **settings: object) -> Tensor:
+        forms.append(settings["grouped"])
+        return original(x, weight, s, **settings)
+
+    monkeypatch.setattr(stylegan2, "modulated_conv2d", watched)
+    monkeypatch.setattr(stylegan2, "grouped_pays", lambda x, weight, up: True)
+    grouped = path_length(G, z, direction, twice=True)
+    assert all(forms)
+    assert_close(grouped, usual, rtol=1e-10, atol=1e-12)
+    for got, want in zip(gradients(grouped, G), expected, strict=True):
+        assert got.isfinite().all()
+        assert_close(got, want, rtol=1e-9, atol=1e-10)
+    assert sum(float(g.abs().sum()) for g in expected) > 0
+
+
+def test_path_length_differentiates_against_finite_differences(double: None) -> None:
+    G = wake_noise(generator()).eval()
+    z, direction = torch.randn(4, 6), torch.randn(4, 3, 32, 32) / 32
+    check_directional(lambda: path_length(G, z, direction, twice=True), G)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("n_half", [0, 2, 4])
+def test_autocast_reaches_the_highest_resolutions_only(n_half: int) -> None:
+    G, D = generator(n_half=n_half), discriminator(n_half=n_half)
+    types: dict[str, list[torch.dtype]] = {"G": [], "D": []}
+    for block in G.blocks:
+        for conv in block.convs:
+            conv.register_forward_hook(lambda _m, _i, out: types["G"].append(out.dtype))
+    for block in D.blocks:
+        block.conv0.register_forward_hook(lambda _m, _i, out: types["D"].append(out.dtype))
+    D.conv.register_forward_hook(lambda _m, _i, out: types["D"].append(out.dtype))
+    z = torch.randn(4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ws = G.styles(z)
+        x = G.synthesis(ws, noise="none")
+        logits = D(x)
+    low, wide = torch.bfloat16, torch.float32
+    n_low = min(n_half, 3)  # the 4 x 4 maps never
+    assert types["G"] == [wide] + [wide] * 2 * (3 - n_low) + [low] * 2 * n_low
+    assert types["D"] == [low] * n_low + [wide] * (3 - n_low) + [wide]
+    assert (ws.dtype, x.dtype, logits.dtype) == (wide, wide, wide)
+    assert logits.isfinite().all()
+    exact = G.eval().synthesis(ws, noise="none")
+    assert_close(x, exact, rtol=0.1, atol=0.1)
+    logits.sum().backward()
+    assert all(p.grad.isfinite().all() for p in D.parameters())
+
+
+@pytest.mark.parametrize("network", ["G", "D"])
+def test_clamp_limits_the_maps(network: str) -> None:
+    limit = 0.1
+    G, D = generator(conv_clamp=limit), discriminator(conv_clamp=limit)
+    largest: list[float] = []
+
+    def watch(_m: nn.Module, _i: tuple, out: Tensor) -> None:
+        largest.append(float(out.detach().abs().max()))
+
+    if network == "G":
+        convs = [conv for block in G.blocks for conv in block.convs]
+        limits = [limit * math.sqrt(2)] * len(convs)
+    else:
+        convs = [conv for block in D.blocks for conv in (block.conv0, block.conv1)]
+        limits = [limit * math.sqrt(2), limit] * 3  # a residual path carries sqrt(1/2) of it
+    for conv in convs:
+        conv.register_forward_hook(watch)
+    D(3 * G(torch.randn(4, 6)).detach() + torch.randn(4, 3, 32, 32))
+    assert all(value <= bound * 1.0001 for value, bound in zip(largest, limits, strict=True)), largest
+    assert_close(torch.tensor(largest[:2]), torch.tensor(limits[:2]))
+    free = generator(conv_clamp=None)
+    free.load_state_dict(G.state_dict())
+    z = torch.randn(4, 6)
+    assert not torch.equal(free.eval()(z), G.eval()(z))
+    loose = generator(conv_clamp=256.0)
+    loose.load_state_dict(G.state_dict())
+    assert torch.equal(loose.eval()(z), free(z))
+
+
+def test_default_floating_type_is_followed(double: None) -> None:
+    G, D = generator(n_labels=3), discriminator(n_labels=3)
+    y = torch.arange(4) % 3
+    assert D(G(torch.randn(4, 6), y), y).dtype == torch.float64
