@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from losses import METHODS, PENALTIES
+from modelling import check_settings, network_classes
 from training import config as config_module
 from training.config import (
     FIELDS,
@@ -16,6 +17,7 @@ from training.config import (
     make_parser,
     parse_config,
     resume_differences,
+    settings_text,
     weight_flag,
 )
 from training.errors import UserError
@@ -145,19 +147,66 @@ def test_saved_config_is_a_config_file(tmp_path):
     assert TrainConfig(**from_dict(as_dict(first))) == first
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_resolve(name):
-    script = PRESETS[name].script
+OFFERED = [
+    (name, script) for name, row in PRESETS.items() for script in SCRIPTS if row.script in (script, None)
+]
+
+
+@pytest.mark.parametrize("name, script", OFFERED)
+def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
     for key, value in PRESETS[name].settings.items():
-        assert getattr(config, key) == value
+        if value in ("auto", ("auto",)):
+            assert isinstance(getattr(config, key), int | float | tuple) and value != getattr(config, key)
+        else:
+            assert getattr(config, key) == value
     assert PRESETS[name].source
+    check_settings_of_networks(config)
+
+
+def check_settings_of_networks(config):
+    """Each network knows the settings that a preset has for it."""
+    for side, network in network_classes(config.model).items():
+        check_settings(config.model, network, getattr(config, f"{side}_kwargs"), "")
+
+
+def test_presets_belong_to_their_scripts():
+    assert {script for name, script in OFFERED if name == "stylegan2"} == set(SCRIPTS)
+    assert [script for name, script in OFFERED if name == "cifar10-stylegan2-ada"] == ["gan_cifar10"]
+    assert "invalid choice" in refusal("--preset cifar10-stylegan2-ada", "gan_mnist")
+    assert {PRESETS[name].settings["model"] for name in PRESETS if PRESETS[name].script is None} == {
+        "progressive_gan",
+        "stylegan",
+        "stylegan2",
+    }
+
+
+def test_presets_of_the_nvidia_family():
+    """What the papers say of each, where they differ."""
+    row = {
+        name: resolve(f"--preset {name} --img_size 64", "gan_celeba")
+        for name, s in OFFERED
+        if s == "gan_celeba"
+    }
+    progan, stylegan, stylegan2 = row["progressive-gan"], row["stylegan"], row["stylegan2"]
+    assert progan.penalties() == {"gp": (10.0, 1), "drift": (0.001, 1)}
+    assert stylegan.penalties() == {"r1": (10.0, 1)} and stylegan.growth() is not None
+    assert stylegan2.penalties() == {"r1": (10.0, 16), "path_length": (2.0, 4)} and stylegan2.growth() is None
+    for config in (progan, stylegan, stylegan2):
+        assert (config.beta1, config.beta2, config.z_dim, config.ema) == (0.0, 0.99, 512, True)
+        assert config.ema_halflife == (10_000.0,)
+    assert row["stylegan2-paper256"].augment == row["stylegan2-auto"].augment == ("ada",)
+    cifar = resolve("--preset cifar10-stylegan2-ada", "gan_cifar10")
+    assert cifar.penalties() == {"r1": (0.01, 16)} and cifar.augment == ("ada",)
+    assert cifar.g_kwargs == {"mapping_layers": 2, "mixing": 0.0} and cifar.d_kwargs["architecture"] == "orig"
 
 
 def test_cifar_study_rows():
     """The seven unconditional rows of the CIFAR-10 study differ as its table says."""
     rows = {
-        name: resolve(f"--preset {name}", "gan_cifar10") for name in PRESETS if name.startswith("cifar10")
+        name: resolve(f"--preset {name}", "gan_cifar10")
+        for name in PRESETS
+        if PRESETS[name].source == "xyfJASON/GANs-Implementations"
     }
     assert len(rows) == 7
     assert all(
@@ -230,6 +279,26 @@ def test_default_norm_of_d(command, norm):
         ("--weight_clip 0", "--weight_clip 0"),
         ("--norm_d none --d_kwargs norm=layer", "give one"),
         ("--sync_bn --method wgan-gp --norm_d batch", "second derivative"),
+        ("--path_length_weight 2", "stylegan, stylegan2 have styles, not dcgan"),
+        ("--model progressive_gan --penalty path_length", "not progressive_gan"),
+        ("--no_grow", "dcgan never grows"),
+        ("--no_grow --model stylegan2", "stylegan2 never grows"),
+        ("--stable_kimg 1", "dcgan does not grow (progressive_gan, stylegan do)"),
+        ("--fade_kimg 1 --model stylegan2", "stylegan2 does not grow"),
+        ("--fade_kimg 1 --model stylegan --no_grow", "--fade_kimg 1.0: --no_grow"),
+        ("--model stylegan --stable_kimg -1", "at least 0"),
+        ("--augment ada --ada_interval 0", "--ada_interval"),
+        ("--augment ada --ada_kimg 0", "--ada_kimg"),
+        ("--augment ada --ada_target 1.5", "--ada_target"),
+        ("--augment blur", "translation"),
+        ("--ema --ema_rampup 0.05", "--ema_halflife"),
+        ("--ema_rampup 0.05", "needs --ema"),
+        ("--gamma much", "float or auto"),
+        ("--batch_size auto2", "int or auto"),
+        ("--img_size 0", "img_size"),
+        ("--img_size 64x", "img_size"),
+        ("--img_size 4x5x6", "img_size"),
+        ("--beta1 auto", "--beta1"),
     ],
 )
 def test_refused(command, words):
@@ -254,7 +323,9 @@ def test_bad_config_files(tmp_path, text, words):
 
 
 @pytest.mark.parametrize(
-    "command", ["--speed 3", "--method vae", "--batch_size many", "--meth gan", "--g_kwargs width"]
+    "command",
+    ["--speed 3", "--method vae", "--batch_size many", "--meth gan", "--g_kwargs width", "--img_size wide"]
+    + ["--lr soon"],
 )
 def test_unknown_flags_and_values_are_one_line(command):
     error = refusal(command)
@@ -278,6 +349,89 @@ def test_resume_differences():
     assert sorted(refused) == ["model: dcgan -> mlp", *norms] and noticed == ["lr: 0.0002 -> 0.001"]
     del old["split"]  # a run older than the setting
     assert resume_differences(old, as_dict(resolve("--n_steps 20"))) == ([], [])
+
+
+# -- sizes, `auto`, growing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, size", [("64", 64), ("64x64", 64), ("160x128", (160, 128)), ("128X160", (128, 160))]
+)
+def test_sizes_on_the_command_line(text, size):
+    assert resolve(f"--model mlp --img_size {text}").img_size == size
+
+
+@pytest.mark.parametrize("text", ["img_size: 160x128", "img_size: [160, 128]", '{"img_size": [160, 128]}'])
+def test_sizes_in_config_files(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    assert resolve(f"--config {file}").img_size == (160, 128)
+    file.write_text("img_size: [160, 128, 3]")
+    assert "img_size" in refusal(f"--config {file}")
+
+
+def test_sizes_are_shown_as_they_are_typed():
+    config = resolve("--model mlp --img_size 160x128")
+    assert "img_size=160x128" in "\n".join(settings_text(config))
+    assert TrainConfig(**from_dict(as_dict(config))) == config
+    refused, _ = resume_differences(as_dict(config), as_dict(resolve("--model mlp --img_size 64")))
+    assert refused == ["img_size: 160x128 -> 64"]
+    assert resume_differences(as_dict(config), as_dict(config)) == ([], [])
+
+
+ALL_AUTO = "--batch_size auto --lr auto --gamma auto --ema --ema_halflife auto"
+
+
+@pytest.mark.parametrize(
+    "size, processes, batch_size, lr, gamma, halflife",
+    [
+        ("256", 1, 16, 0.0025, 0.0002 * 65536 / 16, 5000),  # 4096 / 256 a process; 0.8192
+        ("256", 8, 64, 0.0025, 0.0002 * 65536 / 64, 20_000),  # 8 * 16, at most 64; 0.2048
+        ("32", 1, 32, 0.0025, 0.0064, 10_000),  # 128, at most 32 a process
+        ("1024", 2, 8, 0.002, 26.2144, 2500),
+        ("1024", 100, 100, 0.002, 2.097152, 31_250),  # one a process
+        ("64x256", 1, 16, 0.0025, 0.8192, 5000),  # the longer side
+    ],
+)
+def test_auto_by_hand(monkeypatch, size, processes, batch_size, lr, gamma, halflife):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    config = resolve(f"--img_size {size} {ALL_AUTO}")
+    assert (config.batch_size, config.lr) == (batch_size, lr)
+    assert config.r1_weight == pytest.approx(gamma, rel=1e-12)
+    assert config.ema_halflife == pytest.approx((halflife,))
+
+
+def test_auto_knows_the_datasets_size_and_the_batch_that_was_given():
+    config = resolve("--gamma auto --batch_size 50")
+    assert config.r1_weight == pytest.approx(0.0002 * 32**2 / 50)
+
+
+def test_gamma_is_another_name_of_r1_weight():
+    assert resolve("--gamma 3").penalties() == resolve("--r1_weight 3").penalties() == {"r1": (3.0, 1)}
+    assert resolve("--gamma auto") == resolve("--r1_weight auto")
+
+
+def test_auto_in_a_file_and_settled_in_the_saved_config(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("batch_size: auto\nr1_weight: auto\nema: true\nema_halflife: [auto]\nimg_size: 256\n")
+    config = resolve(f"--config {file}")
+    assert (config.batch_size, config.ema_halflife) == (16, (5000.0,))
+    saved = as_dict(config)
+    assert "auto" not in (saved["batch_size"], saved["r1_weight"], *saved["ema_halflife"])
+    file.write_text("beta1: auto")
+    assert "beta1 must be float" in refusal(f"--config {file}")
+    file.write_text("batch_size: 32\nema: true\nema_halflife: auto")
+    assert resolve(f"--config {file}").ema_halflife == (10_000.0,)
+    assert resolve(f"--config {file} --ema_halflife 5 auto").ema_halflife == (5.0, 10_000.0)
+
+
+def test_growth_of_the_config():
+    growth = resolve("--model progressive_gan --img_size 64 --stable_kimg 2 --fade_kimg 1.5").growth()
+    assert (growth.first, growth.last, growth.stable, growth.fade) == (4, 64, 2000, 1500)
+    growth = resolve("--model stylegan --img_size 64").growth()
+    assert (growth.first, growth.stable, growth.fade) == (8, 600_000, 600_000)
+    assert resolve("--model stylegan --img_size 64 --no_grow").growth() is None
+    assert resolve("--model stylegan2 --img_size 64").growth() is resolve("--model dcgan").growth() is None
 
 
 def test_config_is_frozen():

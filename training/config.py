@@ -69,7 +69,7 @@ AUTO: dict[str, Callable[[int, int, int], Any]] = {
     "batch_size": lambda side, processes, _: max(min(processes * min(4096 // side, 32), 64), processes),
     "lr": lambda side, processes, batch_size: 0.0025 if side < 1024 else 0.002,
     "r1_weight": lambda side, processes, batch_size: 0.0002 * side**2 / batch_size,
-    "ema_halflife": lambda side, processes, batch_size: (batch_size * 10_000 / 32,),
+    "ema_halflife": lambda side, processes, batch_size: batch_size * 10_000 / 32,
 }
 
 
@@ -356,8 +356,6 @@ def _coerce(name: str, value: Any, source: str) -> Any:
     if value is None and types.NoneType in typing.get_args(hint):
         return None
     kind = typing.get_origin(hint)
-    if value == "auto" and name in AUTO:
-        return value
     if name == "img_size":
         return _read_size(value, source)
     items = list(value) if isinstance(value, list | tuple) else [value]
@@ -369,6 +367,8 @@ def _coerce(name: str, value: Any, source: str) -> Any:
         raise UserError(f"{source}: {name} takes one value, not {value!r}")
     base = bool if hint is bool else _scalar_type(hint)
     for i, item in enumerate(items):
+        if item == "auto" and name in AUTO:
+            continue
         if base is float and isinstance(item, int | str) and not isinstance(item, bool):
             with contextlib.suppress(ValueError):  # refused below
                 items[i] = item = float(item)  # YAML reads 2e-4 as a string
@@ -395,8 +395,10 @@ def without_auto(settings: dict[str, Any]) -> dict[str, Any]:
     side = max(image_shape(settings.get("img_size") or DATASETS[dataset].img_size))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for name, rule in AUTO.items():
-        if settings.get(name) in ("auto", ("auto",)):
-            settings[name] = rule(side, processes, settings.get("batch_size", TrainConfig.batch_size))
+        value = settings.get(name)
+        if value == "auto" or isinstance(value, tuple) and "auto" in value:
+            number = rule(side, processes, settings.get("batch_size", TrainConfig.batch_size))
+            settings[name] = tuple(number if v == "auto" else v for v in value) if value != "auto" else number
     return settings
 
 

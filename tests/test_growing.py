@@ -1,0 +1,205 @@
+"""Growing in the trainer: which stage belongs to a step, reals at a stage, and runs that pass through all of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from modelling import progressive_gan
+from tests.running import differing, run, small, state
+from training.generator import load_generator
+from training.growing import Growth, at_stage
+from training.loop import Loop
+
+# -- the schedule ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "stage"),
+    [
+        (0, (4, 1.0)),
+        (99, (4, 1.0)),
+        (100, (8, 0.0)),  # the fade begins
+        (105, (8, 0.25)),
+        (119, (8, 0.95)),
+        (120, (8, 1.0)),
+        (219, (8, 1.0)),
+        (220, (16, 0.0)),
+        (230, (16, 0.5)),
+        (240, (16, 1.0)),
+        (339, (16, 1.0)),
+        (340, (16, 1.0)),  # where a further size would come
+        (10**12, (16, 1.0)),
+    ],
+)
+def test_stages_by_hand(images: int, stage: tuple[int, float]) -> None:
+    """100 images at 4 px; 20 to fade in 8 px, 100 at it; the same for 16 px, the last."""
+    assert Growth(4, 16, fade=20, stable=100).stage(images) == pytest.approx(stage)
+
+
+def test_stages_without_fades() -> None:
+    growth = Growth(8, 32, fade=0, stable=10)
+    assert [growth.stage(i) for i in (0, 9, 10, 19, 20, 500)] == [
+        (8, 1.0), (8, 1.0), (16, 1.0), (16, 1.0), (32, 1.0), (32, 1.0)
+    ]  # fmt: skip
+
+
+def test_stages_without_rest() -> None:
+    """The first size is left at once."""
+    growth = Growth(8, 32, fade=10, stable=0)
+    assert [growth.stage(i) for i in (0, 5, 10, 15, 20)] == [
+        (16, 0.0), (16, 0.5), (32, 0.0), (32, 0.5), (32, 1.0)
+    ]  # fmt: skip
+
+
+def test_stages_of_no_growth() -> None:
+    assert Growth(8, 32, fade=0, stable=0).stage(0) == (32, 1.0)
+    assert [Growth(8, 8, fade=5, stable=5).stage(i) for i in (0, 5, 7, 99)] == [(8, 1.0)] * 4
+
+
+def test_steps_until_grown() -> None:
+    growth = Growth(4, 16, fade=20, stable=100)
+    assert growth.doublings == 2 and growth.steps(1) == 240 and growth.steps(7) == 35  # 34.3
+    assert growth.stage(growth.steps(7) * 7) == (16, 1.0) and growth.stage((growth.steps(7) - 1) * 7)[1] < 1
+    assert Growth(8, 8, fade=5, stable=5).steps(4) == 0
+
+
+# -- reals at a stage ------------------------------------------------------------------------------------------
+
+IMAGE = torch.tensor(
+    [[0.0, 2.0, 4.0, 4.0], [2.0, 4.0, 4.0, 4.0], [1.0, 1.0, 8.0, 0.0], [1.0, 1.0, 0.0, 8.0]]
+)[None, None]
+HALF = torch.tensor([[2.0, 4.0], [1.0, 4.0]])[None, None]
+
+
+def test_reals_are_averaged_over_boxes() -> None:
+    assert torch.equal(at_stage(IMAGE, 4, 1.0), IMAGE)
+    assert_close(at_stage(IMAGE, 2, 1.0), HALF)
+    assert_close(at_stage(IMAGE, 1, 1.0), torch.full((1, 1, 1, 1), 2.75))
+
+
+def test_reals_fade_as_the_images_of_g_do() -> None:
+    """A quarter of themselves, three quarters of their next smaller size with its pixels repeated."""
+    coarse = torch.tensor([[2.0, 2.0, 4.0, 4.0]] * 2 + [[1.0, 1.0, 4.0, 4.0]] * 2)[None, None]
+    assert_close(at_stage(IMAGE, 4, 0.25), 0.25 * IMAGE + 0.75 * coarse)
+    assert_close(at_stage(IMAGE, 4, 0.0), coarse)
+    assert_close(
+        at_stage(IMAGE, 2, 0.5), 0.5 * HALF + 0.5 * 2.75
+    )  # of the smaller size, not of the whole image
+
+
+# -- runs: batches of 8; 4 steps at each size, 2 in each fade -----------------------------------------------------
+
+GROWING = "--stable_kimg 0.032 --fade_kimg 0.016 --log_interval 1"
+PRO = f"--log_name a {small('progressive_gan')} {GROWING}"
+SIZES = [4] * 4 + [8] * 6 + [16] * 4
+ALPHAS = [1.0] * 4 + [0.0, 0.5] + [1.0] * 4 + [0.0, 0.5] + [1.0] * 2
+
+
+def logged(folder: Path, name: str) -> list[float | None]:
+    rows = [json.loads(line) for line in (folder / "a" / "metrics.jsonl").read_text().splitlines()]
+    return [row.get(name) for row in rows]
+
+
+def test_a_run_passes_through_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = progressive_gan.Discriminator.forward
+
+    def spy(self: progressive_gan.Discriminator, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if not x.is_meta:
+            seen.append(tuple(x.shape))
+        return forward(self, x, y)
+
+    monkeypatch.setattr(progressive_gan.Discriminator, "forward", spy)
+    loop = run(f"{PRO} --n_steps 14 --ema --ema_decay 0", tmp_path)
+    assert "growing: 4 to 16 px, at full size from step 12" in capsys.readouterr().out
+    assert logged(tmp_path, "growing/size") == SIZES and logged(tmp_path, "growing/alpha") == ALPHAS
+    assert seen == [(8, 1, s, s) for s in SIZES for _ in range(3)]  # a step's reals, fakes, and fakes for G
+    assert all(p.isfinite().all() for n in loop.task.networks.values() for p in n.parameters())
+    for name, size in (("raw", 16), ("ema", 16)):
+        G, _ = load_generator(tmp_path / "a", name)
+        assert G(torch.randn(2, 8)).shape == (2, 1, size, size)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 12])
+def test_networks_and_averages_stand_at_the_stage(tmp_path: Path, steps: int) -> None:
+    loop = run(f"{PRO} --n_steps {steps} --ema", tmp_path)
+    expected = (SIZES[steps - 1], ALPHAS[steps - 1])
+    (ema, _) = loop.emas["ema"]
+    for module in (*loop.task.networks.values(), ema.module):
+        assert (module.stage.size, float(module.stage.alpha)) == expected
+        assert module.stage.fading == (expected[1] < 1)
+    size = expected[0]
+    assert loop.task.networks["G"].train()(torch.randn(3, 8)).shape == (3, 1, size, size)
+
+
+def test_optimisers_start_afresh_with_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam counts its steps since: at the beginning and at the end of each fade, and nowhere else."""
+    counts: dict[str, list[int]] = {"G": [], "D": []}
+    run_step = Loop.run_step
+
+    def spy(self: Loop) -> None:
+        run_step(self)
+        G, D = self.task.networks["G"], self.task.networks["D"]
+        for name, p in (("G", G.first.conv.weight), ("D", D.trunk.last.conv.weight)):
+            counts[name].append(int(self.networks[name].optimizer.state[p]["step"]))
+
+    monkeypatch.setattr(Loop, "run_step", spy)
+    run(f"{PRO} --n_steps 14", tmp_path)
+    assert counts["G"] == counts["D"] == [1, 2, 3, 4] + [1, 2] + [1, 2, 3, 4] + [1, 2] + [1, 2]
+
+
+def test_reals_are_faded_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reals that are sharp while the fakes fade would tell D which are which: another run."""
+    faded = run(f"{PRO} --n_steps 6", tmp_path).state_dict()
+    again = run(f"{PRO.replace('name a', 'name b')} --n_steps 6", tmp_path).state_dict()
+    assert differing(faded, again) == []
+    monkeypatch.setattr("training.task.at_stage", lambda x, size, alpha: F.avg_pool2d(x, 16 // size))
+    sharp = run(f"{PRO.replace('name a', 'name c')} --n_steps 6", tmp_path).state_dict()
+    assert differing(faded, sharp, ("networks",)) != []
+
+
+def test_sheets_are_of_the_full_size_from_the_first_step(tmp_path: Path) -> None:
+    run(f"{PRO} --n_steps 5 --sample_interval 1", tmp_path)
+    for step in range(1, 6):
+        with Image.open(tmp_path / "a" / "samples" / f"step-{step:08d}-raw.png") as sheet:
+            assert sheet.size == (8 * 18 + 2, 8 * 18 + 2)
+            pixels = torch.from_numpy(np.array(sheet.convert("L")))
+        first = pixels[2:18, 2:18]
+        block = 4 if step < 5 else 2  # px of the sheet that one pixel of the stage covers
+        assert torch.equal(
+            first, first[::block, ::block].repeat_interleave(block, 0).repeat_interleave(block, 1)
+        )
+
+
+@pytest.mark.parametrize("stop", [3, 5, 6, 11])
+def test_a_run_resumes_within_any_stage(tmp_path: Path, stop: int) -> None:
+    run(f"{PRO} --n_steps 14 --checkpoint_interval {stop} --keep_checkpoints 9 --ema", tmp_path)
+    whole = state(tmp_path, "a", 14)
+    loop = run(f"--resume {tmp_path}/a/checkpoints/step-{stop:08d}.pt --log_name b --n_steps 14", tmp_path)
+    assert differing(whole, loop.state_dict()) == []
+
+
+def test_the_full_size_from_the_start(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    loop = run(f"--log_name a {small('progressive_gan')} --no_grow --n_steps 2", tmp_path)
+    assert "at full size from" not in capsys.readouterr().out
+    assert loop.task.networks["G"].train()(torch.randn(3, 8)).shape == (3, 1, 16, 16)
+    assert "growing/size" not in json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_styles_grow_too(tmp_path: Path) -> None:
+    """StyleGAN from 8 px: the number of styles follows the stage, path length included."""
+    penalty = "--path_length_weight 2 --penalty_interval path_length=2"
+    run(f"--log_name a {small('stylegan')} {GROWING} {penalty} --n_steps 8", tmp_path)
+    assert logged(tmp_path, "growing/size") == [8] * 4 + [16] * 4
+    assert logged(tmp_path, "growing/alpha") == [1.0] * 4 + [0.0, 0.5, 1.0, 1.0]
+    first, *rest = logged(tmp_path, "penalty/path_length")
+    assert first is None and min(rest) > 0
