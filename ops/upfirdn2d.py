@@ -5,6 +5,7 @@ true input size. It is registered with torch.library and is never a torch.autogr
 penalty drops the second-order gradient of one without a word (torch 2.15). arXiv:1912.04958 appendix B.
 """
 
+import importlib.util
 import math
 from collections.abc import Sequence
 
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 
 from ops.precision import without_autocast
 
-Pair = tuple[int, int]
-Pads = tuple[int, int, int, int]
-
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _SIGNIFICANT_BITS = {torch.bfloat16: 8, torch.float16: 11}
 _MAX_TAPS_2D = 36  # of a filter applied in one pass; a longer one costs less as a row and a column
+
+Pair = tuple[int, int]
+Pads = tuple[int, int, int, int]
 
 
 def upfirdn2d(
@@ -42,7 +44,7 @@ def upfirdn2d(
     pads = (pad,) * 4 if isinstance(pad, int) else tuple(pad)
     _check(x, fx, fy, (ux, uy), pads)
     if _must_be_traceable(x):
-        return _convolve(x, fx, fy, (ux, uy), (dx, dy), pads)
+        return convolve(x, fx, fy, (ux, uy), (dx, dy), pads)
     return _operator(x, fx, fy, (ux, uy), (dx, dy), pads)
 
 
@@ -93,13 +95,12 @@ def _check(x: Tensor, fx: Sequence[float], fy: Sequence[float], up: Pair, pads: 
 
 
 def _must_be_traceable(x: Tensor) -> bool:
-    """Whether torch must see through the operation: torch.func cannot enter a custom operator.
+    """Whether torch must see through the operation, as it does through plain convolutions.
 
-    A compiler for the CPU gains from plain convolutions, and a penalty by torch.func may stand in what it compiles.
+    Always inside torch.func, which cannot enter a custom operator, and when compiled for a CPU.
     """
-    if torch.compiler.is_compiling():
-        return not x.is_cuda
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    inside_func = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside_func or (torch.compiler.is_compiling() and not x.is_cuda)
 
 
 # The operator
@@ -115,10 +116,10 @@ def _operator(
     pad: Sequence[int],
 ) -> Tensor:
     """upfirdn2d with every argument per axis and without checks."""
-    return _convolve(x, fx, fy, up, down, pad)
+    return convolve(x, fx, fy, up, down, pad)
 
 
-@_operator.register_fake
+@_operator.register_kernel("cuda")
 def _(
     x: Tensor,
     fx: Sequence[float],
@@ -127,7 +128,25 @@ def _(
     down: Sequence[int],
     pad: Sequence[int],
 ) -> Tensor:
-    """Shape and memory format of the result."""
+    """By one Triton kernel, by native convolutions where Triton is missing."""
+    if _HAS_TRITON:
+        from ops.upfirdn2d_triton import supports, upfirdn2d_triton
+
+        if supports(fx, fy, up):
+            return upfirdn2d_triton(x, fx, fy, up, down, pad, _empty_result(x, fx, fy, up, down, pad))
+    return convolve(x, fx, fy, up, down, pad)
+
+
+@_operator.register_fake
+def _empty_result(
+    x: Tensor,
+    fx: Sequence[float],
+    fy: Sequence[float],
+    up: Sequence[int],
+    down: Sequence[int],
+    pad: Sequence[int],
+) -> Tensor:
+    """A tensor of the result's shape and memory format."""
     width = (x.shape[3] * up[0] + pad[0] + pad[1] - len(fx)) // down[0] + 1
     height = (x.shape[2] * up[1] + pad[2] + pad[3] - len(fy)) // down[1] + 1
     return torch.empty(
@@ -173,7 +192,7 @@ def _exact(fx: Sequence[float], fy: Sequence[float], dtype: torch.dtype) -> bool
     return all((math.frexp(a * b)[0] * scale).is_integer() for a in fx for b in fy)
 
 
-def _convolve(
+def convolve(
     x: Tensor,
     fx: Sequence[float],
     fy: Sequence[float],
@@ -185,7 +204,7 @@ def _convolve(
     up_taken, down_taken = max(up) > 1, max(down) > 1
     if x.dtype in _SIGNIFICANT_BITS and (up_taken or not _exact(fx, fy, x.dtype)):
         # A depthwise transposed convolution in half precision has no fast path on CPU, and taps would be rounded.
-        return _convolve(x.float(), fx, fy, up, down, pad).to(x.dtype)
+        return convolve(x.float(), fx, fy, up, down, pad).to(x.dtype)
     if (up_taken and down_taken) or (min(len(fx), len(fy)) > 1 and len(fx) * len(fy) > _MAX_TAPS_2D):
         x = _convolve_once(x, fx, (1.0,), (up[0], 1), (down[0], 1), (*pad[:2], 0, 0))
         return _convolve_once(x, (1.0,), fy, (1, up[1]), (1, down[1]), (0, 0, *pad[2:]))
