@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.running import ROOT, TINY, run
+from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
 from tools import evaluate, sample, train_classifier
 from training.config import make_parser
@@ -83,20 +83,26 @@ def test_local_links_lead_to_files(page: Path) -> None:
 
 
 def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
-    """docs/reading_a_run.md's table against TensorBoard and metrics.jsonl of a run with a lazy penalty."""
+    """docs/reading_a_run.md's table against TensorBoard and metrics.jsonl of a run that has all there is."""
     table = (ROOT / "docs" / "reading_a_run.md").read_text(encoding="utf-8").split("What each curve is")[1]
     cells = [line.split("|")[1] for line in table.split("\n## ")[0].splitlines() if line.startswith("| `")]
     explained = set(re.findall(r"`([^`]+)`", " ".join(cells)))
-    command = "--log_name a --n_steps 2 --ema --log_interval 1 --penalty r1 --penalty_interval r1=2"
-    run(f"{command} --loggers tensorboard", tmp_path)
+    command = f"--log_name a {small('stylegan')} --n_steps 2 --ema --log_interval 1 --augment ada"
+    penalties = "--penalty r1 path_length --penalty_interval r1=2 path_length=2"
+    run(f"{command} {penalties} --loggers tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "a"))
     events.Reload()
     shown = set(events.Tags()["scalars"])
     last = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
     assert shown == last.keys() - {"step"}
     assert set(events.Tags()["images"]) == {"samples/raw", "samples/ema"}
-    general = {name.replace("/r1", "/NAME") for name in shown}
+    general = {re.sub("(grad_norm|penalty)/(r1|path_length)", r"\1/NAME", name) for name in shown}
     assert general == explained - {"fp16_scale"}
+    run("--log_name b --n_steps 1", tmp_path)
+    plain = json.loads((tmp_path / "b" / "metrics.jsonl").read_text())
+    assert plain.keys() < last.keys() and not [
+        k for k in plain if re.match("growing|augment|state|penalty", k)
+    ]
 
 
 def test_grids_show_the_same_latents_all_along(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop: every method and penalty, precision, accumulation, guards, signals, EMA, folders, refusals."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -13,15 +14,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 import gan_mnist
+from augmentation import AUGMENTATIONS
+from ema import EMA
 from losses import METHODS, PENALTIES
-from modelling import MODELS
-from tests.running import ROOT, differing, full, leaves, run, state
+from modelling import MODELS, stylegan2
+from tests.running import ROOT, differing, full, leaves, run, small, state
 from training.config import LOGGERS
+from training.data import DIGITS
 from training.errors import UserError
 from training.generator import load_generator
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
+from training.rng import generator
 from training.task import every, warm_schedule
 
 
@@ -60,6 +66,8 @@ def test_two_steps_of_every_method(tmp_path, method):
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
     command = f"--log_name a --penalty {penalty} --penalty_interval {penalty}={interval} --n_steps 2 --log_interval 1"
+    if PENALTIES[penalty].styles:
+        command += " " + small("stylegan2")
     loop = run(command, tmp_path)
     assert finite(loop)
     assert lines(tmp_path)[-1][f"penalty/{penalty}"] > 0
@@ -67,8 +75,9 @@ def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_two_steps_of_every_model(tmp_path, model):
-    size = "--dataset digits --img_size 32 --g_kwargs width=8 --d_kwargs width=8"
-    assert finite(run(f"--log_name a --model {model} --n_steps 2 {size}", tmp_path))
+    for name, labels in (("a", ""), ("b", "--conditional")):
+        command = f"--log_name {name} --img_size 32 {small(model)} --n_steps 2 {labels}"
+        assert finite(run(f"{command} --ema --penalty r1", tmp_path))
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop", "SGD"])
@@ -222,6 +231,223 @@ def test_layout_and_sharing_leave_the_result(tmp_path):
         leaves(states[0]["networks"]).items(), leaves(states[1]["networks"]).values(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10, msg=key)
+
+
+# -- styles, path length, learning rates of their own ------------------------------------------------------------
+
+
+def spy_on_styles(monkeypatch):
+    """(z, y, z_mix, u, training) of every call of StyleGAN2's styles with numbers."""
+    calls = []
+    styles = stylegan2.Generator.styles
+
+    def spy(self, z, y=None, z_mix=None, u=None):
+        if not z.is_meta and self.training:
+            calls.append((z, y, z_mix, u))
+        return styles(self, z, y, z_mix, u)
+
+    monkeypatch.setattr(stylegan2.Generator, "styles", spy)
+    return calls
+
+
+def test_styles_are_mixed(tmp_path, monkeypatch):
+    """Second latents and crossovers are draws of the step, and change what is learnt."""
+    calls = spy_on_styles(monkeypatch)
+    mixed = run(f"--log_name a {small('stylegan2')} --n_steps 1", tmp_path)
+    ((z, _, z_mix, u),) = calls  # one forward serves D and G
+    for given, draw, purpose in (
+        (z, torch.randn, "z"),
+        (z_mix, torch.randn, "z-mix"),
+        (u, torch.rand, "mixing"),
+    ):
+        shape = (8, 2) if purpose == "mixing" else (8, 8)
+        assert torch.equal(given, draw(shape, generator=generator(0, 0, 0, purpose)))
+    calls.clear()
+    plain = run(f"--log_name b {small('stylegan2', mixing=0)} --n_steps 1", tmp_path)
+    assert [call[2:] for call in calls] == [(None, None)]
+    changed = differing(mixed.state_dict(), plain.state_dict(), ("networks",))
+    assert {path.split("/")[1] for path in changed} == {"D", "G"}
+
+
+def test_the_mapping_learns_a_hundred_times_slower(tmp_path):
+    command = f"--log_name a {small('stylegan2')} --conditional --n_steps 10 --lr 1e-3 --lr_decay_from 5"
+    loop = run(f"{command} --log_interval 1", tmp_path)
+    for name, network in loop.networks.items():
+        groups = network.optimizer.param_groups
+        last = 1e-3 / 5  # at the tenth step
+        assert [group["lr"] for group in groups] == pytest.approx([last, 0.01 * last])
+        mapping = loop.task.networks[name].mapping
+        slow, fast = {id(p) for p in groups[1]["params"]}, {id(p) for p in groups[0]["params"]}
+        assert slow == {id(p) for p in mapping.layers.parameters()}
+        assert {id(p) for p in mapping.embedding.parameters()} <= fast
+        assert len(slow) + len(fast) == len(list(loop.task.networks[name].parameters()))
+    assert lines(tmp_path)[0]["lr/g"] == 1e-3 and lines(tmp_path)[-1]["lr/g"] == pytest.approx(2e-4)
+
+
+PATH = f"--log_name a {small('stylegan2')} --path_length_weight 2 --log_interval 1"
+
+
+def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
+    """Due at each fourth step, on latents, mixing and labels of its own; the average is moved by G's phase alone."""
+    calls, averaged = spy_on_styles(monkeypatch), []
+    update = EMA.update
+    monkeypatch.setattr(EMA, "update", lambda *args: averaged.append(1) or update(*args))
+    loop = run(f"{PATH} --conditional --n_steps 8 --ema", tmp_path)
+    assert loop.updates == len(averaged) == 8
+    phase = next(p for p in loop.task.phases if p.name == "path_length")
+    assert phase.trains == "G" and phase.interval == 4
+    assert [phase.due(s) for s in range(8)] == [False, False, False, True] * 2
+    assert [len(z) for z, *_ in calls] == [8, 8, 8, 8, 4] * 2
+    for whole, (z, y, z_mix, u) in ((calls[3], calls[4]), (calls[8], calls[9])):
+        assert [len(part) for part in (z, y, z_mix, u)] == [4] * 4
+        assert torch.equal(y, whole[1][:4])
+        assert not torch.equal(z, whole[0][:4]) and not torch.equal(z_mix, whole[2][:4])
+    rows = lines(tmp_path)
+    assert ["penalty/path_length" in row for row in rows] == [False] * 3 + [True] * 5
+    assert rows[2]["state/path_length"] == 0 < rows[3]["state/path_length"] < rows[7]["state/path_length"]
+    assert float(state(tmp_path, "a", 8)["task"]["penalties"]["path_length"]) == pytest.approx(
+        rows[7]["state/path_length"]
+    )
+
+
+def test_path_length_corrects_adam_of_g(tmp_path):
+    loop = run(f"{PATH} --n_steps 1 --r1_weight 1 --penalty_interval r1=16", tmp_path)
+    for name, c in (("G", 1 / (1 + 1 / 4)), ("D", 1 / (1 + 1 / 16))):
+        group = loop.networks[name].optimizer.param_groups[0]
+        assert group["lr"] == pytest.approx(2e-4 * c)
+        assert group["betas"] == pytest.approx((0.5**c, 0.999**c))
+    assert loop.networks["G"].optimizer.param_groups[1]["lr"] == pytest.approx(2e-6 * 0.8)
+
+
+def test_path_length_moves_g_by_its_weight_times_its_interval(tmp_path, monkeypatch):
+    """Its phase's loss is 4 * 2 * penalty: the gradient's norm is eight times that of the penalty alone."""
+    norms = []
+    for name, weight in (("a", 2), ("b", 0.25)):
+        run(
+            f"{PATH.replace('name a', 'name ' + name)} --n_steps 4 --lr 0 --path_length_weight {weight}",
+            tmp_path,
+        )
+        norms.append(lines(tmp_path, name)[-1]["grad_norm/path_length"])
+    assert norms[0] == pytest.approx(8 * norms[1], rel=1e-5) and norms[1] > 0
+
+
+@pytest.mark.parametrize("options", ["", "--augment ada --ada_kimg 0.1 --ada_target 0"])
+def test_styles_and_their_state_resume(tmp_path, options):
+    """Running means of styles and path length, p and its signs: bit for bit what they would have been."""
+    command = f"{PATH} --n_steps 10 --ema --checkpoint_interval 5 {options}"
+    run(command, tmp_path)
+    whole = state(tmp_path, "a", 10)
+    loop = run(f"--resume {tmp_path}/a/checkpoints/step-00000005.pt --log_name b --n_steps 10", tmp_path)
+    assert differing(whole, loop.state_dict(), ("networks", "ema", "optimizers", "loop", "task")) == []
+    at_five = state(tmp_path, "a", 5)["task"]
+    assert float(at_five["penalties"]["path_length"]) > 0
+    assert bool(at_five["augmentation"]) == bool(options)
+
+
+def test_rampup_of_the_average(tmp_path):
+    """Half-life at most a twentieth of the images seen: after 32 images 1.6, so five half-lives in a batch of 8."""
+    loop = run("--log_name a --n_steps 4 --ema --ema_halflife 1000 --ema_rampup 0.05", tmp_path)
+    (_, decay) = loop.emas["ema"]
+    assert decay() == pytest.approx(0.5**5)
+    loop.step = loop.last_update = 10_000  # 80,000 images: the half-life itself
+    assert decay() == pytest.approx(0.5 ** (8 / 1000))
+    loop.step = loop.last_update = 0
+    assert decay() == 0
+
+
+# -- augmentation --------------------------------------------------------------------------------------------------
+
+
+def replace_augmentation(monkeypatch, name, fn):
+    monkeypatch.setitem(AUGMENTATIONS, name, dataclasses.replace(AUGMENTATIONS[name], fn=fn))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("method", ["gan", "rpgan"])
+def test_all_that_d_sees_is_augmented(tmp_path, monkeypatch, name, method):
+    """Where nothing is left of any image D cannot tell them apart, and G and R1 have no gradient."""
+    replace_augmentation(monkeypatch, name, lambda x, *draws: 0 * x)
+    run(f"--log_name a --augment {name} --method {method} --r1_weight 1 --n_steps 1", tmp_path)
+    row = lines(tmp_path)[-1]
+    assert row["d/real"] == row["d/fake"] and row["grad_norm/g"] == row["penalty/r1"] == 0
+
+
+def test_augmentations_draw_for_each_use_anew(tmp_path, monkeypatch):
+    """In the table's two parts of a step: reals and fakes of D, reals and fakes of G; one row a sample, in order."""
+    seen = []
+
+    def spy(x, u, n, *p):
+        seen.append((u, n, p))
+        return x
+
+    for name in ("ada", "cutout"):
+        replace_augmentation(monkeypatch, name, spy)
+    run("--log_name a --augment cutout ada --method ragan --n_steps 1", tmp_path)
+    cutout, ada = seen[::2], seen[1::2]  # in the order that was asked for
+    assert len(cutout) == len(ada) == 4
+    for rows, row, n_extra in ((cutout, AUGMENTATIONS["cutout"], 0), (ada, AUGMENTATIONS["ada"], 1)):
+        for u, n, p in rows:
+            assert u.shape == (8, row.n_uniform) and n.shape == (8, row.n_normal) and len(p) == n_extra
+            assert u.min() >= 0 and u.max() < 1
+        draws = [u for u, _, _ in rows]
+        assert not any(torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+        assert all(len(set(u[:, 0].tolist())) == 8 for u in draws)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_r1_differentiates_with_respect_to_plain_reals(tmp_path, monkeypatch, interval):
+    """Through an augmentation by 3 the gradient of D(3 x) is three times that at 3 x."""
+    replace_augmentation(monkeypatch, "color", lambda x, u, n: 3 * x)
+    command = (
+        f"--log_name a --augment color --r1_weight 1 --penalty_interval r1={interval} --lr 0 --log_interval 1"
+    )
+    loop = run(f"{command} --n_steps {interval}", tmp_path)
+    x = loop.batches.micro((interval - 1) * 8)[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(loop.task.networks["D"](3 * x).sum(), x)
+    expected = gradient.square().sum((1, 2, 3)).mean() / 2
+    assert lines(tmp_path)[-1]["penalty/r1"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def adaptive(folder, target):
+    """p after each move in 100 steps with 64 images: up and down by 32 of 2000 images."""
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for i, picture in enumerate(np.load(DIGITS)["images"][:64]):
+        Image.fromarray((picture * (255 / picture.max())).astype(np.uint8)).save(images / f"{i}.png")
+    networks = "--g_kwargs width=8 --d_kwargs width=16 --norm_d none --lr 2e-3"
+    command = f"--augment ada --ada_kimg 2 --ada_target {target} --n_steps 100 --log_interval 1"
+    run(f"--log_name a --data {images} {networks} {command}", folder)
+    p = [0.0, *(row["augment/p"] for row in lines(folder))]
+    assert all(p[i] == p[i - 1] for i in range(1, 101) if i % 4)
+    moves = {round(p[i] - p[i - 4], 6) for i in range(4, 101, 4)}
+    assert moves <= {0.016, -0.016, 0.0}
+    return p
+
+
+def test_ada_rises_where_d_knows_its_images(tmp_path):
+    assert max(adaptive(tmp_path, 0.6)) > 0.1
+
+
+def test_ada_rests_below_its_target(tmp_path):
+    assert max(adaptive(tmp_path, 1)) < 0.02
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_ada_follows_the_signs_of_whole_batches(tmp_path, monkeypatch, accumulate):
+    """The mean over the interval's steps, micro-batches counted as one; it starts anew after each move."""
+    seen = []
+    monkeypatch.setattr(
+        "training.augment.next_p", lambda p, sign, **rest: seen.append((float(sign), rest)) or p + 0.125
+    )
+    command = (
+        f"--log_name a --augment ada --ada_interval 3 --norm_d none --norm_g none --accumulate {accumulate}"
+    )
+    loop = run(f"{command} --n_steps 7 --log_interval 1", tmp_path)
+    signs = [row["d/real_sign"] for row in lines(tmp_path)]
+    assert [sign for sign, _ in seen] == pytest.approx([sum(signs[:3]) / 3, sum(signs[3:6]) / 3], abs=1e-6)
+    assert seen[0][1] == {"target": 0.6, "images": 24, "kimg": 500.0}
+    saved = loop.state_dict()["task"]["augmentation"]
+    assert float(saved["p"]) == 0.25 and float(saved["signs"]) == pytest.approx(signs[6], abs=1e-6)
 
 
 # -- guards --------------------------------------------------------------------------------------------------------
@@ -383,8 +609,6 @@ def test_settled_values_are_saved_and_may_be_repeated(tmp_path):
 
 
 def test_a_full_disk_stops_no_picture_nor_line(tmp_path, monkeypatch, capsys):
-    from PIL import Image
-
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -473,6 +697,13 @@ def refused(command, folder, capsys) -> str:
         ("--img_size 30", "nearest"),
         ("--speed 3", "--speed"),
         ("--method vae", "wgan-gp"),
+        ("--penalty path_length", "stylegan, stylegan2 have styles, not dcgan"),
+        (f"{small('stylegan2')} --penalty path_length --batch_size 9", "must be even"),
+        (f"{small('stylegan2')} --spectral_norm_d", "--spectral_norm_d: stylegan2"),
+        (f"{small('stylegan')} --img_size 24", "nearest"),
+        (f"{small('stylegan2')} --img_size 16x6 --data /", "nearest is --img_size 16x8"),
+        ("--img_size 20x16 --data /", "squares"),
+        ("--no_grow", "never grows"),
         ("--device cuda", "--device cuda"),
         ("--device mps", "--device mps"),
     ],
@@ -487,6 +718,26 @@ def test_refused_with_one_line(tmp_path, capsys, command, words):
     assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] == []  # nothing was written
 
 
+def test_images_that_are_not_square(tmp_path, capsys):
+    """Trained, saved, sampled and resumed at 20x16; refused at another size."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(16):
+        pixels = np.random.default_rng(i).integers(0, 255, (24, 18), np.uint8)
+        Image.fromarray(pixels).save(images / f"{i}.png")
+    command = f"--log_name a --data {images} --img_size 20x16 {small('stylegan2')} --n_steps 2"
+    loop = run(command, tmp_path)
+    assert "img_size=20x16" in capsys.readouterr().out
+    assert loop.task.networks["G"](torch.randn(2, 8)).shape == (2, 1, 20, 16)
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["img_size"] == [20, 16]
+    with Image.open(tmp_path / "a" / "samples" / "real.png") as sheet:
+        assert sheet.size == (8 * 18 + 2, 8 * 22 + 2)
+    assert run("--log_name a --resume --n_steps 3", tmp_path).step == 3
+    assert load_generator(tmp_path / "a")[0].img_size == (20, 16)
+    capsys.readouterr()
+    assert "img_size: 20x16 -> 16" in refused("--log_name a --resume --img_size 16", tmp_path, capsys)
+
+
 def test_resume_refuses_another_architecture(tmp_path, capsys):
     run("--log_name a --n_steps 1", tmp_path)
     capsys.readouterr()
@@ -498,8 +749,6 @@ def test_resume_refuses_other_images(tmp_path, capsys):
     run("--log_name a --n_steps 1", tmp_path)
     images = tmp_path / "images"
     images.mkdir()
-    from PIL import Image
-
     for i in range(8):
         Image.fromarray(np.full((20, 20), 20 * i, np.uint8)).save(images / f"{i}.png")
     capsys.readouterr()
