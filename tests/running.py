@@ -89,7 +89,7 @@ def leaves(value: object, path: str = "") -> dict[str, object]:
 
 
 def differing(
-    a: dict, b: dict, parts: tuple[str, ...] = ("networks", "ema", "optimizers", "loop")
+    a: dict, b: dict, parts: tuple[str, ...] = ("networks", "ema", "optimizers", "task", "loop")
 ) -> list[str]:
     """Paths of the leaves in which two states are not equal to the last bit."""
     left, right = ({k: v for p in parts for k, v in leaves(s[p], p).items()} for s in (a, b))

@@ -11,7 +11,15 @@ from tests.running import differing, drive, leaves, state
 NOISY = (
     "--flip --d_kwargs width=4 dropout=0.3 noise_std=0.1 noise_layers=[0,1] --instance_noise_steps 30 --ema"
 )
+STYLED = "--g_kwargs channel_base=128 w_dim=8 mapping_layers=2 --d_kwargs channel_base=128"
+# 4 px for 10 steps, then 16 in a fade, 10 as it is: the checkpoint at step 20 stands in the middle of a fade
+GROWN = "--stable_kimg 0.08 --fade_kimg 0.128"
+NARROW = "--g_kwargs channel_base=128 --d_kwargs channel_base=128"
 RUNS = {
+    "progressive_gan": f"--model progressive_gan --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} --ema",
+    "stylegan": f"--model stylegan --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} {GROWN}",
+    "stylegan2": f"--model stylegan2 --r1_weight 1 --penalty path_length --penalty_interval r1=3 path_length=3 {STYLED}"
+    " --augment ada color --ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema --ema_halflife 100 --ema_rampup 0.5",
     "gan": f"--method gan {NOISY}",
     "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
@@ -30,6 +38,11 @@ def test_resume_is_bit_equal(tmp_path, processes):
     assert output.count("resumed at step 20") == len(RUNS)
     for name in RUNS:
         assert differing(whole[name], state(tmp_path, name, 40)) == []
+    faded = {name: state(tmp_path, name, 20)["networks"]["G"] for name in ("progressive_gan", "stylegan")}
+    assert all(0 < float(G["stage._extra_state"][1]) < 1 for G in faded.values())
+    p = [float(whole[name]["task"]["augmentation"]["p"]) for name in ("stylegan", "stylegan2")]
+    assert all(0 < value != 0.5 for value in p)
+    assert float(whole["stylegan2"]["task"]["penalties"]["path_length"]) > 0
 
 
 EQUAL = {
@@ -41,14 +54,22 @@ EQUAL = {
     "dragan": "--method gan --penalty dragan",
     "spectral": "--method hinge --spectral_norm_d --spectral_norm_g",
     "conditional": "--method lsgan --conditional",
+    "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
+    "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
+    "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2",
 }
+BARE = {"stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2"}
 
 
 def test_two_processes_equal_one(tmp_path):
     """Same global batch, float64, no batch statistics: parameters after 10 steps."""
-    common = "--norm_g none --norm_d none --n_steps 10 --ema"
+    common = "--n_steps 10 --ema"
+    plain = "--norm_g none --norm_d none"
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    commands = [f"--log_name {name} {command} {common}" for name, command in EQUAL.items()]
+    commands = [
+        f"--log_name {name} {command} {common} {plain if '--model' not in command else ''} {BARE.get(name, '')}"
+        for name, command in EQUAL.items()
+    ]
     drive(commands, tmp_path / "one", dtype="float64")
     output = drive(commands, tmp_path / "two", processes=2, dtype="float64")
     assert output.count("processes: 2, global batch: 8") == len(EQUAL)

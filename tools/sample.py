@@ -4,6 +4,7 @@
     python -m tools.sample RUN --n 1000 --out samples/          single files 000000.png ...
     python -m tools.sample RUN --n 16 --class 3 --out threes.png
     python -m tools.sample RUN --class Smiling Eyeglasses --out faces.png
+    python -m tools.sample RUN --truncation 0.7 --out grid.png        models with styles: nearer to the mean style
 
 RUN is a run's folder or its generator/ folder alone. Image i depends on --seed, i and its class only, so that
 `--n 1` gives the first image of `--n 64`.
@@ -14,10 +15,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from modelling import MODELS
 from tools.common import add_device_flag, add_generator_flags, make_parser, positive
 from training.device import choose_device
 from training.errors import UserError, cli
@@ -35,8 +38,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help=about)
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=int, default=0, help=about)
+    about = "psi of the truncation trick, 0 for the mean style alone (models with styles) [1]"
+    p.add_argument("--truncation", type=float, default=1.0, help=about)
+    about = "only the first so many layers are truncated (default: all)"
+    p.add_argument("--truncation_layers", type=positive, help=about)
     add_device_flag(p)
     return p
+
+
+def truncation(args: argparse.Namespace, model: str) -> dict[str, Any]:
+    """What the flags add to G's arguments; UserError for a model without styles."""
+    if args.truncation == 1 and args.truncation_layers is None:
+        return {}
+    if not MODELS[model].styles:
+        able = ", ".join(name for name, row in MODELS.items() if row.styles)
+        raise UserError(f"--truncation: {model} has no styles; {able} have")
+    return {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
 
 
 def columns(n: int, config: dict, classes: list[str] | None) -> int:
@@ -70,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
     G, config = load_generator(args.run, args.weights, choose_device(args.device))
     y = sample_labels(config, args.n, args.seed, args.classes)
-    images = torch.cat(list(sample(G, args.n, args.seed, y)))
+    images = torch.cat(list(sample(G, args.n, args.seed, y, **truncation(args, config["model"]))))
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
     print(f"{about}, batch norm: {config['batch_norm']}")
     print(write(images, out, not is_folder, columns(args.n, config, args.classes)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Augmenter:
     """Augments images by the rows of AUGMENTATIONS that the config names, in their order.
 
-    The strength p of adaptive ones starts at 0 and follows the mean sign of D's logits for reals: above the target
+    The strength p of adaptive ones follows the mean sign of D's logits for reals: above the target
     D has begun to know its training images by heart. p stays on the device; nothing is read back.
     """
 
@@ -25,7 +25,7 @@ class Augmenter:
         self.config = config
         self.rows = {name: AUGMENTATIONS[name] for name in config.augment}
         self.adaptive = any(row.adaptive for row in self.rows.values())
-        self.p = torch.zeros((), device=device)
+        self.p = torch.full((), config.ada_p, device=device)
         self.signs = torch.zeros((), device=device)  # summed since p last moved
 
     def __call__(self, x: Tensor, micro: "Micro", purpose: str) -> Tensor:

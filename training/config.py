@@ -107,6 +107,7 @@ class TrainConfig:
     augment: tuple[str, ...] = flag(
         "augmentation", (), "what D sees of reals and fakes alike", choices=tuple(AUGMENTATIONS)
     )
+    ada_p: float = flag("augmentation", 0.0, "ada's strength at the start, in [0, 1]")
     ada_target: float = flag(
         "augmentation", 0.6, "mean sign of D's logits for reals that ada's strength is steered to"
     )
@@ -553,8 +554,10 @@ def _validate_model(config: TrainConfig) -> None:
             raise UserError(
                 f"--penalty {name} measures the way from styles to images: {able} have styles, not {config.model}"
             )
-    if "ada" in config.augment and (config.ada_interval < 1 or not config.ada_kimg or config.ada_target > 1):
-        raise UserError("--ada_interval must be at least 1, --ada_kimg above 0, --ada_target at most 1")
+    if config.ada_interval < 1 or not config.ada_kimg or config.ada_target > 1 or config.ada_p > 1:
+        raise UserError(
+            "--ada_interval must be at least 1, --ada_kimg above 0, --ada_target and --ada_p at most 1"
+        )
 
 
 def _validate_ema(config: TrainConfig, flags: frozenset[str]) -> None:

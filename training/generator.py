@@ -68,6 +68,10 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
     return standing_statistics(G, batches)
 
 
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
 def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module], step: int) -> None:
     """Write config.json and one safetensors file a weight set; the first of `networks` is the default.
 
@@ -81,7 +85,9 @@ def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module],
         save_file(tensors, temporary, metadata={"step": str(step)})
         os.replace(temporary, folder / f"{name}.safetensors")
     full = {"format": FORMAT, **config, "weights": list(networks), "step": step}
-    full["batch_norm"] = f"eval mode, standing statistics over {STANDING_LATENTS} latents"
+    full["batch_norm"] = (
+        f"standing statistics over {STANDING_LATENTS} latents" if _has_batch_norm(network) else "none"
+    )
     temporary = folder / "tmp-config.json"
     temporary.write_text(json.dumps(full, indent=2) + "\n")
     os.replace(temporary, folder / "config.json")

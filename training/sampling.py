@@ -56,24 +56,28 @@ def _class_index(text: str, names: list[str], n_labels: int) -> int:
 
 
 @torch.inference_mode()
-def render(G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
-    """uint8 images (n, C, H, W) on the CPU of latents (n, z_dim), computed in fixed chunks; G is in eval mode."""
+def render(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
+    """uint8 images (n, C, H, W) on the CPU of latents (n, z_dim), computed in fixed chunks; G is in eval mode.
+
+    how: what G's forward takes beside latents and labels, such as truncation.
+    """
     param = next(G.parameters())
     images = []
     for start in range(0, len(z), CHUNK):
         part = slice(start, start + CHUNK)
-        images.append(to_uint8(G(z[part].to(param), None if y is None else y[part].to(param.device))).cpu())
+        labels = None if y is None else y[part].to(param.device)
+        images.append(to_uint8(G(z[part].to(param), labels, **how)).cpu())
     return torch.cat(images)
 
 
-def sample(G: nn.Module, n: int, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
+def sample(G: nn.Module, n: int, seed: int, y: Tensor | None = None, **how: Any) -> Iterator[Tensor]:
     """uint8 images (<= 64, C, H, W) of indices 0 .. n - 1 on the CPU; G is in eval mode.
 
-    An image depends on (seed, its index, its label); n moves it by no more than float rounding.
+    An image depends on (seed, its index, its label); n moves it by no more than float rounding. how: see render.
     """
     for start in range(0, n, CHUNK):
         z = latents(seed, start, min(CHUNK, n - start), G.z_dim)
-        yield render(G, z, None if y is None else y[start : start + CHUNK])
+        yield render(G, z, None if y is None else y[start : start + CHUNK], **how)
 
 
 def to_picture(image: Tensor) -> Image.Image:
