@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from ops.precision import without_autocast
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_SIGNIFICANT_BITS = {torch.bfloat16: 8, torch.float16: 11}
 _MAX_TAPS_2D = 36  # of a filter applied in one pass; a longer one costs less as a row and a column
+_FEW_CHANNELS = 8  # contiguous on a CPU, up to so many cost 2 to 8 times what they do as channels_last
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -186,10 +186,16 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _exact(fx: Sequence[float], fy: Sequence[float], dtype: torch.dtype) -> bool:
-    """Whether every product of taps is a number of this half-precision type."""
-    scale = 2.0 ** _SIGNIFICANT_BITS[dtype]
-    return all((math.frexp(a * b)[0] * scale).is_integer() for a in fx for b in fy)
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """x in this memory format; by permutations, since torch.func.vmap knows no memory formats."""
+    if layout == torch.contiguous_format:
+        return x.contiguous()
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def _exact_in_bfloat16(fx: Sequence[float], fy: Sequence[float]) -> bool:
+    """Whether every product of taps is a number of 8 significant bits, so that the filter is not rounded."""
+    return all((math.frexp(a * b)[0] * 2.0**8).is_integer() for a in fx for b in fy)
 
 
 def convolve(
@@ -202,13 +208,19 @@ def convolve(
 ) -> Tensor:
     """upfirdn2d by depthwise convolutions, in plain operations that torch can differentiate, compile and map."""
     up_taken, down_taken = max(up) > 1, max(down) > 1
-    if x.dtype in _SIGNIFICANT_BITS and (up_taken or not _exact(fx, fy, x.dtype)):
-        # A depthwise transposed convolution in half precision has no fast path on CPU, and taps would be rounded.
+    native = x.dtype == torch.bfloat16 and not up_taken and _exact_in_bfloat16(fx, fy)
+    if x.dtype in (torch.float16, torch.bfloat16) and not native:
+        # On CPUs depthwise convolution is slow in float16, up to 100 times, and in bfloat16 where it is transposed.
         return convolve(x.float(), fx, fy, up, down, pad).to(x.dtype)
+    layout = _format(x)
+    if not x.is_cuda and 1 < x.shape[1] <= _FEW_CHANNELS:
+        x = _laid_out(x, torch.channels_last)
     if (up_taken and down_taken) or (min(len(fx), len(fy)) > 1 and len(fx) * len(fy) > _MAX_TAPS_2D):
         x = _convolve_once(x, fx, (1.0,), (up[0], 1), (down[0], 1), (*pad[:2], 0, 0))
-        return _convolve_once(x, (1.0,), fy, (1, up[1]), (1, down[1]), (0, 0, *pad[2:]))
-    return _convolve_once(x, fx, fy, up, down, pad)
+        out = _convolve_once(x, (1.0,), fy, (1, up[1]), (1, down[1]), (0, 0, *pad[2:]))
+    else:
+        out = _convolve_once(x, fx, fy, up, down, pad)
+    return _laid_out(out, layout)
 
 
 def _convolve_once(
@@ -221,11 +233,8 @@ def _convolve_once(
 ) -> Tensor:
     """One depthwise convolution; where it upsamples, strides are taken from its result."""
     if max(up) > 1:
-        out = _spread(x, fx, fy, up, pad)
-        out = out if max(down) == 1 else out[:, :, :: down[1], :: down[0]]
-    else:
-        out = _gather(x, fx, fy, down, pad)
-    return out.contiguous(memory_format=_format(x))
+        return _spread(x, fx, fy, up, pad)[:, :, :: down[1], :: down[0]]
+    return _gather(x, fx, fy, down, pad)
 
 
 def _weight(x: Tensor, fx: Sequence[float], fy: Sequence[float]) -> Tensor:
@@ -260,8 +269,8 @@ def _spread(
     native, extra, rest = [0, 0], [0, 0], [0, 0, 0, 0]
     for axis, n_taps in enumerate((len(fx), len(fy))):
         before, after = n_taps - 1 - pad[2 * axis], n_taps - up[axis] - pad[2 * axis + 1]  # to crop
-        native[axis] = max(before if 0 <= before - after < up[axis] else min(before, after), 0)
-        extra[axis] = before - after if native[axis] == before and 0 <= before - after < up[axis] else 0
+        extra[axis] = before - after if 0 <= before - after < up[axis] else 0
+        native[axis] = max(min(before, after + extra[axis]), 0)
         rest[2 * axis : 2 * axis + 2] = [native[axis] - before, native[axis] - extra[axis] - after]
     with without_autocast(x):
         out = F.conv_transpose2d(
