@@ -319,16 +319,18 @@ def test_path_length_corrects_adam_of_g(tmp_path):
     assert loop.networks["G"].optimizer.param_groups[1]["lr"] == pytest.approx(2e-6 * 0.8)
 
 
-def test_path_length_moves_g_by_its_weight_times_its_interval(tmp_path, monkeypatch):
-    """Its phase's loss is 4 * 2 * penalty: the gradient's norm is eight times that of the penalty alone."""
-    norms = []
-    for name, weight in (("a", 2), ("b", 0.25)):
-        run(
-            f"{PATH.replace('name a', 'name ' + name)} --n_steps 4 --lr 0 --path_length_weight {weight}",
-            tmp_path,
-        )
-        norms.append(lines(tmp_path, name)[-1]["grad_norm/path_length"])
-    assert norms[0] == pytest.approx(8 * norms[1], rel=1e-5) and norms[1] > 0
+@pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
+def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
+    """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
+    monkeypatch.setattr("losses.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
+    norms = {}
+    for weight, interval in ((1, 2), (1, 4), (3, 4)):
+        name = f"{weight}-{interval}"
+        flags = f"--{penalty}_weight {weight} --penalty_interval {penalty}={interval} --lr 0 --n_steps 4"
+        run(f"--log_name {name} {small(model)} {flags}", tmp_path)
+        norms[name] = lines(tmp_path, name)[-1][f"grad_norm/{penalty}"]
+    assert norms["1-4"] == pytest.approx(2 * norms["1-2"], rel=1e-5) and norms["1-2"] > 0
+    assert norms["3-4"] == pytest.approx(3 * norms["1-4"], rel=1e-5)
 
 
 @pytest.mark.parametrize("options", ["", "--augment ada --ada_kimg 0.1 --ada_target 0"])
