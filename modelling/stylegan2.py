@@ -88,6 +88,11 @@ def _clamped(x: Tensor, limit: float | None) -> Tensor:
     return x if limit is None else x.clamp(-limit, limit)
 
 
+def _activated(x: Tensor, limit: float | None) -> Tensor:
+    """LeakyReLU and clamp of a convolution's output, which nothing else reads: in place, 1 to 3 % of a step."""
+    return _clamped(F.leaky_relu_(x, 0.2), limit)
+
+
 def _check_clamp(conv_clamp: float | None) -> None:
     if conv_clamp is not None:
         check_number("conv_clamp", conv_clamp, 1e-3)
@@ -117,21 +122,24 @@ class StyledConv(nn.Module):
         self.shape, self.clamp = shape, clamp
         self.up_taps = TAPS_1331 if up else None
         self.affine = EqualisedLinear(w_dim, c_in, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(c_out, c_in, 3, 3))  # its scale cancels in the demodulation
+        # Its scale cancels in the demodulation. With `up` it lies as the transposed convolution reads it, which saves
+        # three copies a step.
+        self.weight = nn.Parameter(torch.randn(*((c_in, c_out) if up else (c_out, c_in)), 3, 3))
         self.bias = nn.Parameter(torch.zeros(c_out))
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.register_buffer("noise", torch.randn(shape) if noise else None)
 
     def forward(self, x: Tensor, w: Tensor, noise: str, twice: bool) -> Tensor:
         """noise: one of NOISE; twice: see Generator.synthesis."""
-        s = self.affine(w)
-        grouped = twice and grouped_pays(x, self.weight, self.up_taps is not None)
-        x = modulated_conv2d(x, self.weight, s, up_taps=self.up_taps, grouped=grouped, gain=GAIN)
+        up = self.up_taps is not None
+        weight = self.weight.transpose(0, 1) if up else self.weight
+        grouped = twice and grouped_pays(x, weight, up)
+        x = modulated_conv2d(x, weight, self.affine(w), up_taps=self.up_taps, grouped=grouped, gain=GAIN)
         if self.strength is not None and noise != "none":
             maps = self.noise if noise == "constant" else self._random_maps(x)
-            x = x + (maps * (self.strength * GAIN)).to(x.dtype)
-        bias = (self.bias * GAIN).to(x.dtype)[:, None, None]
-        return _clamped(F.leaky_relu(x + bias, 0.2), None if self.clamp is None else self.clamp * GAIN)
+            x.add_((maps * (self.strength * GAIN)).to(x.dtype))
+        x.add_((self.bias * GAIN).to(x.dtype)[:, None, None])
+        return _activated(x, None if self.clamp is None else self.clamp * GAIN)
 
     def _random_maps(self, x: Tensor) -> Tensor:
         return torch.randn(len(x), 1, *self.shape, device=x.device, dtype=self.strength.dtype)
@@ -350,10 +358,10 @@ class ActivatedConv(Equalised):
         """In x's type."""
         weight, bias = self.scaled_weight().to(x.dtype), (self.bias * self.gain).to(x.dtype)
         if self.down:
-            x = conv_down(x, weight, TAPS_1331) + bias[:, None, None]
+            x = conv_down(x, weight, TAPS_1331).add_(bias[:, None, None])
         else:
             x = F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
-        return _clamped(F.leaky_relu(x, 0.2), self.clamp)
+        return _activated(x, self.clamp)
 
 
 class DiscriminatorBlock(nn.Module):

@@ -388,7 +388,7 @@ def test_projection_logit_is_the_inner_product_over_the_root_of_its_length() -> 
     logits = D(x, y)
     labels = D.mapping(None, label_vectors(y, 4, 3))
     n = seen["features"].shape[1]
-    expected = [float(seen["features"][i] @ labels[i]) / math.sqrt(n) for i in range(4)]
+    expected = [(seen["features"][i] @ labels[i]).item() / math.sqrt(n) for i in range(4)]
     assert_close(logits, torch.tensor(expected))
     assert isinstance(D.mapping, Mapping) and D.mapping.w_avg is None
 
