@@ -1,5 +1,6 @@
 """Blurring, resampling by 2 and their fusions with a convolution, by low-pass filters. arXiv:1912.04958 appendix B."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -68,15 +69,15 @@ def _times(taps: Taps, gain: float) -> Taps:
 
 
 def _check(x: Tensor, weight: Tensor, groups: int) -> int:
-    """The kernel's size; ValueError unless it is odd, square and of x's channels."""
+    """The kernel's size; ValueError unless it is odd, square, of x's channels and, without autocast, of its dtype."""
+    shapes = f"a kernel of {tuple(weight.shape)} in {groups} groups on an input of {tuple(x.shape)}"
     fits = (
         weight.ndim == x.ndim == 4
         and weight.shape[1] * groups == x.shape[1]
         and weight.shape[0] % groups == 0
     )
     if not fits or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
-        raise ValueError(
-            f"a kernel of {tuple(weight.shape)} in {groups} groups on an input of {tuple(x.shape)}: "
-            "expected (O, C / groups, k, k) with k odd"
-        )
+        raise ValueError(f"{shapes}: expected (O, C / groups, k, k) with k odd")
+    if x.dtype != weight.dtype and not x.is_meta and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"{shapes}: {weight.dtype} and {x.dtype}, give one dtype or use autocast")
     return weight.shape[2]

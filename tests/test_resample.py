@@ -1,6 +1,6 @@
 """Blurring and resampling: shapes, constants, and the fused convolutions against their parts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -88,3 +88,22 @@ def test_unfit_kernels_are_refused(shape: tuple[int, ...]) -> None:
             ValueError, match=r"on an input of \(2, 4, 8, 8\): expected \(O, C / groups, k, k\)"
         ):
             op(torch.zeros(2, 4, 8, 8), torch.zeros(shape), TAPS_1331)
+
+
+@pytest.mark.parametrize("op", [conv_up, conv_down])
+def test_mixed_dtypes_need_autocast(op: Callable[..., torch.Tensor]) -> None:
+    x, weight = torch.zeros(2, 4, 8, 8, dtype=torch.bfloat16), torch.zeros(6, 4, 3, 3, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"torch.float32 and torch.bfloat16, give one dtype or use autocast"):
+        op(x, weight, TAPS_1331)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert op(x, weight, TAPS_1331).dtype == torch.bfloat16
+
+
+def test_compiled_convolutions() -> None:
+    torch._dynamo.reset()
+    x, weight = torch.randn(2, 4, 8, 8), torch.randn(6, 4, 3, 3)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        return conv_down(conv_up(x, weight, TAPS_1331), weight.transpose(0, 1), TAPS_121)
+
+    assert_close(torch.compile(both, backend="aot_eager", fullgraph=True)(x), both(x))
