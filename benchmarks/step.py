@@ -2,11 +2,15 @@
 
 python -m benchmarks.step
 python -m benchmarks.step --device cuda --rounds 11
+python -m benchmarks.step --model stylegan2 --case "32x32x3 b8 narrow"
+python -m benchmarks.step --model stylegan2 --device cuda --case "64x64x3 b32" "128x128x3 b32"
 
 One JSON line a case: medians over rounds of `steps` steps each, the ratio ours / naive, and where our time
 goes (data, D, G, optimiser, EMA). The naive loop has its images in memory as floats, a sigmoid and
 binary cross entropy, two passes of D, the default optimiser and .item() on its losses at each step; both
-train the same networks on the same number of images, with an averaged copy of G.
+train the same networks on the same number of images, with an averaged copy of G. For StyleGAN2 (R1 each 16th step,
+path length each 4th on half a batch) it has a weight for each sample in every convolution, as the published code has,
+and makes the fakes anew for G; a measurement is 16 steps.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from modelling import build_discriminator, build_generator
 from training.config import parse_config
@@ -29,8 +34,22 @@ from training.errors import cli
 from training.loop import Loop
 from training.run import build_loop, make_accelerator, set_backends
 
-CASES = {"32x32x1 b32": (32, 1, 32), "64x64x3 b64": (64, 3, 64)}
-LOSSES = {"gan": "--method gan", "wgan-gp": "--method wgan-gp", "r1": "--method gan --r1_weight 10"}
+WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 2048}
+CASES = {  # model -> case -> size, channels, batch, settings of both networks
+    "dcgan": {"32x32x1 b32": (32, 1, 32, {}), "64x64x3 b64": (64, 3, 64, {})},
+    "stylegan2": {
+        "32x32x3 b8 narrow": (32, 3, 8, NARROW),
+        "64x64x3 b32": (64, 3, 32, WIDE),
+        "128x128x3 b32": (128, 3, 32, WIDE),
+    },
+}
+LOSSES = {
+    "dcgan": {"gan": "--method gan", "wgan-gp": "--method wgan-gp", "r1": "--method gan --r1_weight 10"},
+    "stylegan2": {
+        "gan": "--method gan",
+        "r1+path_length": "--method gan --r1_weight 1 --penalty_interval r1=16 --penalty path_length",
+    },
+}
 N_IMAGES = 2048
 
 
@@ -84,13 +103,17 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def ours(data: ImageData, batch: int, loss: str, precision: str, channels_last: bool, device: str) -> Loop:
+def ours(
+    model: str, data: ImageData, case: tuple, loss: str, precision: str, channels_last: bool, device: str
+) -> Loop:
     """Our loop on these images, writing nothing."""
     layout = "--channels_last" if channels_last else "--no-channels_last"
     words = (
-        f"--model dcgan {loss} --batch_size {batch} --z_dim 100 --ema --loggers --device {device} {layout}"
+        f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]} --z_dim 100 --ema --loggers {layout}"
     )
-    words += f" --mixed_precision {precision}"
+    words += f" --device {device} --mixed_precision {precision}"
+    for side in ("g", "d") if case[3] else ():
+        words += f" --{side}_kwargs " + " ".join(f"{name}={value}" for name, value in case[3].items())
     config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
     accelerator = make_accelerator(config)
     set_backends(config, accelerator)
@@ -155,6 +178,58 @@ def naive(data: ImageData, batch: int, loss: str, device: str) -> Callable[[], N
     return step
 
 
+def published(data: ImageData, case: tuple, loss: str, device: str) -> Callable[[], None]:
+    """One step of StyleGAN2 in the form of its published code, in full precision."""
+    size, channels, batch, widths = case
+    shape = {"img_size": size, "img_channels": channels}
+    G = build_generator("stylegan2", **shape, z_dim=100, **widths).to(device)
+    D = build_discriminator("stylegan2", **shape, **widths).to(device)
+    images = (
+        torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous().to(device)
+    )
+    optimizer_d, optimizer_g = (torch.optim.Adam(net.parameters(), 2e-3, (0.0, 0.99)) for net in (D, G))
+    average = [p.detach().clone() for p in G.parameters()]
+    count, mean = 0, torch.zeros((), device=device)
+
+    def fakes(n: int) -> tuple[Tensor, Tensor]:
+        z, z_mix = torch.randn(2, n, 100, device=device)
+        ws = G.styles(z, None, z_mix, torch.rand(n, 2, device=device))
+        return G.synthesis(ws, twice=True), ws
+
+    def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def path_length() -> Tensor:
+        nonlocal mean
+        x, ws = fakes(batch // 2)
+        (grad,) = torch.autograd.grad((x * torch.randn_like(x) / size).sum(), ws, create_graph=True)
+        lengths = grad.square().sum(2).mean(1).sqrt()
+        mean = mean.lerp(lengths.mean().detach(), 0.01)
+        return 8 * (lengths - mean).square().mean()
+
+    def step() -> None:
+        nonlocal count
+        start = count * batch % (N_IMAGES - batch)
+        x_real = images[start : start + batch]
+        with torch.no_grad():
+            x_fake = fakes(batch)[0]
+        update(optimizer_d, softplus(D(x_fake)).mean() + softplus(-D(x_real)).mean())
+        count += 1
+        if loss != "gan" and count % 16 == 0:
+            x = x_real.clone().requires_grad_()
+            (grad,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
+            update(optimizer_d, 8 * grad.flatten(1).square().sum(1).mean())
+        update(optimizer_g, softplus(-D(fakes(batch)[0])).mean())
+        if loss != "gan" and count % 4 == 0:
+            update(optimizer_g, path_length())
+        for a, p in zip(average, G.parameters(), strict=True):
+            a.mul_(0.999).add_(p.detach(), alpha=0.001)
+
+    return step
+
+
 def seconds_of(step: Callable[[], None], steps: int, device: torch.device) -> float:
     """Wall time of so many steps."""
     synchronise(device)
@@ -165,38 +240,44 @@ def seconds_of(step: Callable[[], None], steps: int, device: torch.device) -> fl
     return time.perf_counter() - start
 
 
-def run_case(case: str, loss: str, args: argparse.Namespace) -> None:
+def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None:
     """Print the lines of one size and loss."""
-    size, channels, batch = CASES[case]
+    case = CASES[model][name]
+    size, channels, batch, _ = case
     torch.manual_seed(0)
     data = synthetic(size, channels)
     precisions = ("no", "bf16") if args.device == "cpu" else ("no", "bf16", "fp16")
-    variants: dict[str, Callable[[], None]] = {"naive": naive(data, batch, loss, args.device)}
+    makers = {"dcgan": lambda: naive(data, batch, loss, args.device)}
+    makers["stylegan2"] = lambda: published(data, case, loss, args.device)
+    variants: dict[str, Callable[[], None]] = {"naive": makers[model]()}
     loops: dict[str, Loop] = {}
     for precision in precisions:
         for channels_last in (False, True):
-            name = ("fp32" if precision == "no" else precision) + (" channels_last" if channels_last else "")
-            loops[name] = reset(
-                lambda p=precision, c=channels_last: ours(data, batch, LOSSES[loss], p, c, args.device)
+            variant = ("fp32" if precision == "no" else precision) + (
+                " channels_last" if channels_last else ""
             )
-            variants[name] = loops[name].run_step
+            loops[variant] = reset(
+                lambda p=precision, c=channels_last: ours(model, data, case, loss, p, c, args.device)
+            )
+            variants[variant] = loops[variant].run_step
     device = torch.device(args.device)
+    steps = 16 if model == "stylegan2" else args.steps  # as often as the laziest penalty
     for step in variants.values():
         seconds_of(step, 3, device)
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    times: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(args.rounds):
-        for name, step in variants.items():
-            times[name].append(seconds_of(step, args.steps, device))
+        for variant, step in variants.items():
+            times[variant].append(seconds_of(step, steps, device))
     base = statistics.median(times["naive"])
-    for name, values in times.items():
+    for variant, values in times.items():
         median = statistics.median(values)
         line = {
-            "case": f"dcgan {case}", "loss": loss, "variant": name, "device": describe(device),
+            "case": f"{model} {name}", "loss": loss, "variant": variant, "device": describe(device),
             "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "img_per_s": round(batch * args.steps / median, 1), "ratio": round(base / median, 3),
+            "img_per_s": round(batch * steps / median, 1), "ratio": round(base / median, 3),
         }  # fmt: skip
-        if name in loops:
-            line["ms"] = TimedLoop(loops[name]).measure(args.steps)
+        if variant in loops:
+            line["ms"] = TimedLoop(loops[variant]).measure(steps)
         print(json.dumps(line), flush=True)
 
 
@@ -225,14 +306,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="dcgan", choices=tuple(CASES))
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements a variant")
-    parser.add_argument("--steps", type=int, default=10, help="steps a measurement")
-    parser.add_argument("--case", nargs="*", default=tuple(CASES), choices=tuple(CASES))
-    parser.add_argument("--loss", nargs="*", default=tuple(LOSSES), choices=tuple(LOSSES))
+    parser.add_argument("--steps", type=int, default=10, help="steps a measurement (StyleGAN2: 16)")
+    parser.add_argument("--case", nargs="*", help="sizes (default: all of the model)")
+    parser.add_argument("--loss", nargs="*", help="losses (default: all of the model)")
     args = parser.parse_args(argv)
-    for case in args.case:
-        for loss in args.loss:
-            run_case(case, loss, args)
+    for given, known in ((args.case, CASES[args.model]), (args.loss, LOSSES[args.model])):
+        for name in given or ():
+            if name not in known:
+                parser.error(f"{name!r}: choose from {', '.join(map(repr, known))}")
+    for case in args.case or CASES[args.model]:
+        for loss in args.loss or LOSSES[args.model]:
+            run_case(args.model, case, loss, args)
     return 0
 
 
