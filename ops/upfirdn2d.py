@@ -116,7 +116,8 @@ def _operator(
     pad: Sequence[int],
 ) -> Tensor:
     """upfirdn2d with every argument per axis and without checks."""
-    return convolve(x, fx, fy, up, down, pad)
+    out = convolve(x, fx, fy, up, down, pad)
+    return out.clone() if out._is_view() else out  # of an operator's view, autograd forbids changes in place
 
 
 @_operator.register_kernel("cuda")
@@ -190,7 +191,8 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     """x in this memory format; by permutations, since torch.func.vmap knows no memory formats."""
     if layout == torch.contiguous_format:
         return x.contiguous()
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    last = x.permute(0, 2, 3, 1)
+    return x if last.is_contiguous() else last.contiguous().permute(0, 3, 1, 2)
 
 
 def _exact_in_bfloat16(fx: Sequence[float], fy: Sequence[float]) -> bool:
@@ -233,7 +235,8 @@ def _convolve_once(
 ) -> Tensor:
     """One depthwise convolution; where it upsamples, strides are taken from its result."""
     if max(up) > 1:
-        return _spread(x, fx, fy, up, pad)[:, :, :: down[1], :: down[0]]
+        out = _spread(x, fx, fy, up, pad)
+        return out if max(down) == 1 else out[:, :, :: down[1], :: down[0]]
     return _gather(x, fx, fy, down, pad)
 
 

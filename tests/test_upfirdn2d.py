@@ -70,6 +70,8 @@ def test_equals_the_reference_in_value_and_gradients(case: str, layout: torch.me
     reference = three_orders(lambda x: upfirdn2d_reference(x, fx, fy, **settings), x)
     assert_close(ours, reference, rtol=1e-12, atol=1e-12)
     assert ours[0].is_contiguous(memory_format=layout) or x.is_contiguous()  # as one pixel is in both
+    changed = upfirdn2d(x.requires_grad_(), fx, fy, **settings).add_(1)  # in place, as a bias is added
+    assert_close(changed.detach(), ours[0] + 1)
     x32 = image(size, torch.float32, layout)
     assert_close(upfirdn2d(x32, fx, fy, **settings).double(), reference[0], rtol=1e-5, atol=1e-6)
 
