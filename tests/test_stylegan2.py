@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-import ops.modulated_conv
 from modelling import stylegan2
 from modelling.stylegan2 import Discriminator, Generator, image_levels
 from modelling.styles import Mapping, crossovers, label_vectors, truncated
+from ops.modulated_conv import modulated_conv2d
+from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
 SMALL = {"img_size": 32, "img_channels": 3, "channel_base": 128, "mapping_layers": 2}
 WIDTHS = {"z_dim": 6, "w_dim": 8}
@@ -237,6 +238,54 @@ def test_channels_last_gives_the_same_and_stays() -> None:
     assert layouts == [True, True, True]
 
 
+# Layers against their formulas
+
+
+def test_layers_are_what_the_paper_writes(double: None) -> None:
+    G, D = wake_noise(generator(conv_clamp=None)), discriminator(conv_clamp=None)
+    for net in (G, D):
+        for name, p in net.named_parameters():
+            if name.endswith("bias"):
+                p.data.normal_()
+    styled, w = G.blocks[2].convs[1], torch.randn(2, 8)
+    x = torch.randn(2, 16, 16, 16)[:, : styled.weight.shape[1]]
+    y = modulated_conv2d(x, styled.weight, styled.affine(w)) + styled.noise + styled.bias[:, None, None]
+    assert_close(styled(x, w, "constant", False), activation(y))
+    for conv, gain in ((D.blocks[1].conv0, 1.0), (D.blocks[1].conv1, math.sqrt(0.5))):
+        weight = conv.weight / math.sqrt(conv.weight[0].numel())
+        x = torch.randn(2, weight.shape[1], 8, 8)
+        y = conv_down(x, weight, TAPS_1331) if conv.down else F.conv2d(x, weight, padding=1)
+        assert_close(conv(x), activation(y + conv.bias[:, None, None]) * gain)
+    x = torch.randn(4, 32, 4, 4)
+    hidden = D.conv(D.stddev(x)).flatten(1) @ D.hidden.weight.t() / math.sqrt(512) + D.hidden.bias
+    expected = activation(hidden) @ D.out.weight.t() / math.sqrt(32) + D.out.bias
+    assert_close(D._features(x), expected)
+
+
+def activation(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
+
+
+def test_residual_block_halves_both_paths() -> None:
+    block = discriminator().blocks[1]
+    x = torch.randn(2, block.conv0.weight.shape[1], 8, 8)
+    weight = block.shortcut.weight / math.sqrt(block.shortcut.weight.shape[1])
+    shortcut = F.conv2d(downsample(x, TAPS_1331), weight) * math.sqrt(0.5)
+    assert_close(block(x, None), block.conv1(block.conv0(x)) + shortcut, rtol=1e-4, atol=1e-5)
+
+
+def test_image_is_the_sum_of_all_levels_upsampled() -> None:
+    G = generator().eval()
+    levels: list[Tensor] = []
+    for block in G.blocks:
+        block.to_image.register_forward_hook(lambda _m, _i, out: levels.append(out))
+    image = G(torch.randn(2, 6))
+    expected = levels[0]
+    for level in levels[1:]:
+        expected = upsample(expected, TAPS_1331) + level
+    assert_close(image, expected)
+
+
 # Styles
 
 
@@ -458,11 +507,10 @@ def test_path_length_is_equal_in_both_forms(
     usual = path_length(G, z, direction, twice=False)
     expected = gradients(usual, G)
     forms: list[bool] = []
-    original = ops.modulated_conv.modulated_conv2d
 
     def watched(x: Tensor, weight: Tensor, s: Tensor, **settings: object) -> Tensor:
         forms.append(settings["grouped"])
-        return original(x, weight, s, **settings)
+        return modulated_conv2d(x, weight, s, **settings)
 
     monkeypatch.setattr(stylegan2, "modulated_conv2d", watched)
     monkeypatch.setattr(stylegan2, "grouped_pays", lambda x, weight, up: True)
