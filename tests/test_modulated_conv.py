@@ -156,6 +156,15 @@ def test_huge_styles_and_weights_do_not_overflow_half_precision(
 
 
 @pytest.mark.parametrize("grouped", [False, True])
+def test_half_precision_keeps_the_eps_of_small_weights(grouped: bool) -> None:
+    x, weight, s = torch.randn(2, 64, 8, 8), 2e-3 * torch.randn(8, 64, 3, 3), 2e-3 * torch.randn(2, 64)
+    expected = modulated_conv2d(x, weight, s)
+    assert 0.3 < expected.std() < 0.9  # without eps it is 1
+    y = modulated_conv2d(x.half(), weight, s, grouped=grouped)
+    assert_close(y.float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
 def test_half_precision_without_demodulation_keeps_scale_and_gradients_of_zero_styles(grouped: bool) -> None:
     x, weight, s = torch.randn(2, 512, 4, 4), torch.randn(3, 512, 1, 1), torch.randn(2, 512)
     s[1] = 0

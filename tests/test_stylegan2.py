@@ -373,6 +373,17 @@ def test_mapping_normalises_its_inputs_and_learns_slowly() -> None:
     assert scales == {"mapping": 0.01, "mapping.embedding": 1.0}
 
 
+def test_mapping_is_what_the_paper_writes() -> None:
+    G = generator(n_labels=3, mapping_layers=3).eval()
+    mapping = G.mapping
+    z, y = torch.randn(4, 6), torch.tensor([2, 0, 1, 1])
+    labels = mapping.embedding.weight[:, y].t() / math.sqrt(3) + mapping.embedding.bias
+    h = torch.cat([part / part.square().mean(1, keepdim=True).sqrt() for part in (z, labels)], 1)
+    for layer in mapping.layers:
+        h = F.leaky_relu(h @ layer.weight.t() * math.sqrt(2 / h.shape[1]) + layer.bias, 0.2)
+    assert_close(mapping(z, y), h)
+
+
 # Noise
 
 
