@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 
 from metrics.features import load_extractor
-from modelling import build_generator
-from tools import evaluate, sample, train_classifier
+from modelling import build_generator, running_statistics
+from tests.running import SMALL
+from tools import evaluate, sample, styles, train_classifier
 from training.data import load_dataset
 from training.generator import export_generator, sampling_copy
 from training.sampling import latents
@@ -31,7 +32,8 @@ def export(
     img_size: int | tuple[int, int] = 16,
 ) -> Path:
     """A run folder with a small untrained generator of 16 px digits, raw and averaged."""
-    build = {"img_size": img_size, "img_channels": 1, "z_dim": 9, "n_labels": n_labels, "width": 8}
+    build = {"img_size": img_size, "img_channels": 1, "z_dim": 9, "n_labels": n_labels}
+    build |= {"width": 8} if model in ("dcgan", "mlp") else SMALL[model][0]
     data = load_dataset("digits", img_size=img_size, img_channels=1)
     source = {"name": "digits", "fingerprint": data.fingerprint, "split": "train", "data": None}
     config = {
@@ -51,6 +53,8 @@ def export(
         G = build_generator(model, **build)
         for p in G.parameters():
             nn.init.normal_(p, std=0.2)
+        for moved in running_statistics(G):
+            nn.init.normal_(moved)
         networks[name] = sampling_copy(G, config)
     export_generator(run / "generator", config, networks, step=7)
     (run / "config.json").write_text("{}")
@@ -242,7 +246,7 @@ def test_sample_writes_a_grid_or_single_files(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sample.main([str(run), "--n", "6", "--out", str(tmp_path / "new" / "grid.png")]) == 0
-    assert "ema weights, batch norm: eval mode, standing statistics" in capsys.readouterr().out
+    assert "ema weights, batch norm: standing statistics" in capsys.readouterr().out
     with Image.open(tmp_path / "new" / "grid.png") as grid:
         assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
     for _ in range(2):  # writing over the same names is fine
@@ -312,3 +316,83 @@ def test_commands_start_as_modules(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent,
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A StyleGAN2 of ten classes."""
+    names = tuple("0123456789")
+    return export(tmp_path_factory.mktemp("runs") / "styled", 10, names, model="stylegan2")
+
+
+def cells(file: Path, columns: int) -> np.ndarray:
+    """The 16 px images of a grid, (rows, columns, 16, 16)."""
+    with Image.open(file) as grid:
+        pixels = np.asarray(grid.convert("L"))
+    rows = (pixels.shape[0] - 2) // 18
+    return np.stack(
+        [
+            [pixels[2 + 18 * i : 18 + 18 * i, 2 + 18 * j : 18 + 18 * j] for j in range(columns)]
+            for i in range(rows)
+        ]
+    )
+
+
+def test_truncation_brings_samples_to_the_mean(styled: Path, run: Path, tmp_path: Path, capsys) -> None:
+    for name, flags in {
+        "one": [],
+        "none": ["--truncation", "0"],
+        "late": ["--truncation_layers", "2"],
+    }.items():
+        extra = [*flags, *(["--truncation", "0"] if name == "late" else [])]
+        words = [str(styled), "--n", "4", "--class", "3", "--out", str(tmp_path / name), *extra]
+        assert sample.main(words) == 0
+    one, none, late = (pixels(tmp_path / name) for name in ("one", "none", "late"))
+    assert "batch norm: none" in capsys.readouterr().out
+    assert (none == none[0]).all() and not (one == one[0]).all() and not (late == late[0]).all()
+    assert not np.array_equal(one, late)
+    assert "dcgan has no styles" in refused(
+        capsys, sample.main, run, "--out", tmp_path / "x.png", "--truncation", 0.5
+    )
+
+
+def test_truncation_sweep(styled: Path, tmp_path: Path) -> None:
+    """The column of psi 0 shows one image, that of psi 1 what tools.sample draws."""
+    out, plain = tmp_path / "sweep.png", tmp_path / "plain.png"
+    flags = [str(styled), "--class", "3"]
+    assert (
+        styles.main([*flags, "--show", "truncation", "--psi", "1", "0", "--rows", "4", "--out", str(out)])
+        == 0
+    )
+    assert sample.main([*flags, "--n", "4", "--out", str(plain)]) == 0
+    sweep = cells(out, 2)
+    assert (sweep[:, 1] == sweep[0, 1]).all()
+    assert np.array_equal(sweep[:, 0], cells(plain, 2).reshape(4, 16, 16))
+
+
+def test_mixing_table(styled: Path, tmp_path: Path) -> None:
+    """With all layers lent a cell is its column's image, with none but one it is neither's."""
+    tables = {}
+    for name, layers in {"all": ("0", "6"), "one": ("1", "2")}.items():
+        out = tmp_path / f"{name}.png"
+        words = [str(styled), "--show", "mixing", "--rows", "3", "--class", "3", "--layers", *layers]
+        assert styles.main([*words, "--out", str(out)]) == 0
+        tables[name] = cells(out, 4)
+    assert all(np.array_equal(tables["all"][0, 1:], tables["all"][i, 1:]) for i in (1, 2, 3))
+    cell, row, column = (tables["one"][at].astype(int) for at in ((2, 3), (2, 0), (0, 3)))
+    assert np.abs(cell - row).max() > 0 and np.abs(cell - column).max() > 0
+
+
+def test_noise_table(styled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "noise.png"
+    assert styles.main([str(styled), "--show", "noise", "--rows", "2", "--out", str(out)]) == 0
+    none, constant, first, second, deviation = cells(out, 5).swapaxes(0, 1).astype(int)
+    assert all((a != b).any() for a, b in ((none, constant), (constant, first), (first, second)))
+    assert deviation.max() == 255
+
+
+def test_styles_refuses(styled: Path, run: Path, tmp_path: Path, capsys) -> None:
+    out = ("--out", tmp_path / "x.png")
+    assert "dcgan has no styles" in refused(capsys, styles.main, run, "--show", "noise", *out)
+    assert "layers 0 to 6" in refused(capsys, styles.main, styled, "--show", "mixing", "--layers", 3, 7, *out)
+    assert "NAME.png" in refused(capsys, styles.main, styled, "--show", "noise", "--out", "x.gif")
