@@ -21,6 +21,7 @@ gradient of the backward's result for the upstream gradient, which is what a gra
 import argparse
 import ctypes
 import json
+import random
 import statistics
 import sys
 import time
@@ -162,13 +163,14 @@ def run_case(case: str, shape: str, dtype: str, layout: str, args: argparse.Name
 def measure(
     timed: dict[str, Callable[[], Any]], rounds: int, repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after two calls to warm up."""
+    """Seconds of each call in each round, after two calls to warm up; who follows whom changes from round to round."""
     for call in timed.values():
         seconds(call, 2, device)
     times: dict[str, list[float]] = {name: [] for name in timed}
+    order = random.Random(0)
     for _ in range(rounds):
-        for name, call in timed.items():
-            times[name].append(seconds(call, repeats, device))
+        for name in order.sample(list(timed), len(timed)):
+            times[name].append(seconds(timed[name], repeats, device))
     return times
 
 
