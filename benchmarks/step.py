@@ -35,7 +35,7 @@ from training.errors import cli
 from training.loop import Loop
 from training.run import build_loop, make_accelerator, set_backends
 
-WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 2048}
+WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 1024}
 CASES = {  # model -> case -> size, channels, batch, settings of both networks
     "dcgan": {"32x32x1 b32": (32, 1, 32, {}), "64x64x3 b64": (64, 3, 64, {})},
     "stylegan2": {
