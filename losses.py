@@ -138,13 +138,15 @@ class StyleContext:
 
     `styles()` gives ws (N, n_layers, w_dim) with their graph, `synthesis(ws)` images (N, C, H, W);
     `normal(purpose, shape)` gives (N, *shape) from N(0, 1): this process's slice of a draw for the global batch.
-    `state` holds scalars that go from step to step and into checkpoints, each 0 at first.
+    `mean` is a running mean, 0 at first, constant over the micro-batches of a step; `follow(value)` takes what it
+    moves by after them.
     """
 
     styles: Callable[[], Tensor]
     synthesis: Callable[[Tensor], Tensor]
     normal: Callable[[str, tuple[int, ...]], Tensor]
-    state: dict[str, Tensor]
+    mean: Tensor
+    follow: Callable[[Tensor], None]
 
 
 @dataclass
@@ -153,15 +155,15 @@ class PenaltyContext:
 
     `D` is a plain callable, x (N, C, H, W) -> logits, already bound to the labels, which reals and fakes
     share, in full precision and not compiled.
-    x_fake is detached. d_real and d_fake are the logits of the main loss where they may be reused,
-    otherwise None. `uniform(purpose, shape)` gives (N, *shape) in [0, 1): this process's slice of a draw
-    for the global batch.
+    x_fake is detached, None for a lazy penalty that says it looks at none. d_real and d_fake are the logits of
+    the main loss where they may be reused, otherwise None. `uniform(purpose, shape)` gives (N, *shape) in
+    [0, 1): this process's slice of a draw for the global batch.
     """
 
     D: Callable[[Tensor], Tensor]
     G: nn.Module | None
     x_real: Tensor
-    x_fake: Tensor
+    x_fake: Tensor | None
     uniform: Callable[[str, tuple[int, ...]], Tensor]
     y: Tensor | None = None
     d_real: Tensor | None = None
@@ -242,17 +244,16 @@ def path_length(ctx: StyleContext) -> Tensor:
     """Mean of (|J_w^T y| - a)^2, y ~ N(0, 1) / sqrt(HW), a the running mean of the lengths. arXiv:1912.04958 eq. 4.
 
     J_w^T y is the gradient of <images, y> by the styles; its length is the root of the mean over layers of the
-    squared norms. a is a constant in the gradient and shared by all processes.
+    squared norms. a is the mean over earlier steps and all processes, and no path of the gradient.
     """
     ws = ctx.styles()
     x = ctx.synthesis(ws)
     y = ctx.normal("path-length", tuple(x.shape[1:])).to(x) / math.sqrt(x.shape[2] * x.shape[3])
     (grad,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
     lengths = torch.linalg.vector_norm(grad.flatten(1), dim=1) / math.sqrt(ws.shape[1])
-    a = ctx.state["path_length"]
-    moved = torch.lerp(global_mean(lengths.detach()).to(a), a, PATH_LENGTH_DECAY)
-    a.copy_(torch.where(torch.isfinite(moved), moved, a))
-    return (lengths - a).square().mean()
+    penalty = (lengths - ctx.mean).square().mean()
+    ctx.follow(global_mean(lengths.detach()))
+    return penalty
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,8 @@ class Penalty:
     """A function ctx -> scalar, unweighted, on the loss of `side` ("d" or "g").
 
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
-    respect to its input, where batch norm in D would mix the samples' gradients; `styles` that it takes a
-    StyleContext, of half a batch, and a generator with styles.
+    respect to its input, where batch norm in D would mix the samples' gradients; `fakes` that it looks at x_fake;
+    `styles` that it takes a StyleContext, of half a batch, and a generator with styles.
     """
 
     fn: Callable[[PenaltyContext], Tensor] | Callable[[StyleContext], Tensor]
@@ -269,15 +270,16 @@ class Penalty:
     weight: float
     interval: int = 1
     gradient: bool = False
+    fakes: bool = True
     styles: bool = False
 
 
 PENALTIES = {
     "gp": Penalty(gp, side="d", weight=10.0, gradient=True),
     "gp0": Penalty(gp0, side="d", weight=10.0, gradient=True),
-    "r1": Penalty(r1, side="d", weight=10.0, gradient=True),
+    "r1": Penalty(r1, side="d", weight=10.0, gradient=True, fakes=False),
     "r2": Penalty(r2, side="d", weight=10.0, gradient=True),
-    "drift": Penalty(drift, side="d", weight=0.001),
+    "drift": Penalty(drift, side="d", weight=0.001, fakes=False),
     "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True),
     "path_length": Penalty(path_length, side="g", weight=2.0, interval=4, styles=True),
 }

@@ -132,11 +132,16 @@ def build_discriminator(
     return _with_spectral_norm(D, name, "d") if spectral_norm else D
 
 
-def _with_spectral_norm(network: nn.Module, name: str, side: str) -> nn.Module:
+def check_spectral_norm(network: nn.Module, name: str, side: str) -> None:
+    """ValueError for a network whose weights are scaled by their fan-in."""
     if any(isinstance(module, Equalised) for module in network.modules()):
         raise ValueError(
             f"--spectral_norm_{side}: {name} scales its weights by their fan-in; leave the flag out"
         )
+
+
+def _with_spectral_norm(network: nn.Module, name: str, side: str) -> nn.Module:
+    check_spectral_norm(network, name, side)
     return apply_spectral_norm(network)
 
 

@@ -389,7 +389,8 @@ ALL_AUTO = "--batch_size auto --lr auto --gamma auto --ema --ema_halflife auto"
         ("256", 8, 64, 0.0025, 0.0002 * 65536 / 64, 20_000),  # 8 * 16, at most 64; 0.2048
         ("32", 1, 32, 0.0025, 0.0064, 10_000),  # 128, at most 32 a process
         ("1024", 2, 8, 0.002, 26.2144, 2500),
-        ("1024", 100, 100, 0.002, 2.097152, 31_250),  # one a process
+        ("1024", 100, 400, 0.002, 0.524288, 125_000),  # a group of four a process
+        ("160x128", 1, 24, 0.0025, 0.0002 * 160**2 / 24, 7500),  # 25, in groups of four
         ("64x256", 1, 16, 0.0025, 0.8192, 5000),  # the longer side
     ],
 )
@@ -399,6 +400,10 @@ def test_auto_by_hand(monkeypatch, size, processes, batch_size, lr, gamma, halfl
     assert (config.batch_size, config.lr) == (batch_size, lr)
     assert config.r1_weight == pytest.approx(gamma, rel=1e-12)
     assert config.ema_halflife == pytest.approx((halflife,))
+
+
+def test_auto_length_is_25_million_images():
+    assert resolve("--img_size 256 --batch_size auto --n_steps auto").n_steps == 25_000_000 // 16
 
 
 def test_auto_knows_the_datasets_size_and_the_batch_that_was_given():

@@ -1,8 +1,10 @@
 """The documents keep their promises: rows, commands, tests and links exist, a run shows what the guide explains."""
 
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
 from tools import evaluate, sample, train_classifier
-from training.config import make_parser
+from training.config import make_parser, parse_config
 from training.presets import PRESETS
+from training.run import rehearse
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # parsed by others, or translated before argparse sees it
@@ -130,3 +133,26 @@ def test_the_launcher_of_accelerate_starts_a_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "mixed precision: bf16" in done.stdout
     assert (tmp_path / "a" / "checkpoints" / "step-00000001.pt").is_file()
+
+
+def readme_commands() -> list[str]:
+    """The training commands of the README's blocks, launchers left out."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.DOTALL))
+    return re.findall(r"^python (gan_\w+\.py .*)$", blocks, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*readme_commands(), *(f"{row.script or 'gan_celeba'}.py --preset {n}" for n, row in PRESETS.items())],
+)
+def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, networks and batch go together, at full width: run on the device that computes nothing."""
+    script, *words = shlex.split(command)
+    name = script.removesuffix(".py")
+    monkeypatch.setattr("training.run.parse_config", lambda *given: given)
+    requested = {}
+    monkeypatch.setattr("training.run.train", lambda given: requested.update(given=given))
+    assert importlib.import_module(name).main(words) == 0
+    config = parse_config(*requested["given"]).config()
+    rehearse(config, 1)

@@ -272,7 +272,7 @@ def test_inputs_are_left_alone(name: str) -> None:
 
 
 def style_context(
-    ws: Tensor, noise: Tensor, state: dict[str, Tensor], scale: Tensor | float = 1.0
+    ws: Tensor, noise: Tensor, mean: float, scale: Tensor | float = 1.0, seen: list[Tensor] | None = None
 ) -> StyleContext:
     """Of ws (N, 2, 1) and noise (N, 1, 1, 2): pixel 0 is scale * w_0, pixel 1 is scale * 2 w_1."""
 
@@ -283,11 +283,9 @@ def style_context(
         assert (purpose, shape) == ("path-length", (1, 1, 2))
         return noise
 
-    return StyleContext(styles=lambda: ws, synthesis=synthesis, normal=normal, state=state)
-
-
-def running_mean(value: float = 0.0) -> dict[str, Tensor]:
-    return {"path_length": torch.tensor(value, dtype=torch.float64)}
+    follow = ([] if seen is None else seen).append
+    a = torch.tensor(mean, dtype=torch.float64)
+    return StyleContext(styles=lambda: ws, synthesis=synthesis, normal=normal, mean=a, follow=follow)
 
 
 STYLES = torch.zeros(2, 2, 1, dtype=torch.float64).requires_grad_()
@@ -295,37 +293,26 @@ STYLES = torch.zeros(2, 2, 1, dtype=torch.float64).requires_grad_()
 TWO_NOISES = torch.tensor([[3.0, 2.0], [6.0, 4.0]], dtype=torch.float64)[:, None, None, :]
 
 
-def test_path_length_and_its_running_mean_by_hand() -> None:
-    """a goes 0, .0375, .074625 for a mean length of 3.75; the second call is held to the mean it has just moved."""
-    state = running_mean()
-    for a in (0.01 * 3.75, 0.99 * 0.0375 + 0.01 * 3.75):
-        value = path_length(style_context(STYLES, TWO_NOISES, state))
-        assert state["path_length"].item() == pytest.approx(a, abs=1e-12)
-        assert value.item() == pytest.approx(((2.5 - a) ** 2 + (5 - a) ** 2) / 2, abs=1e-12)
+@pytest.mark.parametrize("a", [0.0, 3.0])
+def test_path_length_by_hand(a: float) -> None:
+    """Lengths 2.5 and 5: held to the mean of earlier steps, which then follows their own mean 3.75."""
+    seen: list[Tensor] = []
+    value = path_length(style_context(STYLES, TWO_NOISES, a, seen=seen))
+    assert value.item() == pytest.approx(((2.5 - a) ** 2 + (5 - a) ** 2) / 2, abs=1e-12)
+    assert [mean.item() for mean in seen] == [pytest.approx(3.75)]
 
 
 def test_path_length_holds_its_mean_constant() -> None:
-    """d/ds of mean (s l - a)^2 at s = 1 is mean 2 (l - a) l: nothing comes through a, which moves with s too."""
+    """d/ds of mean (s l - a)^2 at s = 1 is mean 2 (l - a) l; what the mean follows has no graph."""
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    state = running_mean(3.0)
-    path_length(style_context(STYLES, TWO_NOISES, state, scale)).backward()
-    a = 0.99 * 3.0 + 0.01 * 3.75
-    assert not state["path_length"].requires_grad
-    assert scale.grad.item() == pytest.approx((2 * (2.5 - a) * 2.5 + 2 * (5 - a) * 5) / 2, abs=1e-12)
+    seen: list[Tensor] = []
+    path_length(style_context(STYLES, TWO_NOISES, 3.0, scale, seen)).backward()
+    assert not seen[0].requires_grad
+    assert scale.grad.item() == pytest.approx((2 * -0.5 * 2.5 + 2 * 2 * 5) / 2, abs=1e-12)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_path_length_of_a_broken_batch_leaves_the_mean(bad: float) -> None:
-    state = running_mean(3.0)
-    noise = TWO_NOISES.clone()
-    noise[1] = bad
-    assert not path_length(style_context(STYLES, noise, state)).isfinite()
-    assert state["path_length"].item() == 3.0
-
-
-def test_path_length_by_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a synthesis that is not linear, in which both layers matter; the mean, no part of the gradient, stands."""
-    monkeypatch.setattr("losses.PATH_LENGTH_DECAY", 1.0)
+def test_path_length_by_finite_differences() -> None:
+    """Of a synthesis that is not linear, in which both layers matter."""
     first, second = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
     ws, noise = torch.randn(2, 2, 3, dtype=torch.float64), torch.randn(2, 1, 2, 2, dtype=torch.float64)
 
@@ -333,8 +320,7 @@ def test_path_length_by_finite_differences(monkeypatch: pytest.MonkeyPatch) -> N
         def synthesis(ws: Tensor) -> Tensor:
             return (ws[:, 0] @ first + (ws[:, 1] @ second).tanh()).tanh().view(2, 1, 2, 2)
 
-        return path_length(
-            StyleContext(lambda: ws.clone().requires_grad_(), synthesis, lambda *_: noise, running_mean(0.7))
-        )
+        styles, mean = (lambda: ws.clone().requires_grad_()), torch.tensor(0.7, dtype=torch.float64)
+        return path_length(StyleContext(styles, synthesis, lambda *_: noise, mean, lambda _: None))
 
     assert torch.autograd.gradcheck(penalty, (first.requires_grad_(), second.requires_grad_()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,13 +24,14 @@ from ema import EMA
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from tests.running import ROOT, differing, full, leaves, run, small, state
+from training.checkpoint import CheckpointStore
 from training.config import LOGGERS
 from training.data import DIGITS
 from training.errors import UserError
 from training.generator import load_generator
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 from training.rng import generator
-from training.task import every, warm_schedule
+from training.task import NoiseToImage, every, warm_schedule
 
 
 def lines(folder, name="a"):
@@ -310,6 +313,91 @@ def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_path_length_mean_moves_once_a_step(tmp_path, monkeypatch, accumulate):
+    """By a hundredth of the lengths' mean over the micro-batches, however many."""
+    task, lengths = "training.task.NoiseToImage", []
+    follow = NoiseToImage._follow
+
+    def spy(self, name, value, micro):
+        lengths.append(float(value))
+        follow(self, name, value, micro)
+
+    monkeypatch.setattr(f"{task}._follow", spy)
+    loop = run(f"{PATH} --n_steps 4 --accumulate {accumulate}", tmp_path)
+    assert len(lengths) == accumulate and lengths[0] > 0
+    expected = 0.01 * sum(lengths) / accumulate
+    assert float(loop.task.state["path_length"]) == pytest.approx(expected)
+    assert float(loop.task.seen["path_length"]) == 0
+
+
+def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
+    """Lengths may be finite where their gradient is not."""
+    penalty = PENALTIES["path_length"]
+
+    def broken(ctx):
+        value = penalty.fn(ctx)
+        return value + value.detach() * math.inf * (value - value.detach())  # nan, after the mean has moved
+
+    monkeypatch.setitem(PENALTIES, "path_length", replace(penalty, fn=broken))
+    loop = run(f"{PATH} --n_steps 4", tmp_path)
+    assert lines(tmp_path)[-1]["skipped_steps"] == 1
+    assert float(loop.task.state["path_length"]) == 0 == float(loop.task.seen["path_length"])
+
+
+def test_path_length_is_due_every_fourth_update_of_g(tmp_path):
+    loop = run(f"{PATH} --n_steps 1 --train_g_interval 3", tmp_path)
+    phase = next(p for p in loop.task.phases if p.name == "path_length")
+    assert phase.interval == 4 and [s for s in range(30) if phase.due(s)] == [11, 23]
+    assert all(loop.task.g_due(s) for s in (11, 23))
+
+
+def test_lazy_r1_makes_no_fakes(tmp_path, monkeypatch):
+    calls = []
+    generate = NoiseToImage._generate
+    monkeypatch.setattr(
+        "training.task.NoiseToImage._generate", lambda self, micro: calls.append(1) or generate(self, micro)
+    )
+    run("--log_name a --r1_weight 1 --penalty_interval r1=2 --n_steps 4 --accumulate 2", tmp_path)
+    assert len(calls) == 4 * 2 * 2  # for D and for G
+
+
+def test_a_run_from_before_a_state_existed_resumes(tmp_path):
+    """A setting younger than the run stands at its default; so does a state."""
+    run("--log_name a --n_steps 2", tmp_path)
+    file = tmp_path / "a" / "checkpoints" / "step-00000002.pt"
+    saved = state(tmp_path, "a", 2)
+    saved["task"] = {}
+    file.unlink()
+    CheckpointStore(tmp_path / "a" / "checkpoints", 3).save(saved, 2)
+    config = tmp_path / "a" / "config.json"
+    old = {
+        k: v for k, v in json.loads(config.read_text()).items() if k not in ("augment", "ada_p", "no_grow")
+    }
+    config.write_text(json.dumps(old))
+    assert run("--log_name a --resume --n_steps 3", tmp_path).step == 3
+
+
+def test_resume_may_repeat_the_runs_own_flags(tmp_path):
+    flags = "--stable_kimg 0.016 --fade_kimg 0.016"
+    run(f"--log_name a {small('progressive_gan')} {flags} --n_steps 2", tmp_path)
+    assert run(f"--log_name a --resume --n_steps 3 {flags}", tmp_path).step == 3
+    with pytest.raises(UserError, match=r"fade_kimg: 0.016 -> 1.0"):
+        run("--log_name a --resume --n_steps 4 --fade_kimg 1", tmp_path)
+
+
+def test_a_compiled_run_grows(tmp_path):
+    """Each stage is another graph: none of them falls back to eager, and the weights are the eager ones."""
+    growing = f"{small('progressive_gan')} --method wgan-gp --stable_kimg 0.016 --fade_kimg 0.016"
+    command = f"{growing} --n_steps 10 --lr 1e-4"
+    done = compiled(f"--log_name compiled {command}", tmp_path, {"ACCELERATE_DYNAMO_BACKEND": "AOT_EAGER"})
+    assert done.returncode == 0 and "recompile_limit" not in done.stderr, done.stderr
+    run(f"--log_name eager {command}", tmp_path)
+    fast, slow = (leaves(state(tmp_path, name, 10)["networks"]) for name in ("compiled", "eager"))
+    for key in fast:
+        torch.testing.assert_close(fast[key], slow[key], rtol=0, atol=1e-3, msg=key)
+
+
 def test_path_length_corrects_adam_of_g(tmp_path):
     loop = run(f"{PATH} --n_steps 1 --r1_weight 1 --penalty_interval r1=16", tmp_path)
     for name, c in (("G", 1 / (1 + 1 / 4)), ("D", 1 / (1 + 1 / 16))):
@@ -322,7 +410,7 @@ def test_path_length_corrects_adam_of_g(tmp_path):
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
-    monkeypatch.setattr("losses.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
+    monkeypatch.setattr("training.task.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
     norms = {}
     for weight, interval in ((1, 2), (1, 4), (3, 4)):
         name = f"{weight}-{interval}"
@@ -700,6 +788,10 @@ def refused(command, folder, capsys) -> str:
         ("--speed 3", "--speed"),
         ("--method vae", "wgan-gp"),
         ("--penalty path_length", "stylegan, stylegan2 have styles, not dcgan"),
+        (f"{small('stylegan')} --spectral_norm_d", "--spectral_norm_d: stylegan scales its weights"),
+        ("--gamma auto --batch_size 0", "--batch_size 0 must be at least 1"),
+        ("--ada_p 0.5", "--ada_p needs --augment ada"),
+        ("--augment ada ada", "each once"),
         (f"{small('stylegan2')} --penalty path_length --batch_size 9", "must be even"),
         (f"{small('stylegan2')} --spectral_norm_d", "--spectral_norm_d: stylegan2"),
         (f"{small('stylegan')} --img_size 24", "nearest"),

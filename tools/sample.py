@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from modelling import MODELS
-from tools.common import add_device_flag, add_generator_flags, make_parser, positive
+from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
 from training.errors import UserError, cli
 from training.generator import load_generator
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=int, default=0, help=about)
     about = "psi of the truncation trick, 0 for the mean style alone (models with styles) [1]"
-    p.add_argument("--truncation", type=float, default=1.0, help=about)
+    p.add_argument("--truncation", type=finite, default=1.0, help=about)
     about = "only the first so many layers are truncated (default: all)"
     p.add_argument("--truncation_layers", type=positive, help=about)
     add_device_flag(p)
@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
 
 def truncation(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """What the flags add to G's arguments; UserError for a model without styles."""
-    if args.truncation == 1 and args.truncation_layers is None:
+    if args.truncation == 1:
+        if args.truncation_layers is not None:
+            raise UserError("--truncation_layers needs --truncation")
         return {}
     if not MODELS[model].styles:
         able = ", ".join(name for name, row in MODELS.items() if row.styles)

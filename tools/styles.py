@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from metrics.features import to_uint8
 from modelling import MODELS
 from modelling.styles import truncated
-from tools.common import add_device_flag, add_generator_flags, make_parser, positive
+from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
 from training.errors import UserError, cli
 from training.generator import load_generator
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--show", required=True, choices=tuple(TABLES), help="which picture")
     p.add_argument("--out", required=True, help="NAME.png")
     p.add_argument("--rows", type=positive, default=6, help="latents, and columns of the mixing table [6]")
-    p.add_argument("--psi", type=float, nargs="+", default=PSI, help="of the truncation sweep")
+    p.add_argument("--psi", type=finite, nargs="+", default=PSI, help="of the truncation sweep")
     about = "styles that the mixing table's columns lend (default: the coarsest third)"
     p.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "END"), help=about)
     p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help="as for tools.sample")

@@ -60,7 +60,7 @@ class Augmenter:
         return {"p": self.p, "signs": self.signs} if self.adaptive else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what state_dict gave."""
-        if self.adaptive:
+        """Restore what state_dict gave; {} is of a run that had nothing to adapt."""
+        if self.adaptive and state:
             self.p.copy_(state["p"])
             self.signs.copy_(state["signs"])

@@ -66,7 +66,11 @@ def auto_or(kind: type) -> Callable[[str], Any]:
 
 # StyleGAN2-ADA's own choices (arXiv:2006.06676 appendix C and its code's `auto`), in this order; side in px.
 AUTO: dict[str, Callable[[int, int, int], Any]] = {
-    "batch_size": lambda side, processes, _: max(min(processes * min(4096 // side, 32), 64), processes),
+    # in whole groups of 4 a process, which minibatch standard deviation and half batches need
+    "batch_size": lambda side, processes, _: (
+        max(min(processes * min(4096 // side, 32), 64) // (4 * processes), 1) * 4 * processes
+    ),
+    "n_steps": lambda side, processes, batch_size: 25_000_000 // batch_size,
     "lr": lambda side, processes, batch_size: 0.0025 if side < 1024 else 0.002,
     "r1_weight": lambda side, processes, batch_size: 0.0002 * side**2 / batch_size,
     "ema_halflife": lambda side, processes, batch_size: batch_size * 10_000 / 32,
@@ -85,7 +89,7 @@ class TrainConfig:
     seed: int = flag("run", 0, "all weights, batches and noise are functions of it")
     deterministic: bool = flag("run", False, "bit-equal repeats on CUDA too (slower)")
     device: str = flag("run", "auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    n_steps: int = flag("run", 20_000, "main updates of D, each on a fresh batch")
+    n_steps: int = flag("run", 20_000, "main updates of D, each on a fresh batch, or auto", type=auto_or(int))
 
     dataset: str = flag("data", "mnist", "which images")
     data: str | None = flag(
@@ -398,7 +402,8 @@ def without_auto(settings: dict[str, Any]) -> dict[str, Any]:
     for name, rule in AUTO.items():
         value = settings.get(name)
         if value == "auto" or isinstance(value, tuple) and "auto" in value:
-            number = rule(side, processes, settings.get("batch_size", TrainConfig.batch_size))
+            batch_size = settings.get("batch_size", TrainConfig.batch_size)
+            number = rule(side, processes, 1 if batch_size in ("auto", 0) else batch_size)  # 0 is refused later
             settings[name] = tuple(number if v == "auto" else v for v in value) if value != "auto" else number
     return settings
 
@@ -525,6 +530,7 @@ def validate(config: TrainConfig, flags: frozenset[str]) -> None:
         )
     _validate_ema(config, flags)
     _validate_model(config)
+    _validate_augmentation(config, flags)
     if (
         config.log_name is not None
         and Path(config.log_name).name != config.log_name
@@ -554,6 +560,14 @@ def _validate_model(config: TrainConfig) -> None:
             raise UserError(
                 f"--penalty {name} measures the way from styles to images: {able} have styles, not {config.model}"
             )
+
+
+def _validate_augmentation(config: TrainConfig, flags: frozenset[str]) -> None:
+    if len(set(config.augment)) < len(config.augment):
+        raise UserError(f"--augment {' '.join(config.augment)}: each once")
+    given = sorted(name for name in flags if name.startswith("ada_"))
+    if given and "ada" not in config.augment:
+        raise UserError(f"--{given[0]} needs --augment ada")
     if config.ada_interval < 1 or not config.ada_kimg or config.ada_target > 1 or config.ada_p > 1:
         raise UserError(
             "--ada_interval must be at least 1, --ada_kimg above 0, --ada_target and --ada_p at most 1"

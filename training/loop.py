@@ -202,7 +202,10 @@ class Loop:
             self.task.at_step(step, module)
 
     def _averages(self, phase: Phase) -> bool:
-        """Whether the phase is the main one of the network that an average is kept of."""
+        """Whether the phase is the main one of the network that an average is kept of.
+
+        What a lazy phase adds after it enters the average with the next step.
+        """
         return phase.trains == self.task.averaged and phase.interval == 1
 
     def _set_rates(self, step: int) -> None:
@@ -218,7 +221,7 @@ class Loop:
         active = self.networks[phase.trains]
         for network in self.networks.values():
             network.train_only(network is active)
-        before = [b.clone() for b in self.all_statistics]
+        before = [t.clone() for t in (*self.all_statistics, *self.task.running)]
         seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.batches.process)
         for micro in micros:
             loss, stats = phase.loss(micro)
@@ -279,14 +282,15 @@ class Loop:
 
     @torch.no_grad()
     def _keep_finite(self, before: list[Tensor], ok: Tensor) -> None:
-        """Batch norm's running statistics move in the forward: take them back where the step is skipped."""
+        """Running statistics and means move in the forward: take them back where the step is skipped."""
+        moved = (*self.all_statistics, *self.task.running)
         if self.device.type == "cpu":
             if not ok:
-                for buffer, old in zip(self.all_statistics, before, strict=True):
-                    overwrite(buffer, old)
+                for tensor, old in zip(moved, before, strict=True):
+                    overwrite(tensor, old)
             return
-        for buffer, old in zip(self.all_statistics, before, strict=True):
-            overwrite(buffer, torch.where(ok, buffer, old))
+        for tensor, old in zip(moved, before, strict=True):
+            overwrite(tensor, torch.where(ok, tensor, old))
 
     def _average(self, ok: Tensor) -> None:
         network = self.task.networks[self.task.averaged]

@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
         None,
         _STYLEGAN2
         | {"lr": 2.5e-3, "batch_size": 64, "r1_weight": 1.0, "ema_halflife": (20_000.0,), "augment": ("ada",)}
-        | {"n_steps": 390_625}
+        | {"n_steps": 390_625, "img_size": 256}
         | {"g_kwargs": _HALF_WIDTH, "d_kwargs": _HALF_WIDTH | {"group_size": 8}},
         "arXiv:2006.06676, 256 px",
     ),
@@ -103,7 +103,8 @@ PRESETS: dict[str, Preset] = {
             "ema_halflife": ("auto",),
             "ema_rampup": 0.05,
         }
-        | {"augment": ("ada",), "g_kwargs": _HALF_WIDTH | {"mapping_layers": 2}, "d_kwargs": _HALF_WIDTH},
+        | {"augment": ("ada",), "n_steps": "auto"}
+        | {"g_kwargs": _HALF_WIDTH | {"mapping_layers": 2}, "d_kwargs": _HALF_WIDTH},
         "arXiv:2006.06676, its code's choice below 512 px",
     ),
     "cifar10-stylegan2-ada": Preset(
@@ -116,7 +117,7 @@ PRESETS: dict[str, Preset] = {
             "ema_halflife": (500_000.0,),
             "ema_rampup": 0.05,
         }
-        | {"path_length_weight": None, "augment": ("ada",), "n_steps": 1_562_500}
+        | {"path_length_weight": None, "augment": ("ada",), "n_steps": 1_562_500, "flip": False}
         | {"g_kwargs": {"mapping_layers": 2, "mixing": 0.0}}
         | {"d_kwargs": {"architecture": "orig", "group_size": 32}},
         "arXiv:2006.06676, CIFAR-10",

@@ -22,7 +22,13 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from losses import PENALTIES
-from modelling import build_discriminator, build_generator, check_settings, network_classes
+from modelling import (
+    build_discriminator,
+    build_generator,
+    check_settings,
+    check_spectral_norm,
+    network_classes,
+)
 from modelling.layers import Size
 from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
@@ -44,6 +50,10 @@ from training.logs import RunLog
 from training.loop import Loop
 from training.rng import key
 from training.task import NoiseToImage
+
+COMPILED_FORMS = (
+    128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input
+)
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
@@ -133,18 +143,18 @@ def follow_launcher() -> None:
 
 def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
     """(config, run folder or None for the next free one, checkpoint file or run to resume from or None)."""
-    config = request.config()
-    check_loggers(config)
     if request.resume is None:
+        config = request.config()
+        check_loggers(config)
         return config, new_folder(config), None
     given = request.given
-    root = Path(config.runs_dir)
+    root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     if request.resume == "latest":
-        if config.log_name is None:
+        if given.get("log_name") is None:
             raise UserError(
                 "--resume needs --log_name NAME of the run, or the PATH of a checkpoint or run folder"
             )
-        source = root / config.log_name
+        source = root / given["log_name"]
     else:
         source = Path(request.resume).resolve()
         if not source.exists():
@@ -159,6 +169,7 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
     except (ValueError, AttributeError):
         raise UserError(f"--resume: {saved} is damaged") from None
     config = request.config(base)
+    check_loggers(config)
     refused, noticed = resume_differences(old, as_dict(config))
     if refused:
         raise UserError(
@@ -374,6 +385,9 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
         G = build_generator(config.model, **g | {"spectral_norm": False})
         D = build_discriminator(config.model, **d | {"spectral_norm": False})
         D(G(torch.empty(n, config.z_dim)))
+    for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
+        if wanted:
+            check_spectral_norm(network, config.model, side)
 
 
 def make_networks(
@@ -401,6 +415,8 @@ def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
     autocast = nullcontext if dtype is None else partial(torch.autocast, accelerator.device.type, dtype)
     options = compile_options(accelerator)
+    if config.growth() is not None:  # a graph for each size, fade and set of frozen weights
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
     fast = [None, None] if options is None else [torch.compile(network, **options) for network in (G, D)]
     return NoiseToImage(
         config, G, D, forward_g=fast[0], forward_d=fast[1], autocast=autocast, half=dtype is not None

@@ -1,6 +1,6 @@
 """A task owns the networks and says what each phase of a step computes; the loop does the rest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from losses import METHODS, PENALTIES, PenaltyContext, StyleContext
+from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
 from modelling import MODELS
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
@@ -148,12 +148,16 @@ def warm_schedule(n: int) -> Callable[[int], bool]:
 
 
 class Task:
-    """Networks, phases and whatever state is no function of the step. Subclasses are games."""
+    """Networks, phases and whatever state is no function of the step. Subclasses are games.
+
+    running: tensors of that state which move within a phase and are put back where its step is skipped.
+    """
 
     networks: dict[str, nn.Module]
     phases: list[Phase]
     averaged: str = "G"  # the network an EMA is kept of
     clip: dict[str, float]  # network -> bound of its weights after each step
+    running: Sequence[Tensor] = ()
 
     def at_step(self, step: int, network: nn.Module) -> None:
         """Set what depends on the step alone, in one of the networks or in an average of one."""
@@ -205,6 +209,8 @@ class NoiseToImage(Task):
         self.growth = config.growth()
         self.device = next(G.parameters()).device
         self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.seen = {name: self._zero() for name in self.state}  # in this step's micro-batches so far
+        self.running = [*self.state.values(), *self.seen.values()]
         self.augmenter = Augmenter(config, self.device)
         self.weights = {name: weight for name, (weight, _) in active.items()}
         self.every_step = {
@@ -220,8 +226,11 @@ class NoiseToImage(Task):
         self.phases += [Phase("g", "G", self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
 
     def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
+        updates = (
+            1 if side == "d" else self.config.train_g_interval
+        )  # steps from one of the network to the next
         return [
-            Phase(name, side.upper(), self._lazy(name), every(n), interval=n)
+            Phase(name, side.upper(), self._lazy(name), every(n * updates), interval=n)
             for name, n in lazy.items()
             if PENALTIES[name].side == side
         ]
@@ -263,9 +272,9 @@ class NoiseToImage(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
-        for name, value in self.state.items():
-            value.copy_(state["penalties"][name])
-        self.augmenter.load_state_dict(state["augmentation"])
+        for name, value in state.get("penalties", {}).items():
+            self.state[name].copy_(value)
+        self.augmenter.load_state_dict(state.get("augmentation", {}))
 
     def _mixing(self, micro: Micro) -> dict[str, Tensor]:
         """Second latents and draws for style mixing, where the model mixes."""
@@ -298,7 +307,7 @@ class NoiseToImage(Task):
             return self._generate(micro)
 
     def _context(
-        self, micro: Micro, purpose: str, x_real: Tensor, x_fake: Tensor, **logits: Tensor
+        self, micro: Micro, purpose: str, x_real: Tensor, x_fake: Tensor | None, **logits: Tensor
     ) -> PenaltyContext:
         return PenaltyContext(
             D=lambda x: self.D(self.augmenter(x, micro, purpose), micro.y),
@@ -336,7 +345,7 @@ class NoiseToImage(Task):
         """The loss with its side's penalties of interval 1."""
         for name in self.every_step[side]:
             styles = PENALTIES[name].styles
-            value = PENALTIES[name].fn(self._style_context(micro.part(2)) if styles else context)
+            value = PENALTIES[name].fn(self._style_context(name, micro) if styles else context)
             stats[f"penalty/{name}"] = value.detach()
             loss = loss + self.weights[name] * value
         return loss, stats
@@ -344,24 +353,37 @@ class NoiseToImage(Task):
     def _lazy(self, name: str) -> Callable[[Micro], tuple[Tensor, Stats]]:
         def loss(micro: Micro) -> tuple[Tensor, Stats]:
             if PENALTIES[name].styles:
-                context = self._style_context(micro.part(2))
+                context = self._style_context(name, micro)
             else:
-                with torch.no_grad():
-                    x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake.detach()
+                x_fake = self._fake_for_penalty(micro) if PENALTIES[name].fakes else None
                 context = self._context(micro, name, self._real(micro), x_fake)
             value = PENALTIES[name].fn(context)
             return self.weights[name] * value, {f"penalty/{name}": value.detach()}
 
         return loss
 
-    def _style_context(self, half: Micro) -> StyleContext:
+    def _fake_for_penalty(self, micro: Micro) -> Tensor:
+        with torch.no_grad():
+            return self._generate(micro) if micro.x_fake is None else micro.x_fake.detach()
+
+    def _style_context(self, name: str, micro: Micro) -> StyleContext:
         """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
+        half = micro.part(2)
         return StyleContext(
             styles=lambda: self.G.styles(half.z, half.y, **self._mixing(half)),
             synthesis=lambda ws: self.G.synthesis(ws, twice=True),
             normal=half.normal,
-            state=self.state,
+            mean=self.state[name],
+            follow=lambda value: self._follow(name, value, micro),
         )
+
+    def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
+        """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
+        mean, seen = self.state[name], self.seen[name]
+        seen += value / self.config.accumulate
+        if micro.j == self.config.accumulate - 1:
+            mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)
+            seen.zero_()
 
     def g_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
         """Loss of G, on the fakes D has just seen."""
