@@ -5,6 +5,9 @@ Deviations: images of any size h0 2^k x w0 2^k with 4 <= min(h0, w0) < 8, k at l
 sqrt(1/2) of a residual sum are multiplied into weights and biases as these are used, since LeakyReLU commutes with
 them: the same function with fewer passes over the maps.
 
+conv_clamp limits what a layer gives out, times the gain of a residual path but not LeakyReLU's, as in the authors'
+published code.
+
 Low precision is explicit: autocast says which type, n_half says how many of the highest resolutions take it, and
 everything else computes in full precision, whatever autocast says.
 """
@@ -53,14 +56,14 @@ def image_levels(img_size: Size) -> list[tuple[int, int]]:
 
 
 def _nearest(h: int, w: int) -> tuple[int, int]:
-    """The possible (H, W) with the least |H - h| + |W - w|."""
+    """The possible (H, W) with the least |H - h| + |W - w|, of several the one with the most similar shape."""
     found = []
     for k in range(1, max(h, w).bit_length() + 1):
         h0, w0 = (max(4, round(side / 2**k)) for side in (h, w))
         if min(h0, w0) > 7:
             h0, w0 = (7, w0) if h0 < w0 else (h0, 7)
         found.append((h0 << k, w0 << k))
-    return min(found, key=lambda size: abs(size[0] - h) + abs(size[1] - w))
+    return min(found, key=lambda size: (abs(size[0] - h) + abs(size[1] - w), abs(size[0] * w - size[1] * h)))
 
 
 def channel_table(n_levels: int, channel_base: int, channel_max: int) -> list[int]:
@@ -139,7 +142,7 @@ class StyledConv(nn.Module):
             maps = self.noise if noise == "constant" else self._random_maps(x)
             x.add_((maps * (self.strength * GAIN)).to(x.dtype))
         x.add_((self.bias * GAIN).to(x.dtype)[:, None, None])
-        return _activated(x, None if self.clamp is None else self.clamp * GAIN)
+        return _activated(x, self.clamp)
 
     def _random_maps(self, x: Tensor) -> Tensor:
         return torch.randn(len(x), 1, *self.shape, device=x.device, dtype=self.strength.dtype)
@@ -221,7 +224,7 @@ class Generator(nn.Module):
 
     img_size: side or (H, W). channel_base: of channel_table. mixing: the probability that two styles are mixed, 0 for
     never. noise: False leaves it out. architecture: "skip" sums images of all levels, "orig" makes one at the end.
-    conv_clamp: limit of the maps' absolute values, before LeakyReLU's gain; None for none. n_half: how many of the
+    conv_clamp: limit of the absolute values of what a layer gives out; None for none. n_half: how many of the
     highest resolutions compute in autocast's type. ValueError for sizes it cannot make, which names the nearest, and
     for settings out of range.
     """
@@ -349,10 +352,10 @@ class ActivatedConv(Equalised):
         gain: float = 1.0,
         clamp: float | None = None,
     ) -> None:
-        """gain: of the output, beside LeakyReLU's own."""
+        """gain: of the output, beside LeakyReLU's own, and of the clamp."""
         super().__init__((c_out, c_in, kernel, kernel), gain * GAIN, 0.0, True)
         self.gain, self.down = gain * GAIN, down
-        self.clamp = None if clamp is None else clamp * self.gain
+        self.clamp = None if clamp is None else clamp * gain
 
     def forward(self, x: Tensor) -> Tensor:
         """In x's type."""
