@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelling.styles import check_labels, label_vectors
+
 
 class LabelEmbedding(nn.Module):
     """Labels -> vectors (N, embed_dim).
 
-    y is (N,) class indices, int64, or (N, n_labels) weights of several labels; those are normalised to sum 1,
-    a row of zeros gives zeros.
+    y is (N,) class indices, int64, or (N, n_labels) weights of several labels, of which the weighted mean is taken; a
+    row of zeros gives zeros.
     """
 
     def __init__(self, n_labels: int, embed_dim: int, std: float = 1.0) -> None:
@@ -26,17 +28,11 @@ class LabelEmbedding(nn.Module):
 
     def forward(self, y: Tensor | None, n: int) -> Tensor:
         """ValueError where labels are missing or do not fit a batch of n."""
-        if y is None:
-            raise ValueError("this network is conditional: it needs labels y")
-        if tuple(y.shape) == (n,) and not y.is_floating_point():
+        check_labels(y, n, self.n_labels)
+        if y.dim() == 1:
             return self.table(y)
-        if tuple(y.shape) != (n, self.n_labels):
-            wanted = f"({n},) of whole numbers or ({n}, {self.n_labels})"
-            raise ValueError(f"labels of shape {wanted} are needed, not {tuple(y.shape)} of {y.dtype}")
         weight = self.table.weight
-        y = y.to(weight.dtype)
-        total = y.sum(1, keepdim=True)
-        return F.linear(y / torch.where(total == 0, 1, total), weight.t())
+        return F.linear(label_vectors(y, n, self.n_labels).to(weight.dtype), weight.t())
 
 
 class ConditionalGenerator(nn.Module):

@@ -32,7 +32,14 @@ from modelling.progressive_gan import (
     n_channels,
     stage_sizes,
 )
-from modelling.styles import Mapping, broadcast_styles, crossovers, label_vectors, truncated
+from modelling.styles import (
+    Mapping,
+    broadcast_styles,
+    crossovers,
+    label_vectors,
+    truncated,
+    without_zero_rows,
+)
 from ops.precision import full
 from ops.resample import TAPS_1331, conv_down, conv_up
 
@@ -258,8 +265,9 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (N, img_channels, H, H) of H = stage.size px -> logits (N,).
 
-    With n_labels there is a logit a label, and those of y are summed. minibatch_stddev shows the last block how
-    samples differ; blur filters before sizes are halved. The rest and errors as for Generator.
+    With n_labels there is a logit a label; D's is the mean of those of y, and of all for a sample without any label.
+    minibatch_stddev shows the last block how samples differ; blur filters before sizes are halved. The rest and errors
+    as for Generator.
     """
 
     def __init__(
@@ -298,5 +306,6 @@ class Discriminator(nn.Module):
         """ValueError unless x has the shape of the stage and, with n_labels, y fits."""
         logits = self.trunk(x)
         if self.n_labels:
-            logits = logits * label_vectors(y, len(x), self.n_labels).to(logits.dtype)
+            rows = without_zero_rows(label_vectors(y, len(x), self.n_labels), 1 / self.n_labels)
+            logits = logits * rows.to(logits.dtype)
         return logits.sum(1)  # (N, 1 or n_labels) -> (N,)

@@ -29,7 +29,7 @@ from modelling.layers import (
     image_shape,
     size_text,
 )
-from modelling.styles import Mapping, broadcast_styles, crossovers, label_vectors, truncated
+from modelling.styles import Mapping, broadcast_styles, check_labels, crossovers, truncated
 from ops.modulated_conv import grouped_pays, modulated_conv2d
 from ops.precision import full, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
@@ -462,7 +462,8 @@ class Discriminator(nn.Module):
             features = self._features(full(x))
             if self.mapping is None:
                 return features.squeeze(1)
-            labels = self.mapping(None, label_vectors(y, len(x), self.n_labels))
+            check_labels(y, len(x), self.n_labels)
+            labels = self.mapping(None, y)
             return (features * labels).sum(1) / math.sqrt(features.shape[1])
 
     def _features(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """From latents to styles: the mapping network, style mixing and truncation. arXiv:1812.04948, arXiv:2006.06676.
 
-Deviation: the gain of sqrt(2) that makes up for LeakyReLU is in the mapping's weights and does not reach its biases.
+Deviations: the gain of sqrt(2) that makes up for LeakyReLU is in the mapping's weights and does not reach its biases;
+the papers condition on one class a sample, here several labels at once (attributes) are averaged.
 """
 
 import itertools
@@ -15,25 +16,40 @@ from modelling.layers import PixelNorm, check_latents
 from ops.precision import full, without_autocast
 
 
-def label_vectors(y: Tensor | None, n: int, n_labels: int) -> Tensor:
-    """Labels as rows (n, n_labels): one-hot for class indices (n,), attribute weights (n, n_labels) as they are.
-
-    ValueError where labels are missing or do not fit a batch of n.
-    """
+def check_labels(y: Tensor | None, n: int, n_labels: int) -> None:
+    """ValueError unless y holds class indices (n,) or attribute weights (n, n_labels)."""
     if y is None:
         raise ValueError("this network is conditional: it needs labels y")
-    if tuple(y.shape) == (n,) and not y.is_floating_point():
-        return F.one_hot(y, n_labels).to(torch.get_default_dtype())
-    if tuple(y.shape) != (n, n_labels):
+    of_classes = tuple(y.shape) == (n,) and not y.is_floating_point()
+    if not of_classes and tuple(y.shape) != (n, n_labels):
         wanted = f"({n},) of whole numbers or ({n}, {n_labels})"
         raise ValueError(f"labels of shape {wanted} are needed, not {tuple(y.shape)} of {y.dtype}")
-    return y.to(torch.get_default_dtype())
+
+
+def label_vectors(y: Tensor | None, n: int, n_labels: int) -> Tensor:
+    """Labels as rows (n, n_labels) of sum 1: one-hot for class indices (n,), else attribute weights over their sum.
+
+    A row of zeros, a sample without any attribute, stays as it is. ValueError as check_labels.
+    """
+    check_labels(y, n, n_labels)
+    if y.dim() == 1:
+        return F.one_hot(y, n_labels).to(torch.get_default_dtype())
+    y = y.to(torch.get_default_dtype())
+    total = y.sum(1, keepdim=True)
+    return y / torch.where(total == 0, 1, total)
+
+
+def without_zero_rows(rows: Tensor, weight: float) -> Tensor:
+    """label_vectors (n, n_labels) with `weight` in all places of a row of zeros, from which nothing could be learnt."""
+    return torch.where(rows.any(1, keepdim=True), rows, weight)
 
 
 class Mapping(nn.Module):
     """z (N, z_dim), y -> w (N, w_dim): latents brought to unit mean square, then n_layers of LeakyReLU.
 
     With n_labels the embedded labels, of unit mean square too, are joined to the latents; z_dim 0 maps labels alone.
+    A row of zeros stands for the opposite of all labels at once: its own embedding would be 0 at the start, where the
+    normalisation has a slope of 10^4.
     Works in full precision. The layers learn at lr_scale times the rate of the rest, the embedding at the full rate.
     `w_avg` is the running mean of w over training batches, the centre of truncation: w_avg <- beta w_avg +
     (1 - beta) mean w; each process moves it by its own batch and the trainer averages it over processes. None with
@@ -71,7 +87,7 @@ class Mapping(nn.Module):
             parts.append(self.normalise(full(z)))
         if self.embedding is not None:
             n = len(z) if self.z_dim else 0 if y is None else len(y)
-            rows = label_vectors(y, n, self.n_labels)
+            rows = without_zero_rows(label_vectors(y, n, self.n_labels), -(self.n_labels**-0.5))  # |row| 1
             with without_autocast(rows):
                 parts.append(self.normalise(self.embedding(rows)))
         w = torch.cat([part.to(parts[0].dtype) for part in parts], 1)

@@ -549,6 +549,32 @@ def test_multi_hot_labels_are_averaged() -> None:
     assert_close(G(z, one_hot), G(z, torch.tensor([1, 2])))
 
 
+@pytest.mark.parametrize("model", EQUALISED)
+def test_attributes_give_gradients_of_the_size_of_classes(model: str) -> None:
+    """Several labels, all, and none, where an embedding of zeros would meet the slope that a norm has at 0."""
+    G, D = generator(model, n_labels=4), discriminator(model, n_labels=4)
+    z = torch.randn(4, 6)
+    named = {f"{i}.{name}": p for i, net in enumerate((G, D)) for name, p in net.named_parameters()}
+    for name, p in named.items():
+        if name.endswith("strength"):  # StyleGAN's constant of ones is flat without noise: a slope of its own
+            nn.init.ones_(p)
+
+    def gradients(y: Tensor) -> dict[str, Tensor]:
+        x = G(z, y)
+        logits = D(x, y)
+        assert x.isfinite().all() and logits.isfinite().all() and logits.abs().min() > 0
+        found = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
+        return {name: g for name, g in zip(named, found, strict=True) if g is not None}
+
+    largest = max(g.abs().max() for g in gradients(torch.arange(4)).values())
+    several = torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]])
+    for y in (several, torch.zeros(4, 4)):
+        found = gradients(y)
+        assert all(g.isfinite().all() and g.abs().max() < 5 * largest for g in found.values())
+    if MODELS[model].styles:
+        assert found["0.mapping.embedding.bias"].abs().max() > 0
+
+
 def test_conditional_networks_keep_their_outer_sizes() -> None:
     G, D = generator("dcgan", n_labels=10), discriminator("dcgan", n_labels=40)
     assert (G.z_dim, G.G.z_dim, G.img_size, G.img_channels) == (6, 6 + 64, 32, 1)

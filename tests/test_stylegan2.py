@@ -443,6 +443,17 @@ def test_labels_reach_images_and_logits() -> None:
     assert torch.equal(D(x, F.one_hot(one, 3).float()), D(x, one))
 
 
+def test_mapping_tells_no_attribute_from_all_of_them() -> None:
+    D, y = discriminator(n_labels=3), torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 1], [2, 0, 2]])
+    inputs: list[Tensor] = []
+    D.mapping.layers[0].register_forward_hook(lambda _m, args, _out: inputs.append(args[0]))
+    labels = D.mapping(None, y)
+    (embedded,) = inputs
+    assert_close(embedded.square().mean(1), torch.ones(4), rtol=1e-3, atol=0)
+    assert_close(embedded[0], -embedded[1])
+    assert torch.equal(labels[2], labels[3]) and labels[0].abs().max() > 0.01
+
+
 def test_projection_logit_is_the_inner_product_over_the_root_of_its_length() -> None:
     D = discriminator(n_labels=3)
     seen: dict[str, Tensor] = {}
