@@ -66,6 +66,16 @@ def check_size(model: str, img_size: Size, sizes: Sequence[int]) -> None:
         )
 
 
+def channel_table(sizes: Sequence[int], channel_base: int, channel_max: int) -> list[int]:
+    """Channels of maps of each of `sizes` px, the last the largest: channel_base / size, at most channel_max.
+
+    ValueError for settings that leave none.
+    """
+    check_number("channel_base", channel_base, sizes[-1], whole=True)
+    check_number("channel_max", channel_max, 1, whole=True)
+    return [min(channel_base // size, channel_max) for size in sizes]
+
+
 def check_latents(z: Tensor, z_dim: int) -> None:
     """ValueError unless z is (N, z_dim)."""
     if z.dim() != 2 or z.shape[1] != z_dim:

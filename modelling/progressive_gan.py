@@ -20,6 +20,7 @@ from modelling.growing import Stage
 from modelling.layers import (
     MinibatchStdDev,
     PixelNorm,
+    channel_table,
     check_choice,
     check_images,
     check_latents,
@@ -37,22 +38,10 @@ def stage_sizes(smallest: int, largest: int) -> tuple[int, ...]:
     return tuple(smallest << i for i in range((largest // smallest).bit_length()))
 
 
-def n_channels(size: int, channel_base: int, channel_max: int) -> int:
-    """Channels of the maps of `size` px: inversely proportional to it, up to channel_max."""
-    return min(channel_base // size, channel_max)
-
-
 def check_switches(**switches: bool) -> None:
     """ValueError unless each is True or False."""
     for name, value in switches.items():
         check_choice(name, value, (True, False))
-
-
-def check_widths(img_size: int, img_channels: int, channel_base: int, channel_max: int) -> None:
-    """ValueError for settings that leave a layer without channels."""
-    check_number("img_channels", img_channels, 1, whole=True)
-    check_number("channel_base", channel_base, img_size, whole=True)
-    check_number("channel_max", channel_max, 1, whole=True)
 
 
 def lrelu(x: Tensor) -> Tensor:
@@ -177,13 +166,13 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         check_size("progressive_gan", img_size, SIZES)
-        check_widths(img_size, img_channels, channel_base, channel_max)
+        check_number("img_channels", img_channels, 1, whole=True)
         check_switches(equalised=equalised, pixel_norm=pixel_norm)
         check_number("z_dim", z_dim, 1, whole=True)
         self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
         sizes = stage_sizes(4, img_size)
         self.stage = Stage(sizes)
-        widths = [n_channels(size, channel_base, channel_max) for size in sizes]
+        widths = channel_table(sizes, channel_base, channel_max)
         options = {"equalised": equalised, "pixel_norm": pixel_norm}
         self.normalise = PixelNorm()
         self.first = FirstBlock(z_dim, widths[0], **options)
@@ -229,7 +218,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.img_channels = img_channels
         self.stage = Stage(sizes)
-        widths = [n_channels(size, channel_base, channel_max) for size in stage_sizes(4, sizes[-1])]
+        widths = channel_table(stage_sizes(4, sizes[-1]), channel_base, channel_max)
         pairs = itertools.pairwise(widths)
         self.blocks = nn.ModuleList(block(c_in, c_out, equalised=equalised) for c_out, c_in in pairs)
         self.from_image = nn.ModuleList(
@@ -268,7 +257,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_size("progressive_gan", img_size, SIZES)
-        check_widths(img_size, img_channels, channel_base, channel_max)
+        check_number("img_channels", img_channels, 1, whole=True)
         check_switches(equalised=equalised, minibatch_stddev=minibatch_stddev)
         self.img_size, self.img_channels = img_size, img_channels
         self.trunk = Trunk(

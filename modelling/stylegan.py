@@ -9,7 +9,6 @@ Growing is as in modelling/progressive_gan.py, with the first two sizes trained 
 """
 
 import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from modelling.equalised import EqualisedConv2d, EqualisedLinear
 from modelling.growing import Stage
-from modelling.layers import check_choice, check_number, check_size
+from modelling.layers import channel_table, check_number, check_size
 from modelling.progressive_gan import (
     GAIN,
     SIZES,
@@ -26,29 +25,22 @@ from modelling.progressive_gan import (
     Trunk,
     blend,
     check_switches,
-    check_widths,
     enlarged,
     lrelu,
-    n_channels,
     stage_sizes,
 )
 from modelling.styles import (
+    NOISES,
     Mapping,
-    broadcast_styles,
-    crossovers,
+    check_mixing,
+    check_synthesis,
+    images_of,
     label_vectors,
-    truncated,
+    styles_of,
     without_zero_rows,
 )
 from ops.precision import full
 from ops.resample import TAPS_1331, conv_down, conv_up
-
-# What is added to the maps x (N, C, H, W) of a layer with the constant noise (H, W); None for nothing.
-NOISES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
-    "none": lambda x, constant: None,
-    "random": lambda x, constant: torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device),
-    "constant": lambda x, constant: constant.to(x.dtype),
-}
 
 
 def adain(x: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
@@ -99,8 +91,8 @@ class Noise(nn.Module):
         self.register_buffer("constant", torch.randn(size, size))
 
     def forward(self, x: Tensor, kind: str) -> Tensor:
-        """Same shape and type, x itself changed in place; kind is one of NOISES."""
-        noise = NOISES[kind](x, self.constant)
+        """Same shape and type, x itself changed in place; kind is one of styles.NOISES."""
+        noise = NOISES[kind](x, self.constant, x.dtype)
         return x if noise is None else x.addcmul_(noise, self.strength[:, None, None].to(x.dtype))
 
 
@@ -144,12 +136,6 @@ class SynthesisBlock(nn.Module):
         return self.layer1(x, ws[:, 1], noise)
 
 
-def check_mixing(mixing: float) -> None:
-    """ValueError unless `mixing` is a probability."""
-    if isinstance(mixing, bool) or not isinstance(mixing, int | float) or not 0 <= mixing <= 1:
-        raise ValueError(f"mixing {mixing!r} must be a probability, 0 to 1")
-
-
 class Generator(nn.Module):
     """z (N, z_dim) -> images (N, img_channels, H, H), unbounded: H = stage.size in training, img_size in eval mode.
 
@@ -175,8 +161,8 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         check_size("stylegan", img_size, SIZES)
-        check_widths(img_size, img_channels, channel_base, channel_max)
-        for name, value in (("z_dim", z_dim), ("w_dim", w_dim), ("mapping_layers", mapping_layers)):
+        counts = {"img_channels": img_channels, "z_dim": z_dim, "w_dim": w_dim}
+        for name, value in (counts | {"mapping_layers": mapping_layers}).items():
             check_number(name, value, 1, whole=True)
         check_number("n_labels", n_labels, 0, whole=True)
         check_mixing(mixing)
@@ -186,7 +172,7 @@ class Generator(nn.Module):
         self.stage = Stage(stage_sizes(8, img_size))
         self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels, w_avg_beta=0.995)
         sizes = stage_sizes(4, img_size)
-        widths = [n_channels(size, channel_base, channel_max) for size in sizes]
+        widths = channel_table(sizes, channel_base, channel_max)
         channels = itertools.pairwise([None, *widths])
         self.blocks = nn.ModuleList(
             SynthesisBlock(c_in, c_out, size, w_dim, noise=noise, blur=blur)
@@ -202,33 +188,16 @@ class Generator(nn.Module):
     def styles(
         self, z: Tensor, y: Tensor | None = None, z_mix: Tensor | None = None, u: Tensor | None = None
     ) -> Tensor:
-        """ws (N, n_layers, w_dim): w of z and, from a random layer on, of z_mix, under the same labels.
-
-        u (N, 2), uniform in [0, 1), decides where (see crossovers); None for the style of z alone. ValueError for
-        shapes that do not fit.
-        """
-        if u is None:
-            return broadcast_styles(self.mapping(z, y), self.n_layers, None, None)
-        if z_mix is None or z_mix.shape != z.shape or tuple(u.shape) != (len(z), 2):
-            given = None if z_mix is None else tuple(z_mix.shape)
-            raise ValueError(
-                f"mixing needs z_mix {tuple(z.shape)} and u {(len(z), 2)}, not {given} and {tuple(u.shape)}"
-            )
-        both = self.mapping(torch.cat([z, z_mix]), None if y is None else torch.cat([y, y]))
-        w, w_mix = both.chunk(2)
-        return broadcast_styles(w, self.n_layers, w_mix, crossovers(u, self.mixing, self.n_layers))
+        """ws (N, n_layers, w_dim); see styles_of."""
+        return styles_of(self, z, y, z_mix, u)
 
     def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
         """Styles (N, n_layers, w_dim) -> images.
 
-        noise: one of NOISES, None for "random" in training and "constant" in eval mode. twice is ignored: one form
-        serves all orders of gradient. ValueError for other shapes and kinds of noise.
+        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode. twice is ignored: one
+        form serves all orders of gradient. ValueError for other shapes and kinds of noise.
         """
-        kind = ("random" if self.training else "constant") if noise is None else noise
-        check_choice("noise", kind, NOISES)
-        if ws.dim() != 3 or tuple(ws.shape[1:]) != (self.n_layers, self.w_dim):
-            wanted = f"(N, {self.n_layers}, {self.w_dim})"
-            raise ValueError(f"G takes styles of shape {wanted} at this stage, not {tuple(ws.shape)}")
+        kind = check_synthesis(self, ws, noise)
         k = self.stage.sizes.index(self.stage.size)
         before = x = None
         for i, block in enumerate(self.blocks[: k + 2]):
@@ -251,15 +220,11 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Images of the styles of z, y, z_mix and u, noise as for synthesis.
 
-        truncation draws the styles of the first truncation_layers layers (None: all) towards their mean; ValueError
-        in training mode.
+        truncation: psi, draws the styles of the first truncation_layers layers (None: all) towards their mean.
+        ValueError in training mode unless 1, and for numbers out of range.
         """
-        if truncation != 1 and self.training:
-            raise ValueError(f"truncation {truncation} is for samples: put G in eval mode, or leave it at 1")
-        ws = self.styles(z, y, z_mix, u)
-        if truncation != 1:
-            ws = truncated(ws, self.mapping.w_avg, truncation, truncation_layers)
-        return self.synthesis(ws, noise=noise)
+        how = {"truncation": truncation, "truncation_layers": truncation_layers, "noise": noise}
+        return images_of(self, z, y, z_mix, u, **how)
 
 
 class Discriminator(nn.Module):
@@ -283,7 +248,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_size("stylegan", img_size, SIZES)
-        check_widths(img_size, img_channels, channel_base, channel_max)
+        check_number("img_channels", img_channels, 1, whole=True)
         check_number("n_labels", n_labels, 0, whole=True)
         check_switches(minibatch_stddev=minibatch_stddev, blur=blur)
         self.img_size, self.img_channels, self.n_labels = img_size, img_channels, n_labels

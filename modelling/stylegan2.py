@@ -23,19 +23,27 @@ from modelling.layers import (
     MinibatchStdDev,
     Size,
     as_size,
+    channel_table,
     check_choice,
     check_images,
     check_number,
     image_shape,
     size_text,
 )
-from modelling.styles import Mapping, broadcast_styles, check_labels, crossovers, truncated
+from modelling.styles import (
+    NOISES,
+    Mapping,
+    check_labels,
+    check_mixing,
+    check_synthesis,
+    images_of,
+    styles_of,
+)
 from ops.modulated_conv import grouped_pays, modulated_conv2d
 from ops.precision import full, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
 GAIN = math.sqrt(2)  # of LeakyReLU
-NOISE = ("none", "random", "constant")
 
 # Sizes and types
 
@@ -66,11 +74,9 @@ def _nearest(h: int, w: int) -> tuple[int, int]:
     return min(found, key=lambda size: (abs(size[0] - h) + abs(size[1] - w), abs(size[0] * w - size[1] * h)))
 
 
-def channel_table(n_levels: int, channel_base: int, channel_max: int) -> list[int]:
-    """Channels of each level: channel_base / (4 * 2^k), at most channel_max. ValueError where none are left."""
-    check_number("channel_max", channel_max, 1, whole=True)
-    check_number("channel_base", channel_base, 4 << (n_levels - 1), whole=True)
-    return [min(channel_base // (4 << k), channel_max) for k in range(n_levels)]
+def level_channels(n_levels: int, channel_base: int, channel_max: int) -> list[int]:
+    """Channels of each level, as of squares of 4, 8, 16, ... px. ValueError where none are left."""
+    return channel_table([4 << k for k in range(n_levels)], channel_base, channel_max)
 
 
 def half_levels(n_levels: int, n_half: int) -> list[bool]:
@@ -122,7 +128,7 @@ class StyledConv(nn.Module):
         clamp: float | None,
     ) -> None:
         super().__init__()
-        self.shape, self.clamp = shape, clamp
+        self.clamp = clamp
         self.up_taps = TAPS_1331 if up else None
         self.affine = EqualisedLinear(w_dim, c_in, bias=1.0)
         # Its scale cancels in the demodulation. With `up` it lies as the transposed convolution reads it, which saves
@@ -133,19 +139,16 @@ class StyledConv(nn.Module):
         self.register_buffer("noise", torch.randn(shape) if noise else None)
 
     def forward(self, x: Tensor, w: Tensor, noise: str, twice: bool) -> Tensor:
-        """noise: one of NOISE; twice: see Generator.synthesis."""
+        """noise: one of styles.NOISES; twice: see Generator.synthesis."""
         up = self.up_taps is not None
         weight = self.weight.transpose(0, 1) if up else self.weight
         grouped = twice and grouped_pays(x, weight, up)
         x = modulated_conv2d(x, weight, self.affine(w), up_taps=self.up_taps, grouped=grouped, gain=GAIN)
-        if self.strength is not None and noise != "none":
-            maps = self.noise if noise == "constant" else self._random_maps(x)
+        maps = None if self.strength is None else NOISES[noise](x, self.noise, self.strength.dtype)
+        if maps is not None:
             x.add_((maps * (self.strength * GAIN)).to(x.dtype))
         x.add_((self.bias * GAIN).to(x.dtype)[:, None, None])
         return _activated(x, self.clamp)
-
-    def _random_maps(self, x: Tensor) -> Tensor:
-        return torch.randn(len(x), 1, *self.shape, device=x.device, dtype=self.strength.dtype)
 
 
 class ToImage(nn.Module):
@@ -222,7 +225,7 @@ class SynthesisBlock(nn.Module):
 class Generator(nn.Module):
     """z (N, z_dim), y -> images (N, img_channels, H, W), about [-1, 1]: no tanh.
 
-    img_size: side or (H, W). channel_base: of channel_table. mixing: the probability that two styles are mixed, 0 for
+    img_size: side or (H, W). channel_base: of level_channels. mixing: the probability that two styles are mixed, 0 for
     never. noise: False leaves it out. architecture: "skip" sums images of all levels, "orig" makes one at the end.
     conv_clamp: limit of the absolute values of what a layer gives out; None for none. n_half: how many of the
     highest resolutions compute in autocast's type. ValueError for sizes it cannot make, which names the nearest, and
@@ -256,13 +259,14 @@ class Generator(nn.Module):
         }
         for name, value in counts.items():
             check_number(name, value, 1, whole=True)
-        check_number("mixing", mixing, 0, 1 + 1e-9)
+        check_number("n_labels", n_labels, 0, whole=True)
+        check_mixing(mixing)
         check_choice("noise", noise, (True, False))
         check_choice("architecture", architecture, ("skip", "orig"))
         _check_clamp(conv_clamp)
         self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
         self.w_dim, self.mixing = w_dim, mixing
-        channels = channel_table(len(levels), channel_base, channel_max)
+        channels = level_channels(len(levels), channel_base, channel_max)
         halves = half_levels(len(levels), n_half)
         self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels)
         shared = {"noise": noise, "clamp": conv_clamp}
@@ -280,15 +284,8 @@ class Generator(nn.Module):
     def styles(
         self, z: Tensor, y: Tensor | None = None, z_mix: Tensor | None = None, u: Tensor | None = None
     ) -> Tensor:
-        """ws (N, n_layers, w_dim); with u (N, 2) uniform those of z_mix take over at a random layer, as mixing says.
-
-        ValueError for latents and labels that do not fit.
-        """
-        w = self.mapping(z, y)
-        if u is None or z_mix is None:
-            return broadcast_styles(w, self.n_layers, None, None)
-        w_mix = self.mapping(z_mix, y, follow=False)
-        return broadcast_styles(w, self.n_layers, w_mix, crossovers(u, self.mixing, self.n_layers))
+        """ws (N, n_layers, w_dim); see styles_of."""
+        return styles_of(self, z, y, z_mix, u)
 
     def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
         """Images (N, img_channels, H, W) from ws (N, n_layers, w_dim).
@@ -297,10 +294,7 @@ class Generator(nn.Module):
         gradient will be differentiated again, choose the form of each convolution for that; the images are the same.
         ValueError for other noise and shapes.
         """
-        noise = ("random" if self.training else "constant") if noise is None else noise
-        check_choice("noise", noise, NOISE)
-        if ws.dim() != 3 or tuple(ws.shape[1:]) != (self.n_layers, self.w_dim):
-            raise ValueError(f"styles must be (N, {self.n_layers}, {self.w_dim}), not {tuple(ws.shape)}")
+        kind = check_synthesis(self, ws, noise)
         low = autocast_type(ws)
         with without_autocast(ws):
             styles = full(ws).unbind(1)
@@ -308,7 +302,7 @@ class Generator(nn.Module):
             i = 0
             for block in self.blocks:
                 n = len(block.convs)
-                x, image = block(x, image, styles[i : i + n + 1], low, noise, twice)
+                x, image = block(x, image, styles[i : i + n + 1], low, kind, twice)
                 i += n
         return image
 
@@ -323,17 +317,13 @@ class Generator(nn.Module):
         truncation_layers: int | None = None,
         noise: str | None = None,
     ) -> Tensor:
-        """Images of latents; z_mix and u as in `styles`, noise as in `synthesis`.
+        """Images of the styles of z, y, z_mix and u, noise as for synthesis.
 
-        truncation: psi, draws the styles of the first truncation_layers layers (None: all) to their mean; ValueError
-        in training mode unless 1.
+        truncation: psi, draws the styles of the first truncation_layers layers (None: all) towards their mean.
+        ValueError in training mode unless 1, and for numbers out of range.
         """
-        if truncation != 1 and self.training:
-            raise ValueError(f"truncation {truncation} is for sampling: in training mode it must be 1")
-        ws = self.styles(z, y, z_mix, u)
-        if truncation != 1:
-            ws = truncated(ws, self.mapping.w_avg, truncation, truncation_layers)
-        return self.synthesis(ws, noise=noise)
+        how = {"truncation": truncation, "truncation_layers": truncation_layers, "noise": noise}
+        return images_of(self, z, y, z_mix, u, **how)
 
 
 # Blocks of D
@@ -430,10 +420,11 @@ class Discriminator(nn.Module):
         counts = {"img_channels": img_channels, "group_size": group_size, "mapping_layers": mapping_layers}
         for name, value in counts.items():
             check_number(name, value, 1, whole=True)
+        check_number("n_labels", n_labels, 0, whole=True)
         check_choice("architecture", architecture, ("resnet", "orig"))
         _check_clamp(conv_clamp)
         self.img_size, self.img_channels, self.n_labels = as_size(img_size), img_channels, n_labels
-        channels = channel_table(len(levels), channel_base, channel_max)
+        channels = level_channels(len(levels), channel_base, channel_max)
         halves = half_levels(len(levels), n_half)
         shared = {"residual": architecture == "resnet", "clamp": conv_clamp}
         self.blocks = nn.ModuleList()

@@ -6,13 +6,14 @@ the papers condition on one class a sample, here several labels at once (attribu
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelling.equalised import EqualisedLinear
-from modelling.layers import PixelNorm, check_latents
+from modelling.layers import PixelNorm, check_choice, check_latents
 from ops.precision import full, without_autocast
 
 
@@ -103,6 +104,23 @@ class Mapping(nn.Module):
         self.w_avg.lerp_(w.detach().to(self.w_avg.dtype).mean(0), 1 - self.w_avg_beta)
 
 
+# Generators with styles: what StyleGAN and StyleGAN2 have in common
+
+
+# The noise for maps x (N, C, H, W) in a type, given the layer's constant noise (H, W); None for nothing.
+NOISES: dict[str, Callable[[Tensor, Tensor, torch.dtype], Tensor | None]] = {
+    "none": lambda x, constant, dtype: None,
+    "random": lambda x, constant, dtype: torch.randn(len(x), 1, *x.shape[2:], dtype=dtype, device=x.device),
+    "constant": lambda x, constant, dtype: constant.to(dtype),
+}
+
+
+def check_mixing(mixing: float) -> None:
+    """ValueError unless `mixing` is a probability."""
+    if isinstance(mixing, bool) or not isinstance(mixing, int | float) or not 0 <= mixing <= 1:
+        raise ValueError(f"mixing {mixing!r} must be a probability, 0 to 1")
+
+
 def crossovers(u: Tensor, probability: float, n_layers: int) -> Tensor:
     """First layer of the second style, int64 (N,): uniform in [1, n_layers) with `probability`, else n_layers.
 
@@ -121,7 +139,63 @@ def broadcast_styles(w: Tensor, n_layers: int, w_mix: Tensor | None, crossover: 
     return torch.where(second[:, :, None], w_mix[:, None], ws)
 
 
+def styles_of(G: nn.Module, z: Tensor, y: Tensor | None, z_mix: Tensor | None, u: Tensor | None) -> Tensor:
+    """ws (N, G.n_layers, w_dim): w of z and, from a random layer on, of z_mix, under the same labels.
+
+    u (N, 2), uniform in [0, 1), decides where (see crossovers), None for the style of z alone. The mean style follows z
+    only. ValueError for shapes that do not fit.
+    """
+    if u is None:
+        return broadcast_styles(G.mapping(z, y), G.n_layers, None, None)
+    if z_mix is None or z_mix.shape != z.shape or tuple(u.shape) != (len(z), 2):
+        given = None if z_mix is None else tuple(z_mix.shape)
+        wanted = f"z_mix {tuple(z.shape)} and u {(len(z), 2)}"
+        raise ValueError(f"mixing needs {wanted}, not {given} and {tuple(u.shape)}")
+    w, w_mix = G.mapping(z, y), G.mapping(z_mix, y, follow=False)
+    return broadcast_styles(w, G.n_layers, w_mix, crossovers(u, G.mixing, G.n_layers))
+
+
+def check_synthesis(G: nn.Module, ws: Tensor, noise: str | None) -> str:
+    """The kind of noise that is meant: None is "random" in training and "constant" in eval mode.
+
+    ValueError unless it is one of NOISES and ws is (N, G.n_layers, G.w_dim).
+    """
+    kind = ("random" if G.training else "constant") if noise is None else noise
+    check_choice("noise", kind, NOISES)
+    if ws.dim() != 3 or tuple(ws.shape[1:]) != (G.n_layers, G.w_dim):
+        wanted = f"(N, {G.n_layers}, {G.w_dim})"
+        raise ValueError(f"G takes styles of shape {wanted} as it is now, not {tuple(ws.shape)}")
+    return kind
+
+
+def images_of(
+    G: nn.Module,
+    z: Tensor,
+    y: Tensor | None,
+    z_mix: Tensor | None,
+    u: Tensor | None,
+    *,
+    truncation: float,
+    truncation_layers: int | None,
+    noise: str | None,
+) -> Tensor:
+    """Images of latents, truncated if so asked. ValueError for a truncation other than 1 in training mode."""
+    if truncation != 1 and G.training:
+        raise ValueError(f"truncation {truncation} is for samples: put G in eval mode, or leave it at 1")
+    ws = G.styles(z, y, z_mix, u)
+    return G.synthesis(truncated(ws, G.mapping.w_avg, truncation, truncation_layers), noise=noise)
+
+
 def truncated(ws: Tensor, w_avg: Tensor, psi: float, n_layers: int | None) -> Tensor:
-    """Styles drawn towards the mean by psi in the first n_layers layers, None for all. arXiv:1812.04948 appendix B."""
+    """Styles drawn towards the mean by psi in the first n_layers layers, None for all. arXiv:1812.04948 appendix B.
+
+    ValueError for numbers out of range.
+    """
     n = ws.shape[1] if n_layers is None else n_layers
+    if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= ws.shape[1]:
+        raise ValueError(f"truncation_layers {n!r} must be a whole number, 0 to {ws.shape[1]}")
+    if not math.isfinite(psi):
+        raise ValueError(f"truncation {psi} must be a finite number: 0 for the mean style, 1 for no change")
+    if psi == 1:
+        return ws
     return torch.cat([torch.lerp(w_avg.to(ws.dtype), ws[:, :n], psi), ws[:, n:]], 1)

@@ -10,13 +10,12 @@ from torch.testing import assert_close
 
 from modelling.equalised import Equalised
 from modelling.growing import Stage, set_stage
-from modelling.layers import MinibatchStdDev
+from modelling.layers import MinibatchStdDev, channel_table
 from modelling.progressive_gan import (
     Discriminator,
     DoublingConv2d,
     Generator,
     doubling_kernel,
-    n_channels,
     stage_sizes,
 )
 
@@ -78,7 +77,7 @@ def test_parameter_counts() -> None:
 def test_channels() -> None:
     assert stage_sizes(4, 32) == SIZES
     sizes = stage_sizes(4, 1024)
-    assert [n_channels(size, 16384, 512) for size in sizes] == [512, 512, 512, 512, 256, 128, 64, 32, 16]
+    assert channel_table(sizes, 16384, 512) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
 
 
 def test_full_networks_on_the_meta_device() -> None:

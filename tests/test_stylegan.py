@@ -10,7 +10,6 @@ from modelling import param_groups, running_statistics
 from modelling.growing import Stage, set_stage
 from modelling.progressive_gan import DownBlock, UpBlock
 from modelling.stylegan import (
-    NOISES,
     BlurredDoublingConv2d,
     BlurredDownBlock,
     Discriminator,
@@ -18,6 +17,7 @@ from modelling.stylegan import (
     StyledLayer,
     adain,
 )
+from modelling.styles import NOISES
 from ops.resample import TAPS_121, blur
 
 SIZES = (8, 16, 32)
@@ -109,7 +109,7 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         G(torch.zeros(2, 7))
     with pytest.raises(ValueError, match=r"\(N, 3, 8, 8\), not \(2, 3, 32, 32\)"):
         at(discriminator(), 8)(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"\(N, 8, 8\) at this stage, not \(2, 6, 8\)"):
+    with pytest.raises(ValueError, match=r"\(N, 8, 8\) as it is now, not \(2, 6, 8\)"):
         G.synthesis(torch.zeros(2, 6, 8))
     with pytest.raises(ValueError, match="unknown noise 'loud': choose from none, random, constant"):
         G(torch.zeros(2, 6), noise="loud")
@@ -322,6 +322,12 @@ def test_mean_style_follows_training_batches() -> None:
     G.eval()(z)
     assert torch.equal(G.mapping.w_avg, before)
     assert [s is G.mapping.w_avg for s in running_statistics(G)] == [True]
+
+
+def test_mean_style_does_not_follow_the_second_latents() -> None:
+    G, z = generator(mixing=1), torch.randn(16, 6)
+    w = G.styles(z, None, torch.randn(16, 6), torch.rand(16, 2))[:, 0].detach()  # a crossover is at least 1
+    assert_close(G.mapping.w_avg, 0.005 * w.mean(0))
 
 
 def test_mapping_learns_at_a_hundredth() -> None:

@@ -145,7 +145,9 @@ def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None
             build(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"mixing": 1.1}, {"mixing": -0.1}, {"w_dim": 0}, {"noise": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"n_labels": -1}, {"mixing": 1.1}, {"mixing": -0.1}, {"w_dim": 0}, {"noise": 2}]
+)
 def test_settings_of_g_out_of_range_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         generator(**settings)
@@ -155,8 +157,10 @@ def test_wrong_shapes_are_refused() -> None:
     G, D = generator(), discriminator(n_labels=3)
     with pytest.raises(ValueError, match=r"\(N, 6\), not \(2, 7\)"):
         G(torch.randn(2, 7))
-    with pytest.raises(ValueError, match=r"\(N, 8, 8\), not \(2, 7, 8\)"):
+    with pytest.raises(ValueError, match=r"\(N, 8, 8\) as it is now, not \(2, 7, 8\)"):
         G.synthesis(torch.randn(2, 7, 8))
+    with pytest.raises(ValueError, match=r"z_mix \(2, 6\) and u \(2, 2\), not None and \(2, 2\)"):
+        G(torch.randn(2, 6), u=torch.rand(2, 2))
     with pytest.raises(ValueError, match="noise 'loud': choose from none, random, constant"):
         G(torch.randn(2, 6), noise="loud")
     x = torch.randn(4, 3, 32, 32)
@@ -347,8 +351,20 @@ def test_truncation_draws_to_the_mean_style() -> None:
     assert torch.equal(G(z, truncation=0.5, truncation_layers=3), G.synthesis(half))
     assert torch.equal(G(z, truncation=1.0), G(z))
     G.train()
-    with pytest.raises(ValueError, match="truncation 0.5 is for sampling"):
+    with pytest.raises(ValueError, match="truncation 0.5 is for samples"):
         G(z, truncation=0.5)
+
+
+@pytest.mark.parametrize("psi", [math.nan, math.inf])
+def test_truncation_out_of_range_is_refused(psi: float) -> None:
+    G, z = generator().eval(), torch.randn(2, 6)
+    with pytest.raises(ValueError, match=f"truncation {psi} must be a finite number"):
+        G(z, truncation=psi)
+    for n in (9, -1, 2.0, True):
+        with pytest.raises(ValueError, match=f"truncation_layers {n} must be a whole number, 0 to 8"):
+            G(z, truncation=0.5, truncation_layers=n)
+    assert torch.equal(G(z, truncation=0.5, truncation_layers=8), G(z, truncation=0.5))
+    assert torch.equal(G(z, truncation=0.5, truncation_layers=0), G(z))
 
 
 def test_mean_style_follows_training_batches_by_0_998() -> None:
