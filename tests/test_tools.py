@@ -356,6 +356,14 @@ def test_truncation_brings_samples_to_the_mean(styled: Path, run: Path, tmp_path
     )
 
 
+def test_truncation_refuses(styled: Path, tmp_path: Path, capsys) -> None:
+    out = ("--out", tmp_path / "x.png")
+    assert "finite" in refused(capsys, sample.main, styled, *out, "--truncation", "nan")
+    assert "needs --truncation" in refused(capsys, sample.main, styled, *out, "--truncation_layers", 2)
+    words = (styled, *out, "--truncation", 0.5, "--truncation_layers", 99)
+    assert "6" in refused(capsys, sample.main, *words)
+
+
 def test_truncation_sweep(styled: Path, tmp_path: Path) -> None:
     """The column of psi 0 shows one image, that of psi 1 what tools.sample draws."""
     out, plain = tmp_path / "sweep.png", tmp_path / "plain.png"

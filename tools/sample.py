@@ -23,7 +23,7 @@ from torch import Tensor
 from modelling import MODELS
 from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
-from training.errors import UserError, cli
+from training.errors import UserError, blaming_user, cli
 from training.generator import load_generator
 from training.sampling import sample, sample_labels, to_grid, to_picture
 
@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
     G, config = load_generator(args.run, args.weights, choose_device(args.device))
     y = sample_labels(config, args.n, args.seed, args.classes)
-    images = torch.cat(list(sample(G, args.n, args.seed, y, **truncation(args, config["model"]))))
+    how = truncation(args, config["model"])
+    with blaming_user():
+        images = torch.cat(list(sample(G, args.n, args.seed, y, **how)))
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
     print(f"{about}, batch norm: {config['batch_norm']}")
     print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
