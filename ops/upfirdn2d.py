@@ -1,7 +1,7 @@
 """Upsample with zeros, filter, downsample: the resampling of StyleGAN, whose gradient of any order costs one forward.
 
 The backward of this operation is the operation itself: up and down swapped, taps reversed, pads computed from the
-true input size. It is registered with torch.library and is never a torch.autograd.Function: a compiled gradient
+true input size. It is registered as an operator of its own and is never a torch.autograd.Function: a compiled gradient
 penalty drops the second-order gradient of one without a word (torch 2.15). arXiv:1912.04958 appendix B.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from ops.precision import without_autocast
@@ -106,7 +106,7 @@ def _must_be_traceable(x: Tensor) -> bool:
 # The operator
 
 
-@torch.library.custom_op("gan::upfirdn2d", mutates_args=())
+@library.custom_op("gan::upfirdn2d", mutates_args=())
 def _operator(
     x: Tensor,
     fx: Sequence[float],

@@ -56,7 +56,7 @@ EQUAL = {
     "conditional": "--method lsgan --conditional",
     "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
-    "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2",
+    "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
 }
 BARE = {"stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2"}
 

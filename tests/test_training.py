@@ -184,6 +184,24 @@ def test_bf16_penalties_are_full_precision(tmp_path):
     assert rows[0]["loss/d"] != rows[1]["loss/d"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--model progressive_gan --method wgan-gp --drift_penalty 0.001 --stable_kimg 0.2 --fade_kimg 0.2",
+        "--model stylegan --r1_weight 1 --augment ada --ada_p 0.3 --stable_kimg 0.4 --fade_kimg 0.4",
+        "--model stylegan2 --r1_weight 1 --penalty_interval r1=4 --penalty path_length --augment ada --ada_p 0.3",
+    ],
+)
+def test_two_hundred_steps_in_bf16(tmp_path, flags):
+    """Growing, penalties and augmentation included: not one value that is not finite."""
+    command = (
+        f"{small(flags.split()[1])} {flags} --mixed_precision bf16 --lr 1e-3 --beta1 0 --beta2 0.99 --ema"
+    )
+    loop = run(f"--log_name a {command} --n_steps 200", tmp_path)
+    assert finite(loop) and lines(tmp_path)[-1]["skipped_steps"] == 0
+
+
 def test_fp16_on_the_cpu_warns_and_runs_in_fp32(tmp_path, capsys):
     loop = run("--log_name a --mixed_precision fp16 --n_steps 1", tmp_path)
     assert "fp16 does not exist on the CPU" in capsys.readouterr().err

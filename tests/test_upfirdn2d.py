@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -130,7 +130,7 @@ def test_registration(case: str, layout: torch.memory_format) -> None:
     factors = {name: (settings.get(name, 1),) * 2 for name in ("up", "down")}
     pad = settings["pad"] if isinstance(settings["pad"], tuple) else (settings["pad"],) * 4
     x = image(size, layout=layout).requires_grad_()
-    torch.library.opcheck(_operator, (x, fx, fy, factors["up"], factors["down"], pad))
+    library.opcheck(_operator, (x, fx, fy, factors["up"], factors["down"], pad))
 
 
 def test_an_expanded_gradient_and_the_meta_device() -> None:
