@@ -403,7 +403,8 @@ def without_auto(settings: dict[str, Any]) -> dict[str, Any]:
         value = settings.get(name)
         if value == "auto" or isinstance(value, tuple) and "auto" in value:
             batch_size = settings.get("batch_size", TrainConfig.batch_size)
-            number = rule(side, processes, 1 if batch_size in ("auto", 0) else batch_size)  # 0 is refused later
+            known = 1 if batch_size in ("auto", 0) else batch_size  # 0 is refused later
+            number = rule(side, processes, known)
             settings[name] = tuple(number if v == "auto" else v for v in value) if value != "auto" else number
     return settings
 
