@@ -37,6 +37,8 @@ MODELS = {
     "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, styles=True),
 }
 
+STYLED = ", ".join(name for name, row in MODELS.items() if row.styles)  # for messages
+
 _SHARED = ("self", "img_size", "img_channels", "z_dim", "n_labels")  # not a network's own settings
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelling import MODELS
+from modelling import MODELS, STYLED
 from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
@@ -53,8 +53,7 @@ def truncation(args: argparse.Namespace, model: str) -> dict[str, Any]:
             raise UserError("--truncation_layers needs --truncation")
         return {}
     if not MODELS[model].styles:
-        able = ", ".join(name for name, row in MODELS.items() if row.styles)
-        raise UserError(f"--truncation: {model} has no styles; {able} have")
+        raise UserError(f"--truncation: {model} has no styles; {STYLED} have")
     return {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from metrics.features import to_uint8
-from modelling import MODELS
+from modelling import MODELS, STYLED
 from modelling.styles import truncated
 from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
@@ -97,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {args.out}: give NAME.png")
     G, config = load_generator(args.run, args.weights, choose_device(args.device))
     if not MODELS[config["model"]].styles:
-        able = ", ".join(name for name, row in MODELS.items() if row.styles)
-        raise UserError(f"{args.run}: {config['model']} has no styles; {able} have")
+        raise UserError(f"{args.run}: {config['model']} has no styles; {STYLED} have")
     n = 2 * args.rows if args.show == "mixing" else args.rows
     param = next(G.parameters())
     y = sample_labels(config, n, args.seed, args.classes)

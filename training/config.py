@@ -19,7 +19,7 @@ import yaml
 
 from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
-from modelling import MODELS, network_classes, own_settings
+from modelling import MODELS, STYLED, network_classes, own_settings
 from modelling.layers import NORMS, Size, image_shape, size_text
 from training.checkpoint import difference
 from training.data import DATASETS, parse_size
@@ -557,9 +557,8 @@ def _validate_model(config: TrainConfig) -> None:
         raise UserError(f"--no_grow: {config.model} never grows; leave the flag out")
     for name in config.penalties():
         if PENALTIES[name].styles and not model.styles:
-            able = ", ".join(n for n, row in MODELS.items() if row.styles)
             raise UserError(
-                f"--penalty {name} measures the way from styles to images: {able} have styles, not {config.model}"
+                f"--penalty {name} measures the way from styles to images: {STYLED} have styles, not {config.model}"
             )
 
 
