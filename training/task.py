@@ -240,7 +240,8 @@ class NoiseToImage(Task):
 
     def at_step(self, step: int, network: nn.Module) -> None:
         """Anneal D's instance noise, and grow."""
-        set_noise_scale(network, noise_scale(step, self.config.instance_noise_steps))
+        if network is self.D:  # the only one with noise layers, and a walk over its modules at each step
+            set_noise_scale(network, noise_scale(step, self.config.instance_noise_steps))
         if self.growth is not None:
             set_stage(network, *self._stage(step))
 
