@@ -62,6 +62,11 @@ def synthetic(img_size: int, channels: int) -> ImageData:
     return ImageData(images=pixels, labels=None, label_names=(), fingerprint="synthetic", name="synthetic")
 
 
+def floats(data: ImageData, device: str) -> Tensor:
+    """All images (N, C, H, W) in [-1, 1] on the device, as the loops beside ours hold them."""
+    return torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous().to(device)
+
+
 class TimedLoop:
     """Seconds of one loop's parts, measured by wrapping its methods; each part waits for the device."""
 
@@ -127,9 +132,7 @@ def naive(data: ImageData, batch: int, loss: str, device: str) -> Callable[[], N
     norm = {} if loss == "gan" else {"norm": "none"}
     G = build_generator("dcgan", img_size=size, img_channels=channels, z_dim=100).to(device)
     D = build_discriminator("dcgan", img_size=size, img_channels=channels, **norm).to(device)
-    images = (
-        torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous().to(device)
-    )
+    images = floats(data, device)
     optimizer_d = torch.optim.Adam(D.parameters(), 2e-4, (0.5, 0.999))
     optimizer_g = torch.optim.Adam(G.parameters(), 2e-4, (0.5, 0.999))
     bce = nn.BCELoss()
@@ -185,9 +188,7 @@ def published(data: ImageData, case: tuple, loss: str, device: str) -> Callable[
     shape = {"img_size": size, "img_channels": channels}
     G = build_generator("stylegan2", **shape, z_dim=100, **widths).to(device)
     D = build_discriminator("stylegan2", **shape, **widths).to(device)
-    images = (
-        torch.from_numpy(data.images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous().to(device)
-    )
+    images = floats(data, device)
     optimizer_d, optimizer_g = (torch.optim.Adam(net.parameters(), 2e-3, (0.0, 0.99)) for net in (D, G))
     average = [p.detach().clone() for p in G.parameters()]
     count, mean = 0, torch.zeros((), device=device)
