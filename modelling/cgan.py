@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelling.styles import check_labels, label_vectors
+from modelling.conditioning import check_labels, label_vectors
 
 
 class LabelEmbedding(nn.Module):

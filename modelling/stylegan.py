@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelling.conditioning import label_vectors, without_zero_rows
 from modelling.equalised import EqualisedConv2d, EqualisedLinear
 from modelling.growing import Stage
 from modelling.layers import channel_table, check_number, check_size
@@ -35,9 +36,7 @@ from modelling.styles import (
     check_mixing,
     check_synthesis,
     images_of,
-    label_vectors,
     styles_of,
-    without_zero_rows,
 )
 from ops.precision import full
 from ops.resample import TAPS_1331, conv_down, conv_up
@@ -230,7 +229,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (N, img_channels, H, H) of H = stage.size px -> logits (N,).
 
-    With n_labels there is a logit a label; D's is the mean of those of y, and of all for a sample without any label.
+    With n_labels there is a logit a label; D's is the sum of those of y over the root of their number, and of all for a
+    sample without any label.
     minibatch_stddev shows the last block how samples differ; blur filters before sizes are halved. The rest and errors
     as for Generator.
     """
@@ -271,6 +271,6 @@ class Discriminator(nn.Module):
         """ValueError unless x has the shape of the stage and, with n_labels, y fits."""
         logits = self.trunk(x)
         if self.n_labels:
-            rows = without_zero_rows(label_vectors(y, len(x), self.n_labels), 1 / self.n_labels)
+            rows = without_zero_rows(label_vectors(y, len(x), self.n_labels), self.n_labels**-0.5)
             logits = logits * rows.to(logits.dtype)
         return logits.sum(1)  # (N, 1 or n_labels) -> (N,)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelling.conditioning import check_labels
 from modelling.equalised import Equalised, EqualisedConv2d, EqualisedLinear
 from modelling.layers import (
     MinibatchStdDev,
@@ -33,7 +34,6 @@ from modelling.layers import (
 from modelling.styles import (
     NOISES,
     Mapping,
-    check_labels,
     check_mixing,
     check_synthesis,
     images_of,

@@ -12,37 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelling.conditioning import label_vectors, without_zero_rows
 from modelling.equalised import EqualisedLinear
 from modelling.layers import PixelNorm, check_choice, check_latents
 from ops.precision import full, without_autocast
-
-
-def check_labels(y: Tensor | None, n: int, n_labels: int) -> None:
-    """ValueError unless y holds class indices (n,) or attribute weights (n, n_labels)."""
-    if y is None:
-        raise ValueError("this network is conditional: it needs labels y")
-    of_classes = tuple(y.shape) == (n,) and not y.is_floating_point()
-    if not of_classes and tuple(y.shape) != (n, n_labels):
-        wanted = f"({n},) of whole numbers or ({n}, {n_labels})"
-        raise ValueError(f"labels of shape {wanted} are needed, not {tuple(y.shape)} of {y.dtype}")
-
-
-def label_vectors(y: Tensor | None, n: int, n_labels: int) -> Tensor:
-    """Labels as rows (n, n_labels) of sum 1: one-hot for class indices (n,), else attribute weights over their sum.
-
-    A row of zeros, a sample without any attribute, stays as it is. ValueError as check_labels.
-    """
-    check_labels(y, n, n_labels)
-    if y.dim() == 1:
-        return F.one_hot(y, n_labels).to(torch.get_default_dtype())
-    y = y.to(torch.get_default_dtype())
-    total = y.sum(1, keepdim=True)
-    return y / torch.where(total == 0, 1, total)
-
-
-def without_zero_rows(rows: Tensor, weight: float) -> Tensor:
-    """label_vectors (n, n_labels) with `weight` in all places of a row of zeros, from which nothing could be learnt."""
-    return torch.where(rows.any(1, keepdim=True), rows, weight)
 
 
 class Mapping(nn.Module):

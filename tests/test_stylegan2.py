@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from modelling import stylegan2
+from modelling.conditioning import label_vectors
 from modelling.stylegan2 import Discriminator, Generator, image_levels
-from modelling.styles import Mapping, crossovers, label_vectors, truncated
+from modelling.styles import Mapping, crossovers, truncated
 from ops.modulated_conv import modulated_conv2d
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
