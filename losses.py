@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
+from torch.nn.utils import parametrize
 
 from ops.distributed import global_mean
 
@@ -256,6 +257,30 @@ def path_length(ctx: StyleContext) -> Tensor:
     return penalty
 
 
+def weight_matrices(net: nn.Module) -> list[Tensor]:
+    """Weights of convolutions and linear layers as matrices (out, rest), a row a filter; before spectral norm."""
+    matrices = []
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            normed = parametrize.is_parametrized(module, "weight")
+            weight = module.parametrizations.weight.original if normed else module.weight
+            weight = weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+            matrices.append(weight.flatten(1))
+    return matrices
+
+
+def ortho(ctx: PenaltyContext) -> Tensor:
+    """Sum over G's layers of |W W^T|_F^2 off the diagonal: how alike filters are. arXiv:1809.11096 eq. 3.
+
+    Filters are the rows of W; embeddings and norms' tables are left out.
+    """
+    total = torch.zeros((), device=ctx.x_real.device)
+    for w in weight_matrices(ctx.G):
+        products = w @ w.t()
+        total = total + products.square().sum() - products.diagonal().square().sum()
+    return total
+
+
 @dataclass(frozen=True)
 class Penalty:
     """A function ctx -> scalar, unweighted, on the loss of `side` ("d" or "g").
@@ -281,5 +306,6 @@ PENALTIES = {
     "r2": Penalty(r2, side="d", weight=10.0, gradient=True),
     "drift": Penalty(drift, side="d", weight=0.001, fakes=False),
     "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True),
+    "ortho": Penalty(ortho, side="g", weight=1e-4, fakes=False),
     "path_length": Penalty(path_length, side="g", weight=2.0, interval=4, styles=True),
 }

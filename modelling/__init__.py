@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelling import dcgan, mlp, progressive_gan, simple_cnn, stylegan, stylegan2
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
+from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
 from modelling.equalised import Equalised
 from modelling.layers import Size, as_size, check_choice, check_number
 from modelling.styles import Mapping
@@ -18,28 +19,50 @@ from ops.spectral_norm import apply_spectral_norm
 class Model:
     """A pair of networks and what the trainer must know of them.
 
-    styles: G maps latents to styles (see modelling/styles.py); grows_from: the size in px at which growing starts, None
-    for a model that does not grow. A network with an argument n_labels sees to the labels itself; others are wrapped.
+    conditions_g, conditions_d: how G and D can see labels, its paper's choice first; `concat` wraps the network (see
+    cgan.py), the others are the network's own. spectral_norm: the sides, of "gd", that have it by default. styles: G
+    maps latents to styles (see styles.py); grows_from: the size in px at which growing starts, None for a model that
+    does not grow.
     """
 
     Generator: type[nn.Module]
     Discriminator: type[nn.Module]
+    conditions_g: tuple[str, ...] = ("concat",)
+    conditions_d: tuple[str, ...] = ("concat",)
+    spectral_norm: str = ""
     styles: bool = False
     grows_from: int | None = None
 
 
+_NORMS, _HEADS = tuple(CONDITIONAL_NORMS), tuple(CLASS_HEADS)
+_STYLED = {"conditions_g": ("mapping",), "conditions_d": ("projection",), "styles": True}
+
 MODELS = {
-    "dcgan": Model(dcgan.Generator, dcgan.Discriminator),
-    "simple_cnn": Model(simple_cnn.Generator, simple_cnn.Discriminator),
+    "dcgan": Model(dcgan.Generator, dcgan.Discriminator, ("concat", *_NORMS), ("concat", *_HEADS)),
+    "simple_cnn": Model(
+        simple_cnn.Generator, simple_cnn.Discriminator, ("concat", *_NORMS), ("concat", *_HEADS)
+    ),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
-    "stylegan": Model(stylegan.Generator, stylegan.Discriminator, styles=True, grows_from=8),
-    "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, styles=True),
+    "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),
+    "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, **_STYLED),
 }
 
 STYLED = ", ".join(name for name, row in MODELS.items() if row.styles)  # for messages
 
-_SHARED = ("self", "img_size", "img_channels", "z_dim", "n_labels")  # not a network's own settings
+CONDITIONS = {
+    side: tuple(dict.fromkeys(c for row in MODELS.values() for c in getattr(row, f"conditions_{side}")))
+    for side in ("g", "d")
+}  # all that any model knows
+
+_SHARED = (
+    "self",
+    "img_size",
+    "img_channels",
+    "z_dim",
+    "n_labels",
+    "condition",
+)  # not a network's own settings
 
 
 def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -53,9 +76,13 @@ def network_classes(model: str) -> dict[str, type[nn.Module]]:
     return {"g": MODELS[model].Generator, "d": MODELS[model].Discriminator}
 
 
-def sees_labels(network: type[nn.Module]) -> bool:
-    """Whether the network takes the labels itself and needs no wrapper for them."""
-    return "n_labels" in inspect.signature(network).parameters
+def check_condition(model: str, side: str, given: str) -> None:
+    """ValueError that lists how the model's side, "g" or "d", can see labels unless `given` is among them."""
+    known = getattr(MODELS[model], f"conditions_{side}")
+    if given not in known:
+        raise ValueError(
+            f"--condition_{side} {given}: {model}'s {side.upper()} sees labels by {', '.join(known)}"
+        )
 
 
 def embed_dim(n_labels: int) -> int:
@@ -80,28 +107,27 @@ def build_generator(
     img_channels: int,
     z_dim: int,
     n_labels: int = 0,
+    condition: str | None = None,
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
     """The generator of MODELS[name]: G(z (N, z_dim), y) -> images (N, img_channels, H, W), about [-1, 1].
 
-    img_size: side or (H, W). n_labels > 0 makes it conditional. kwargs are the network's own settings. ValueError
-    for an unknown name or setting, a size the model does not make, or a setting out of range.
+    img_size: side or (H, W). n_labels > 0 makes it conditional, in the way `condition` says, None for the model's
+    first. kwargs are the network's own settings. ValueError for an unknown name or setting, a size the model does not
+    make, or a setting out of range.
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Generator
     check_settings(name, network, kwargs, "--g_kwargs")
-    check_number("n_labels", n_labels, 0, whole=True)
     check_number("z_dim", z_dim, 1, whole=True)
-    img_size = as_size(img_size)
-    sizes = {"img_size": img_size, "img_channels": img_channels}
-    if sees_labels(network):
-        G = network(**sizes, z_dim=z_dim, n_labels=n_labels, **kwargs)
+    sizes = {"img_size": as_size(img_size), "img_channels": img_channels}
+    labels = _label_arguments(name, "g", n_labels, condition)
+    if labels is None:
+        extra = embed_dim(n_labels)
+        G = ConditionalGenerator(network(**sizes, z_dim=z_dim + extra, **kwargs), n_labels, extra)
     else:
-        extra = embed_dim(n_labels) if n_labels else 0
-        G = network(**sizes, z_dim=z_dim + extra, **kwargs)
-        if n_labels:
-            G = ConditionalGenerator(G, n_labels, extra)
+        G = network(**sizes, z_dim=z_dim, **labels, **kwargs)
     return _with_spectral_norm(G, name, "g") if spectral_norm else G
 
 
@@ -111,27 +137,41 @@ def build_discriminator(
     img_size: Size,
     img_channels: int,
     n_labels: int = 0,
+    condition: str | None = None,
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
-    """The discriminator of MODELS[name]: D(x (N, img_channels, H, W), y) -> logits (N,).
+    """The discriminator of MODELS[name]: D(x (N, img_channels, H, W), y) -> logits (N,), or a DOutput.
 
     Arguments and errors as for build_generator.
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Discriminator
     check_settings(name, network, kwargs, "--d_kwargs")
-    check_number("n_labels", n_labels, 0, whole=True)
     check_number("img_channels", img_channels, 1, whole=True)
     img_size = as_size(img_size)
-    if sees_labels(network):
-        D = network(img_size=img_size, img_channels=img_channels, n_labels=n_labels, **kwargs)
-    else:
-        extra = embed_dim(n_labels) if n_labels else 0
+    labels = _label_arguments(name, "d", n_labels, condition)
+    if labels is None:
+        extra = embed_dim(n_labels)
         D = network(img_size=img_size, img_channels=img_channels + extra, **kwargs)
-        if n_labels:
-            D = ConditionalDiscriminator(D, n_labels, extra)
+        D = ConditionalDiscriminator(D, n_labels, extra)
+    else:
+        D = network(img_size=img_size, img_channels=img_channels, **labels, **kwargs)
     return _with_spectral_norm(D, name, "d") if spectral_norm else D
+
+
+def _label_arguments(name: str, side: str, n_labels: int, condition: str | None) -> dict[str, object] | None:
+    """What a network is told of the labels; None for one that has to be wrapped for them."""
+    check_number("n_labels", n_labels, 0, whole=True)
+    if not n_labels:
+        return {}
+    condition = getattr(MODELS[name], f"conditions_{side}")[0] if condition is None else condition
+    check_condition(name, side, condition)
+    if condition == "concat":
+        return None
+    choices = {"n_labels": n_labels, "condition": condition}
+    taken = inspect.signature(network_classes(name)[side]).parameters
+    return {key: value for key, value in choices.items() if key in taken}
 
 
 def check_spectral_norm(network: nn.Module, name: str, side: str) -> None:

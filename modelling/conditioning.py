@@ -5,14 +5,16 @@ and cgan.py has the one that wraps any network: `concat`. Labels y are (N,) clas
 weights of attributes that may be there together.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelling.layers import check_choice, norm_layer
+from modelling.layers import check_choice, has_shift, hidden_block, norm_layer
 from ops.precision import full, without_autocast
 
 # Labels
@@ -108,6 +110,27 @@ class Conditioned(TakesRows, nn.Sequential):
         return x
 
 
+def up_blocks(
+    channels: Sequence[int], norms: Callable[[int], nn.Module | None], *, bias: bool = False
+) -> Conditioned:
+    """Latent maps 1x1 -> 4x4 -> 8x8 ...: transposed convolutions with norm and ReLU, through `channels`.
+
+    norms: see norm_factory; bias: also where the norm has one of its own.
+    """
+    blocks = []
+    for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+        after = norms(c_out)
+        stride, padding = (2, 1) if i else (1, 0)
+        up = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=bias or not has_shift(after))
+        blocks.append(hidden_block(up, after, "relu", sequence=Conditioned))
+    return Conditioned(*blocks)
+
+
+def rows_of(y: Tensor | None, n: int, n_labels: int) -> Tensor | None:
+    """label_vectors (n, n_labels), None for a network without labels."""
+    return label_vectors(y, n, n_labels) if n_labels else None
+
+
 # D: last layers that know the labels
 
 
@@ -123,14 +146,31 @@ def as_output(given: Tensor | DOutput) -> DOutput:
     return given if isinstance(given, DOutput) else DOutput(given)
 
 
-# (logit (N,), class logits (N, n_labels), rows (N, n_labels)) -> D's output
-CLASS_HEADS: dict[str, Callable[[Tensor | None, Tensor, Tensor], Tensor | DOutput]] = {
-    # psi(h) + <V y, h>: the class logits are the inner products with the rows of V; arXiv:1802.05637 eq. 3
-    "projection": lambda logit, classes, rows: logit + (rows.to(classes.dtype) * classes).sum(1),
-    # a classifier beside the logit; arXiv:1610.09585
-    "ac": lambda logit, classes, rows: DOutput(logit, classes),
-    # real as one of K classes, or the fake one, whose logit is held at 0; arXiv:1606.03498 section 5
-    "k_plus_1": lambda logit, classes, rows: DOutput(full(classes).logsumexp(1), classes),
+@dataclass(frozen=True)
+class ClassHead:
+    """How class logits enter D's output: fn(logit (N,), class logits (N, n_labels), rows (N, n_labels)).
+
+    classifies: the class logits have a loss of their own, on the fakes of D's phase of weight fake_weight by default;
+    one_class: an image has just one of the labels.
+    """
+
+    fn: Callable[[Tensor | None, Tensor, Tensor], Tensor | DOutput]
+    classifies: bool = False
+    fake_weight: float = 0.0
+    one_class: bool = False
+
+
+CLASS_HEADS = {
+    # psi(h) + <V y, h>: the class logits are the inner products of h with V's columns; arXiv:1802.05637 eq. 3
+    "projection": ClassHead(lambda logit, classes, rows: logit + (rows.to(classes.dtype) * classes).sum(1)),
+    # a classifier beside the logit, of reals and fakes; arXiv:1610.09585
+    "ac": ClassHead(lambda logit, classes, rows: DOutput(logit, classes), classifies=True, fake_weight=1.0),
+    # real as one of K classes or fake as another, whose logit is held at 0; arXiv:1606.03498 section 5
+    "k_plus_1": ClassHead(
+        lambda logit, classes, rows: DOutput(full(classes).logsumexp(1), classes),
+        classifies=True,
+        one_class=True,
+    ),
 }
 
 
@@ -160,4 +200,4 @@ class Heads(nn.Module):
         if self.to_classes is None:
             return logit
         rows = label_vectors(y, len(h), self.n_labels)
-        return CLASS_HEADS[self.condition](logit, self.to_classes(h).flatten(1), rows)
+        return CLASS_HEADS[self.condition].fn(logit, self.to_classes(h).flatten(1), rows)

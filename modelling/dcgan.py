@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from modelling.conditioning import DOutput, Heads, norm_factory, rows_of, up_blocks
 from modelling.layers import (
     batch_statistics,
     check_images,
@@ -19,7 +20,6 @@ from modelling.layers import (
     check_size,
     down_blocks,
     init_normal,
-    up_blocks,
 )
 
 SIZES = (16, 32, 64, 128, 256)
@@ -33,23 +33,32 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, *, img_size: int, img_channels: int, z_dim: int, norm: str = "batch", width: int = 64
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        z_dim: int,
+        n_labels: int = 0,
+        condition: str = "cbn",
+        norm: str = "batch",
+        width: int = 64,
     ) -> None:
         super().__init__()
         check_size("dcgan", img_size, SIZES)
         for name, value in (("img_channels", img_channels), ("z_dim", z_dim), ("width", width)):
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
+        self.img_size, self.img_channels, self.z_dim, self.n_labels = img_size, img_channels, z_dim, n_labels
         n_up = (img_size // 8).bit_length()  # hidden blocks, at 4, 8, ... img_size / 2 px
         channels = [z_dim, *(width << i for i in reversed(range(n_up)))]
-        self.blocks = up_blocks(channels, norm)
+        self.blocks = up_blocks(channels, norm_factory(norm, condition, n_labels))
         self.to_image = nn.ConvTranspose2d(width, img_channels, 4, 2, 1, bias=False)
         init_normal(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """y is ignored. ValueError unless z is (N, z_dim)."""
+        """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
         check_latents(z, self.z_dim)
-        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None])))
+        rows = rows_of(y, len(z), self.n_labels)
+        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None], rows)))
 
 
 class Discriminator(nn.Module):
@@ -58,7 +67,8 @@ class Discriminator(nn.Module):
     width is the number of channels after the first layer; each halving of the size doubles it. dropout acts
     after every hidden layer. noise_std is added in training at the inputs of the convolutions noise_layers,
     0 being the image. minibatch_stddev and minibatch_discrimination (a number of kernels) show the last layer
-    how samples differ. ValueError for sizes not in SIZES and for settings out of range.
+    how samples differ. n_labels and condition: see conditioning.py, here as in G, where a conditional norm replaces
+    `norm`. ValueError for sizes not in SIZES and for settings out of range.
     """
 
     def __init__(
@@ -66,6 +76,8 @@ class Discriminator(nn.Module):
         *,
         img_size: int,
         img_channels: int,
+        n_labels: int = 0,
+        condition: str = "projection",
         norm: str = "batch",
         width: int = 64,
         activation: str = "leaky_relu",
@@ -89,10 +101,12 @@ class Discriminator(nn.Module):
         self.statistics, c_last = batch_statistics(
             channels[-1], 16, minibatch_stddev, minibatch_discrimination
         )
-        self.to_logit = nn.Conv2d(c_last, 1, 4, bias=False)
+        self.heads = Heads(
+            lambda n, bias: nn.Conv2d(c_last, n, 4, bias=bias), n_labels, condition, bias=False
+        )
         init_normal(self)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """y is ignored. ValueError unless x has the network's shape."""
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
+        """ValueError unless x has the network's shape and, with n_labels, y fits."""
         check_images(x, self.img_channels, self.img_size)
-        return self.to_logit(self.statistics(self.blocks(x))).flatten()  # (N, 1, 1, 1) -> (N,)
+        return self.heads(self.statistics(self.blocks(x)), y)

@@ -247,6 +247,7 @@ def hidden_block(
     *,
     dropout: float = 0.0,
     noise_std: float = 0.0,
+    sequence: type[nn.Sequential] = nn.Sequential,
 ) -> nn.Sequential:
     """noise, layer, norm, activation, dropout, by these names; those that are off are left out."""
     check_number("dropout", dropout, 0, 1)
@@ -257,21 +258,7 @@ def hidden_block(
         "activation": activation_layer(activation),
         "dropout": nn.Dropout(dropout) if dropout else None,
     }
-    return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
-
-
-def up_blocks(channels: Sequence[int], norm: str, *, bias: bool = False) -> nn.Sequential:
-    """Latent maps 1x1 -> 4x4 -> 8x8 ...: transposed convolutions with norm and ReLU, through `channels`.
-
-    bias: also where the norm has one of its own.
-    """
-    blocks = []
-    for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-        after = norm_layer(norm, c_out)
-        stride, padding = (2, 1) if i else (1, 0)
-        up = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=bias or not has_shift(after))
-        blocks.append(hidden_block(up, after, "relu"))
-    return nn.Sequential(*blocks)
+    return sequence(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
 def down_blocks(

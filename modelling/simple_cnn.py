@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from modelling.conditioning import DOutput, Heads, norm_factory, rows_of, up_blocks
 from modelling.layers import (
     batch_statistics,
     check_images,
@@ -17,7 +18,6 @@ from modelling.layers import (
     check_size,
     down_blocks,
     init_normal,
-    up_blocks,
 )
 
 SIZES = (32,)
@@ -31,21 +31,31 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, *, img_size: int, img_channels: int, z_dim: int, norm: str = "batch", width: int = 256
+        self,
+        *,
+        img_size: int,
+        img_channels: int,
+        z_dim: int,
+        n_labels: int = 0,
+        condition: str = "cbn",
+        norm: str = "batch",
+        width: int = 256,
     ) -> None:
         super().__init__()
         check_size("simple_cnn", img_size, SIZES)
         for name, value in (("img_channels", img_channels), ("z_dim", z_dim), ("width", width)):
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
-        self.blocks = up_blocks([z_dim, 4 * width, 2 * width, width], norm, bias=True)
+        self.img_size, self.img_channels, self.z_dim, self.n_labels = img_size, img_channels, z_dim, n_labels
+        norms = norm_factory(norm, condition, n_labels)
+        self.blocks = up_blocks([z_dim, 4 * width, 2 * width, width], norms, bias=True)
         self.to_image = nn.ConvTranspose2d(width, img_channels, 4, 2, 1)
         init_normal(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """y is ignored. ValueError unless z is (N, z_dim)."""
+        """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
         check_latents(z, self.z_dim)
-        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None])))
+        rows = rows_of(y, len(z), self.n_labels)
+        return torch.tanh(self.to_image(self.blocks(z[:, :, None, None], rows)))
 
 
 class Discriminator(nn.Module):
@@ -60,6 +70,8 @@ class Discriminator(nn.Module):
         *,
         img_size: int,
         img_channels: int,
+        n_labels: int = 0,
+        condition: str = "projection",
         norm: str = "batch",
         width: int = 256,
         activation: str = "leaky_relu",
@@ -84,10 +96,10 @@ class Discriminator(nn.Module):
             bias=True,
         )
         self.statistics, c_last = batch_statistics(4 * width, 16, minibatch_stddev, minibatch_discrimination)
-        self.to_logit = nn.Conv2d(c_last, 1, 4)
+        self.heads = Heads(lambda n, bias: nn.Conv2d(c_last, n, 4, bias=bias), n_labels, condition, bias=True)
         init_normal(self)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """y is ignored. ValueError unless x has the network's shape."""
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
+        """ValueError unless x has the network's shape and, with n_labels, y fits."""
         check_images(x, self.img_channels, self.img_size)
-        return self.to_logit(self.statistics(self.blocks(x))).flatten()  # (N, 1, 1, 1) -> (N,)
+        return self.heads(self.statistics(self.blocks(x)), y)

@@ -279,7 +279,7 @@ def test_norms_of_dcgan(norm: str) -> None:
     biased = norm in ("none", "pixel")
     assert [block.layer.bias is not None for block in G.blocks] == [biased] * 3
     assert [block.layer.bias is not None for block in D.blocks] == [False, biased, biased]
-    assert G.to_image.bias is None and D.to_logit.bias is None
+    assert G.to_image.bias is None and D.heads.to_logit.bias is None
     x = G(torch.randn(4, 6))
     assert x.shape == (4, 1, 32, 32) and D(x).isfinite().all()
 

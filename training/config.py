@@ -19,11 +19,12 @@ import yaml
 
 from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
-from modelling import MODELS, STYLED, network_classes, own_settings
+from modelling import CONDITIONS, MODELS, STYLED, check_condition, network_classes, own_settings
+from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, ClassHead
 from modelling.layers import NORMS, Size, image_shape, size_text
 from training.checkpoint import difference
 from training.data import DATASETS, parse_size
-from training.errors import Parser, UserError, tell
+from training.errors import Parser, UserError, blaming_user, tell
 from training.growing import Growth
 from training.presets import PRESETS
 
@@ -121,14 +122,24 @@ class TrainConfig:
     model: str = flag("model", "dcgan", "architecture", choices=tuple(MODELS))
     z_dim: int = flag("model", 128, "length of the latent vector, drawn from N(0, 1)")
     conditional: bool = flag("model", False, "give G and D the labels")
+    condition_g: str | None = flag(
+        "model", None, "how G sees the labels (default: the model's way)", choices=CONDITIONS["g"]
+    )
+    condition_d: str | None = flag(
+        "model", None, "how D sees the labels (default: the model's way)", choices=CONDITIONS["d"]
+    )
     norm_g: str | None = flag(
         "model", None, "normalisation in G (default: the model's)", choices=tuple(NORMS)
     )
     norm_d: str | None = flag(
         "model", None, "normalisation in D (default: right for the method)", choices=tuple(NORMS)
     )
-    spectral_norm_g: bool = flag("model", False, "spectral norm on every layer of G")
-    spectral_norm_d: bool = flag("model", False, "spectral norm on every layer of D")
+    spectral_norm_g: bool | None = flag(
+        "model", None, "spectral norm on every layer of G (default: the model's)"
+    )
+    spectral_norm_d: bool | None = flag(
+        "model", None, "spectral norm on every layer of D (default: the model's)"
+    )
     instance_noise_steps: int | None = flag(
         "model", None, "noise in D falls linearly to 0 over so many steps"
     )
@@ -161,8 +172,16 @@ class TrainConfig:
     path_length_weight: float | None = flag(
         "loss", None, "weight of path_length (models with styles; each 4th step on half a batch)"
     )
+    ortho_weight: float | None = flag("loss", None, "weight of ortho (likeness of G's filters)")
     drift_penalty: float | None = flag("loss", None, "weight of drift (mean of D(real)^2)")
     penalty_interval: dict[str, int] = flag("loss", dict, "lazy penalties, NAME=STEPS ..., e.g. r1=16")
+    ac_weight_d: float | None = flag(
+        "loss", None, "weight of the classes of reals in D's loss (--condition_d ac, k_plus_1; default: 1)"
+    )
+    ac_weight_fake: float | None = flag(
+        "loss", None, "weight of the classes of fakes in D's loss (default: 1 with ac, 0 with k_plus_1)"
+    )
+    ac_weight_g: float | None = flag("loss", None, "weight of the classes of fakes in G's loss (default: 1)")
     label_smoothing: float = flag("loss", 0.0, "one-sided: the target of reals is 1 minus this")
     weight_clip: float | None = flag("loss", None, "clamp D's weights to +- this (default: the method's)")
     train_g_interval: int = flag("loss", 1, "G is updated every so many steps")
@@ -225,6 +244,13 @@ class TrainConfig:
             return None
         return Growth(first, self.img_size, 1000 * self.fade_kimg, 1000 * self.stable_kimg)
 
+    def class_head(self) -> ClassHead | None:
+        """How class logits enter D's output; None where D has none."""
+        condition = self.condition_d
+        if condition is None and self.conditional:
+            condition = MODELS[self.model].conditions_d[0]
+        return CLASS_HEADS.get(condition) if self.conditional else None
+
     def penalties(self) -> dict[str, tuple[float, int]]:
         """Name -> (weight, interval) of every active penalty, in the table's order."""
         wanted = set(self.penalty) | set(METHODS[self.method].penalties)
@@ -246,6 +272,11 @@ FREE_ON_RESUME = {
     "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
 }  # fmt: skip
 NOTICED_ON_RESUME = {"lr", "lr_d", "lr_g"}
+
+
+_SPECTRAL = ("spectral_norm_g", "spectral_norm_d")
+_AC_WEIGHTS = ("ac_weight_d", "ac_weight_fake", "ac_weight_g")
+_LABELS = ("condition_g", "condition_d", *_AC_WEIGHTS)  # what --conditional settles
 
 
 def weight_flag(penalty: str) -> str:
@@ -296,7 +327,7 @@ def make_parser(script: str, description: str | None, datasets: Sequence[str]) -
         hint = HINTS[name]
         if name == "dataset":
             options["choices"] = tuple(datasets)
-        if hint is bool:
+        if _scalar_type(hint) is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(hint) is dict:
             options.update(type=_key_value, nargs="+", metavar="KEY=VALUE")
@@ -339,7 +370,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 def without_derived(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's saved settings less those that `settled` derives: another method or model derives its own."""
-    names = ("img_size", "norm_g", "norm_d", "stable_kimg", "fade_kimg")
+    names = ("img_size", "norm_g", "norm_d", "stable_kimg", "fade_kimg", *_LABELS, *_SPECTRAL)
     if not {"dataset", "model", "method"} <= settings.keys():
         return settings  # written by hand: each value is meant
     bare = settled(TrainConfig(**{k: v for k, v in settings.items() if k not in names}))
@@ -498,17 +529,37 @@ def settled(config: TrainConfig) -> TrainConfig:
         for name in ("stable_kimg", "fade_kimg"):
             if getattr(config, name) is None:
                 values[name] = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's 800 for LSUN
+    model = MODELS[config.model]
+    for side in ("g", "d"):
+        if getattr(config, f"spectral_norm_{side}") is None:
+            values[f"spectral_norm_{side}"] = side in model.spectral_norm
+    config = _with_labels(dataclasses.replace(config, **values))
+    values = {}
     penalised = any(PENALTIES[name].gradient for name in config.penalties())
     bare = {"g": False, "d": config.spectral_norm_d or penalised}
     for side, network in network_classes(config.model).items():
         known = own_settings(network)
         said = getattr(config, f"norm_{side}") is not None or "norm" in getattr(config, f"{side}_kwargs")
-        if "norm" in known and not said:
+        by_label = side == "g" and config.condition_g in CONDITIONAL_NORMS
+        if "norm" in known and not said and not by_label:
             values[f"norm_{side}"] = "none" if bare[side] else known["norm"].default
     config = dataclasses.replace(config, **values)
     if config.sync_bn and penalised and "batch" in (config.norm_d, config.d_kwargs.get("norm")):
         raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
     return config
+
+
+def _with_labels(config: TrainConfig) -> TrainConfig:
+    """How the networks of a conditional run see labels, and the weights of their classification."""
+    if not config.conditional:
+        return config
+    model = MODELS[config.model]
+    first = {"condition_g": model.conditions_g[0], "condition_d": model.conditions_d[0]}
+    config = dataclasses.replace(config, **{k: v for k, v in first.items() if getattr(config, k) is None})
+    if (head := config.class_head()) is None or not head.classifies:
+        return config
+    usual = dict(zip(_AC_WEIGHTS, (1.0, head.fake_weight, 1.0), strict=True))
+    return dataclasses.replace(config, **{k: v for k, v in usual.items() if getattr(config, k) is None})
 
 
 def validate(config: TrainConfig, flags: frozenset[str]) -> None:
@@ -555,11 +606,29 @@ def _validate_model(config: TrainConfig) -> None:
             raise UserError(f"--{name} {getattr(config, name)}: {why}; leave the flag out")
     if config.no_grow and model.grows_from is None:
         raise UserError(f"--no_grow: {config.model} never grows; leave the flag out")
+    _validate_labels(config)
     for name in config.penalties():
         if PENALTIES[name].styles and not model.styles:
             raise UserError(
                 f"--penalty {name} measures the way from styles to images: {STYLED} have styles, not {config.model}"
             )
+
+
+def _validate_labels(config: TrainConfig) -> None:
+    for name in _LABELS:
+        if getattr(config, name) is not None and not config.conditional:
+            raise UserError(f"--{name} {getattr(config, name)} needs --conditional")
+    with blaming_user():
+        for side in ("g", "d"):
+            if (condition := getattr(config, f"condition_{side}")) is not None:
+                check_condition(config.model, side, condition)
+    head = config.class_head()
+    for name in _AC_WEIGHTS:
+        if getattr(config, name) is not None and (head is None or not head.classifies):
+            able = ", ".join(n for n, row in CLASS_HEADS.items() if row.classifies)
+            raise UserError(f"--{name}: only --condition_d {able} classify")
+    if config.condition_g in CONDITIONAL_NORMS and (config.norm_g is not None or "norm" in config.g_kwargs):
+        raise UserError(f"--condition_g {config.condition_g} is the norm of G: leave out --norm_g")
 
 
 def _validate_augmentation(config: TrainConfig, flags: frozenset[str]) -> None:

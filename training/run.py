@@ -30,6 +30,7 @@ from modelling import (
     network_classes,
 )
 from modelling.layers import Size
+from training.acgan import ACGAN
 from training.batches import check_batch_size
 from training.checkpoint import CheckpointStore, check_shapes
 from training.config import (
@@ -51,6 +52,7 @@ from training.loop import Loop
 from training.rng import key
 from training.task import NoiseToImage
 
+REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (
     128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input
 )
@@ -360,6 +362,9 @@ def network_settings(
         "g": image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g},
         "d": image | {"spectral_norm": config.spectral_norm_d},
     }
+    if n_labels:
+        settings["g"]["condition"] = config.condition_g
+        settings["d"]["condition"] = config.condition_d
     for side, network in network_classes(config.model).items():
         own = getattr(config, f"{side}_kwargs")
         check_settings(config.model, network, own, f"--{side}_kwargs")
@@ -380,24 +385,44 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
             raise UserError(
                 f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
             )
-    g, d = network_settings(config, config.img_size, DATASETS[config.dataset].img_channels, 0)
+    n_labels = REHEARSED_LABELS if config.conditional else 0
+    g, d = network_settings(config, config.img_size, DATASETS[config.dataset].img_channels, n_labels)
     with torch.device("meta"):
         G = build_generator(config.model, **g | {"spectral_norm": False})
         D = build_discriminator(config.model, **d | {"spectral_norm": False})
-        D(G(torch.empty(n, config.z_dim)))
+        y = torch.empty(n, n_labels) if n_labels else None
+        D(G(torch.empty(n, config.z_dim), y), y)
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
         if wanted:
             check_spectral_norm(network, config.model, side)
+
+
+def check_labels_of(config: TrainConfig, data: ImageData) -> None:
+    """UserError unless the data has the labels that a conditional run needs."""
+    if not config.conditional:
+        return
+    if data.labels is None:
+        raise UserError(
+            f"--conditional needs labels, and {data.name} has none (class folders, or list_attr_celeba.txt)"
+        )
+    if not data.multi_hot and data.n_labels < 2:
+        raise UserError(
+            f"--conditional needs two classes or more, and {data.name} has one ({', '.join(data.label_names)}): "
+            "leave the flag out"
+        )
+    head = config.class_head()
+    if data.multi_hot and head is not None and head.one_class:
+        raise UserError(
+            f"--condition_d {config.condition_d} needs images of one class each, and {data.name} has attributes: "
+            "--condition_d ac takes them"
+        )
 
 
 def make_networks(
     config: TrainConfig, accelerator: Accelerator, data: ImageData
 ) -> tuple[tuple[nn.Module, nn.Module], dict[str, Any]]:
     """((G, D) on the device, the arguments that rebuild G)."""
-    if config.conditional and data.labels is None:
-        raise UserError(
-            f"--conditional needs labels, and {data.name} has none (class folders, or list_attr_celeba.txt)"
-        )
+    check_labels_of(config, data)
     n_labels = data.n_labels if config.conditional else 0
     g, d = network_settings(config, data.img_size, data.img_channels, n_labels)
     torch.manual_seed(key(config.seed, "weights"))
@@ -418,16 +443,20 @@ def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn
     if config.growth() is not None:  # a graph for each size, fade and set of frozen weights
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
     fast = [None, None] if options is None else [torch.compile(network, **options) for network in (G, D)]
-    return NoiseToImage(
-        config, G, D, forward_g=fast[0], forward_d=fast[1], autocast=autocast, half=dtype is not None
-    )
+    head = config.class_head()
+    game = ACGAN if head is not None and head.classifies else NoiseToImage
+    return game(config, G, D, forward_g=fast[0], forward_d=fast[1], autocast=autocast, half=dtype is not None)
 
 
 def extra_state(config: TrainConfig, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
     """What a checkpoint says of its surroundings."""
     return {
         "config": as_dict(config),
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "n_labels": data.n_labels if config.conditional else 0,
+        },
         "processes": accelerator.num_processes,
         "compiled": plugin_backend(accelerator),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
@@ -494,6 +523,11 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
                 f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
             )
         state = found[0]
+    now = loop.extra_state["data"]["n_labels"]
+    if (before := state["data"].get("n_labels", now)) != now:
+        raise UserError(
+            f"--resume: the checkpoint knows {before} labels and {data.name} has {now}: give its own data"
+        )
     lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
     if lines:
         raise UserError(f"--resume: another architecture: {'; '.join(lines)}")

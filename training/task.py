@@ -1,8 +1,9 @@
 """A task owns the networks and says what each phase of a step computes; the loop does the rest."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from augmentation.instance_noise import noise_scale
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
 from modelling import MODELS
+from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
+from ops.attention import twice_differentiable
 from ops.precision import full
 from training.augment import Augmenter
 from training.config import TrainConfig
@@ -21,6 +24,7 @@ from training.growing import at_stage
 from training.rng import generator
 
 Stats = dict[str, Tensor]
+Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)
 
 
 @dataclass(frozen=True)
@@ -292,11 +296,20 @@ class NoiseToImage(Task):
         with self.autocast():
             return full(self.forward_g(micro.z, micro.y, **self._mixing(micro)))
 
-    def _judge(self, micro: Micro, purpose: str, x: Tensor) -> Tensor:
-        """Logits of augmented images; `purpose` keeps the draws of one use apart from those of another."""
+    def _judge(self, micro: Micro, purpose: str, x: Tensor, twice: bool = False) -> DOutput:
+        """D's view of augmented images; `purpose` keeps the draws of one use apart from those of another.
+
+        twice: what comes out can be differentiated twice.
+        """
         x = self.augmenter(x, micro, purpose)
-        with self.autocast():
-            return full(self.forward_d(x, micro.y))
+        with self.autocast(), twice_differentiable() if twice else nullcontext():
+            logit, classes = as_output(self.forward_d(x, micro.y))
+        return DOutput(full(logit), None if classes is None else full(classes))
+
+    def _logit(self, micro: Micro, purpose: str, x: Tensor) -> Tensor:
+        """The logit alone, for penalties: in full precision, not compiled."""
+        with twice_differentiable():
+            return as_output(self.D(self.augmenter(x, micro, purpose), micro.y)).logit
 
     def _fake_for_d(self, micro: Micro) -> Tensor:
         """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
@@ -311,7 +324,7 @@ class NoiseToImage(Task):
         self, micro: Micro, purpose: str, x_real: Tensor, x_fake: Tensor | None, **logits: Tensor
     ) -> PenaltyContext:
         return PenaltyContext(
-            D=lambda x: self.D(self.augmenter(x, micro, purpose), micro.y),
+            D=partial(self._logit, micro, purpose),
             G=self.G,
             x_real=x_real,
             x_fake=x_fake,
@@ -324,10 +337,12 @@ class NoiseToImage(Task):
         """Loss of D, with D's penalties of interval 1."""
         x_fake = self._fake_for_d(micro)
         x_real = self._real(micro)
-        if self.reuse_logits and "r1" in self.every_step["d"]:
+        share_forward = self.reuse_logits and "r1" in self.every_step["d"]
+        if share_forward:
             x_real = x_real.detach().requires_grad_()
-        d_real = self._judge(micro, "d-real", x_real)
-        d_fake = self._judge(micro, "d-fake", x_fake)
+        real = self._judge(micro, "d-real", x_real, twice=share_forward)
+        fake = self._judge(micro, "d-fake", x_fake)
+        d_real, d_fake = real.logit, fake.logit
         sign = d_real.detach().sign().mean()  # near 1: D knows its training images
         self.augmenter.follow(sign)
         if self.config.label_smoothing:
@@ -336,9 +351,24 @@ class NoiseToImage(Task):
             loss = self.method.d(d_real, d_fake)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         stats["d/real_sign"] = sign
+        loss = self._with_terms(loss, stats, self.d_terms(real, fake, micro.y))
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         context = self._context(micro, "d-penalty", x_real, x_fake, **logits)
         return self._penalised("d", micro, loss, stats, context)
+
+    def d_terms(self, real: DOutput, fake: DOutput, y: Tensor | None) -> Terms:
+        """Further terms of D's loss, by name: weight and value."""
+        return {}
+
+    def g_terms(self, fake: DOutput, y: Tensor | None) -> Terms:
+        """Further terms of G's loss."""
+        return {}
+
+    def _with_terms(self, loss: Tensor, stats: Stats, terms: Terms) -> Tensor:
+        for name, (weight, value) in terms.items():
+            stats[name] = value.detach()
+            loss = loss + weight * value
+        return loss
 
     def _penalised(
         self, side: str, micro: Micro, loss: Tensor, stats: Stats, context: PenaltyContext
@@ -390,13 +420,14 @@ class NoiseToImage(Task):
         """Loss of G, on the fakes D has just seen."""
         x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake
         micro.x_fake = None
-        d_fake = self._judge(micro, "g-fake", x_fake)
+        fake = self._judge(micro, "g-fake", x_fake)
         d_real = None
         if self.method.g_needs_real:
             with torch.no_grad():
-                d_real = self._judge(micro, "g-real", self._real(micro))
-        loss = self.method.g(d_real, d_fake)
+                d_real = self._judge(micro, "g-real", self._real(micro)).logit
+        loss = self.method.g(d_real, fake.logit)
         stats = {"loss/g": loss.detach()}
+        loss = self._with_terms(loss, stats, self.g_terms(fake, micro.y))
         if not self.every_step["g"]:
             return loss, stats
         context = self._context(micro, "g-penalty", self._real(micro), x_fake)

@@ -1,0 +1,46 @@
+"""AC-GAN: D also tells classes, and G is paid for images whose class it tells. arXiv:1610.09585.
+
+Deviation: several labels at once (attributes) are as many yes-or-no questions. With D's K + 1 classes
+(`--condition_d k_plus_1`, arXiv:1606.03498 section 5) the game is the same: the logit is the log of the K classes'
+sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross entropy over the K.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelling.conditioning import DOutput
+from training.task import NoiseToImage, Terms
+
+
+def class_loss(classes: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy of class logits (N, K) and classes (N,), or the mean binary one of attributes (N, K)."""
+    if y.dim() == 1:
+        return F.cross_entropy(classes, y)
+    return F.binary_cross_entropy_with_logits(classes, y.to(classes.dtype))
+
+
+def class_accuracy(classes: Tensor, y: Tensor) -> Tensor:
+    """Share of samples whose class, or of attributes that, the logits (N, K) tell."""
+    said = classes.argmax(1) == y if y.dim() == 1 else (classes > 0) == (y > 0.5)
+    return said.to(classes.dtype).mean()
+
+
+class ACGAN(NoiseToImage):
+    """The ordinary game with classification terms, weights --ac_weight_d, --ac_weight_fake and --ac_weight_g."""
+
+    def d_terms(self, real: DOutput, fake: DOutput, y: Tensor) -> Terms:
+        """Classes of reals and, unless its weight is 0, of fakes."""
+        terms = {
+            "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, y)),
+            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), y)),
+        }
+        if self.config.ac_weight_fake:
+            terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, y))
+        return terms
+
+    def g_terms(self, fake: DOutput, y: Tensor) -> Terms:
+        """Classes that were asked of G, as D tells them."""
+        return {
+            "class/g": (self.config.ac_weight_g, class_loss(fake.classes, y)),
+            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), y)),
+        }
