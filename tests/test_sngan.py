@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from modelling.conditioning import ConditionalNorm, norm_factory
+from modelling import sndcgan, sngan
+from modelling.conditioning import ConditionalNorm, as_output, norm_factory
 from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool, upsample
+from ops.spectral_norm import apply_spectral_norm, iterate_spectral_norm
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +123,332 @@ def test_initial_weights() -> None:
         assert 0.99 * bound < float(weight.abs().max()) <= bound
         assert_close(float(weight.std()), bound / 3**0.5, rtol=0.05, atol=0)
     assert not any(p.any() for name, p in net.named_parameters() if "bias" in name)
+
+
+# Networks
+
+FAMILIES = {"sngan": sngan, "sndcgan": sndcgan}
+NARROW = {"sngan": 4, "sndcgan": 8}
+Z_DIM, N_LABELS = 6, 3
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_size = pytest.mark.parametrize(
+    ("family", "size"), [(family, size) for family, module in FAMILIES.items() for size in module.SIZES]
+)
+
+
+def generator(family: str, **settings: object) -> nn.Module:
+    """A narrow one, of 32 px by default."""
+    shared = {"img_size": 32, "img_channels": 3, "z_dim": Z_DIM, "width": NARROW[family]}
+    return FAMILIES[family].Generator(**{**shared, **settings})
+
+
+def discriminator(family: str, **settings: object) -> nn.Module:
+    """A narrow one, of 32 px by default."""
+    shared = {"img_size": 32, "img_channels": 3, "width": NARROW[family]}
+    return FAMILIES[family].Discriminator(**{**shared, **settings})
+
+
+def n_parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def labels_of(n: int) -> Tensor:
+    """All classes in turn."""
+    return torch.arange(n) % N_LABELS
+
+
+def test_parameter_counts() -> None:
+    """At 32 px the published ones; D of sngan without the last bias."""
+    with torch.device("meta"):
+        counts = {
+            (family, size): (
+                n_parameters(module.Generator(img_size=size, img_channels=3, z_dim=128)),
+                n_parameters(module.Discriminator(img_size=size, img_channels=3)),
+            )
+            for family, module in FAMILIES.items()
+            for size in module.SIZES
+        }
+    assert counts == {
+        ("sngan", 32): (4_276_739, 1_053_824),
+        ("sngan", 64): (12_220_675, 10_141_440),
+        ("sngan", 128): (32_150_787, 29_017_856),
+        ("sndcgan", 32): (3_811_907, 2_935_873),
+        ("sndcgan", 48): (5_132_867, 2_946_113),
+        ("sndcgan", 64): (6_982_211, 2_960_449),
+    }
+
+
+def maps_of(blocks: nn.Module, x: Tensor) -> list[tuple[int, int]]:
+    """(channels, size) before the first block and after each."""
+    seen = [(x.shape[1], x.shape[3])]
+    for block in blocks:
+        x = block(x)
+        seen.append((x.shape[1], x.shape[3]))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("size", "of_g", "of_d"),
+    [
+        (
+            32,
+            [(256, 4), (256, 8), (256, 16), (256, 32)],
+            [(3, 32), (128, 16), (128, 8), (128, 8), (128, 8)],
+        ),
+        (
+            64,
+            [(1024, 4), (512, 8), (256, 16), (128, 32), (64, 64)],
+            [(3, 64), (64, 32), (128, 16), (256, 8), (512, 4), (1024, 4)],
+        ),
+        (
+            128,
+            [(1024, 4), (1024, 8), (512, 16), (256, 32), (128, 64), (64, 128)],
+            [(3, 128), (64, 64), (128, 32), (256, 16), (512, 8), (1024, 4), (1024, 4)],
+        ),
+    ],
+)
+def test_maps_of_the_residual_networks(
+    size: int, of_g: list[tuple[int, int]], of_d: list[tuple[int, int]]
+) -> None:
+    with torch.device("meta"):
+        G = sngan.Generator(img_size=size, img_channels=3, z_dim=128)
+        D = sngan.Discriminator(img_size=size, img_channels=3)
+        assert maps_of(G.blocks, torch.empty(2, of_g[0][0], 4, 4)) == of_g
+        assert maps_of(D.blocks, torch.empty(2, 3, size, size)) == of_d
+        assert G.start.out_features == 16 * of_g[0][0]
+    assert [block.first for block in D.blocks] == [True] + [False] * (len(D.blocks) - 1)
+    assert [block.conv1.out_channels for block in D.blocks] == [of_d[1][0], *(c for c, _ in of_d[1:-1])]
+
+
+def test_layers_of_the_standard_networks() -> None:
+    """As in table 3: (channels, size) after each of D's seven convolutions, kernels 3 and 4 in turn."""
+    with torch.device("meta"):
+        D = sndcgan.Discriminator(img_size=48, img_channels=3)
+        G = sndcgan.Generator(img_size=48, img_channels=3, z_dim=128)
+        of_d = maps_of(D.blocks, torch.empty(2, 3, 48, 48))
+        of_g = maps_of(G.blocks, torch.empty(2, 512, 6, 6))
+    assert of_d == [(3, 48), (64, 48), (64, 24), (128, 24), (128, 12), (256, 12), (256, 6), (512, 6)]
+    assert of_g == [(512, 6), (256, 12), (128, 24), (64, 48)]
+    assert [block[0].kernel_size[0] for block in D.blocks] == [3, 4, 3, 4, 3, 4, 3]
+    assert all(block[1].negative_slope == 0.1 for block in D.blocks)
+
+
+@each_size
+@pytest.mark.parametrize("img_channels", [1, 3])
+def test_shapes(family: str, size: int, img_channels: int) -> None:
+    G, D = (make(family, img_size=size, img_channels=img_channels) for make in (generator, discriminator))
+    x = G(torch.randn(3, Z_DIM))
+    assert x.shape == (3, img_channels, size, size)
+    assert float(x.detach().abs().max()) <= 1
+    assert D(x).shape == (3,)
+
+
+@each_size
+@pytest.mark.parametrize("n_labels", [0, N_LABELS])
+def test_on_the_meta_device(family: str, size: int, n_labels: int) -> None:
+    with torch.device("meta"):
+        G, D = (make(family, img_size=size, n_labels=n_labels) for make in (generator, discriminator))
+        y = torch.empty(3, N_LABELS)
+        assert D(G(torch.empty(3, Z_DIM), y), y).shape == (3,)
+
+
+def test_residual_discriminator_is_its_formula() -> None:
+    """psi(h) + <V y, h>, h summed over positions of the last ReLU; arXiv:1802.05637 eq. 3."""
+    D = draw_parameters(discriminator("sngan", n_labels=N_LABELS, width=1))
+    x, y = torch.rand(4, 3, 32, 32).double(), torch.tensor([2, 0, 1, 2])
+    h = D.blocks(x).clamp(min=0).sum((2, 3))
+    psi, V = D.heads.to_logit.weight, D.heads.to_classes.weight
+    assert D.heads.to_logit.bias is D.heads.to_classes.bias is None
+    expected = torch.stack([psi[0] @ h[i] + V[y[i]] @ h[i] for i in range(4)])
+    assert_close(D(x, y), expected)
+
+
+def test_residual_generator_is_its_formula() -> None:
+    G = draw_parameters(generator("sngan", width=1)).eval()
+    z = torch.randn(4, Z_DIM).double()
+    h = (z @ G.start.weight.T + G.start.bias).reshape(4, 4, 4, 4)
+    for block in G.blocks:
+        h = block(h)
+    assert_close(G(z), torch.tanh(G.to_image(G.norm(h).clamp(min=0))))
+
+
+@each_family
+@pytest.mark.parametrize("norm", ["none", "layer", "pixel"])
+def test_norm_of_g(family: str, norm: str) -> None:
+    G = generator(family, norm=norm)
+    z = torch.randn(4, Z_DIM)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in G.modules())
+    assert_close(G(z)[:2], G(z[:2]))  # no batch statistics
+
+
+# Labels and gradients
+
+
+@each_family
+@pytest.mark.parametrize("condition_g", [None, "cbn", "cin"])
+@pytest.mark.parametrize("condition_d", [None, "projection", "ac", "k_plus_1"])
+def test_gradient_reaches_every_parameter(
+    family: str, condition_g: str | None, condition_d: str | None
+) -> None:
+    G = generator(family, **({"n_labels": N_LABELS, "condition": condition_g} if condition_g else {}))
+    D = discriminator(family, **({"n_labels": N_LABELS, "condition": condition_d} if condition_d else {}))
+    apply_spectral_norm(D)  # sums over positions would saturate the losses without
+    y = labels_of(6)
+    out = as_output(D(G(torch.randn(6, Z_DIM), y), y))
+    loss = -out.logit.sum()
+    if condition_d in ("ac", "k_plus_1"):
+        assert out.classes.shape == (6, N_LABELS)
+        loss = loss + F.cross_entropy(out.classes, y)
+    loss.backward()
+    for net in (G, D):
+        for name, p in net.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all(), name
+            # Biases that a norm takes away again get rounding noise alone; every row of a table must get more.
+            least = p.grad.flatten(1).abs().amax(1).min() if p.dim() == 2 else p.grad.abs().max()
+            assert "weight" not in name or float(least) > 1e-8, name
+
+
+@each_family
+@pytest.mark.parametrize("condition", ["cbn", "cin"])
+@pytest.mark.parametrize("attributes", [False, True])
+def test_labels_of_g_act_on_their_own_sample(family: str, condition: str, attributes: bool) -> None:
+    G = generator(family, n_labels=N_LABELS, condition=condition).eval()
+    for module in G.modules():
+        if isinstance(module, ConditionalNorm):
+            nn.init.normal_(module.weight), nn.init.normal_(module.bias)
+    z, y = torch.randn(3, Z_DIM), torch.tensor([0, 1, 2])
+    other = torch.tensor([0, 2, 2])
+    if attributes:
+        y, other = (F.one_hot(v, N_LABELS).float() for v in (y, other))
+    x, moved = G(z, y), G(z, other)
+    assert_close(x[[0, 2]], moved[[0, 2]])
+    assert float((x[1] - moved[1]).detach().abs().max()) > 1e-3
+
+
+@each_family
+@pytest.mark.parametrize("condition", ["projection", "ac", "k_plus_1"])
+def test_labels_of_d_act_on_their_own_sample(family: str, condition: str) -> None:
+    D = draw_parameters(discriminator(family, n_labels=N_LABELS, condition=condition))
+    x = torch.rand(3, 3, 32, 32).double()
+    out, moved = (as_output(D(x, torch.tensor(y))) for y in ([0, 1, 2], [0, 2, 2]))
+    if condition == "projection":
+        assert_close(out.logit[[0, 2]], moved.logit[[0, 2]])
+        assert float((out.logit[1] - moved.logit[1]).detach().abs()) > 1
+    else:  # what it reads off an image does not depend on what it is told
+        assert_close(out, moved)
+        assert out.classes.shape == (3, N_LABELS)
+
+
+@each_family
+def test_networks_without_labels_ignore_them(family: str) -> None:
+    G, D = generator(family).eval(), discriminator(family)
+    z, y = torch.randn(3, Z_DIM), torch.tensor([0, 1, 2])
+    assert torch.equal(G(z, y), G(z)) and torch.equal(D(G(z), y), D(G(z)))
+
+
+@each_family
+@pytest.mark.parametrize("condition", [None, "projection", "ac"])
+def test_second_derivatives_of_d(family: str, condition: str | None) -> None:
+    """With respect to images and parameters together, as R1 takes them."""
+    settings = {"n_labels": N_LABELS, "condition": condition} if condition else {}
+    D = draw_parameters(discriminator(family, width=1, img_channels=1, **settings))
+    names, parameters = zip(*((n, 0.5 * p.detach()) for n, p in D.named_parameters()), strict=True)
+    y = torch.tensor([1, 2])
+
+    def logits_and_classes(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        out = as_output(torch.func.functional_call(D, dict(zip(names, given, strict=True)), (x, y)))
+        return tuple(part for part in out if part is not None)
+
+    x = torch.rand(2, 1, 32, 32).double()
+    inputs = tuple(v.requires_grad_() for v in (x, *parameters))
+    assert torch.autograd.gradcheck(logits_and_classes, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(logits_and_classes, inputs, fast_mode=True)
+
+
+# Types, layouts, spectral norm, refusals
+
+
+@each_family
+@pytest.mark.parametrize("n_labels", [0, N_LABELS])
+def test_bf16(family: str, n_labels: int) -> None:
+    G, D = (make(family, n_labels=n_labels) for make in (generator, discriminator))
+    z, y = torch.randn(6, Z_DIM), labels_of(6)
+    x = G(z, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        x_half, d_half = G(z, y), D(x, y)
+        maps = D.blocks(x)
+        d_half.float().sum().backward()
+    assert x_half.dtype == maps.dtype == torch.bfloat16
+    assert_close(x_half.float(), x, rtol=0, atol=0.1)
+    assert float((x_half - x).detach().abs().mean()) < 0.01
+    d = D(x, y)
+    assert_close(d_half.float(), d, rtol=0, atol=0.03 * float(d.detach().abs().max()))
+
+
+@each_family
+def test_float64_by_default(family: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        G, D = (make(family, n_labels=N_LABELS) for make in (generator, discriminator))
+        y = labels_of(3)
+        assert D(G(torch.randn(3, Z_DIM), y), y).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@each_family
+def test_channels_last(family: str) -> None:
+    G, D = generator(family).double(), discriminator(family).double()
+    z = torch.randn(3, Z_DIM).double()
+    expected = D(G(z))
+    G, D = (net.to(memory_format=torch.channels_last) for net in (G, D))
+    x = G(z)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert_close(D(x), expected)
+
+
+@each_family
+@pytest.mark.parametrize("n_labels", [0, N_LABELS])
+def test_spectral_norm_of_every_layer(family: str, n_labels: int) -> None:
+    for net in (generator(family, n_labels=n_labels), discriminator(family, n_labels=n_labels)):
+        layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+        apply_spectral_norm(net.double())
+        iterate_spectral_norm(net, 500)
+        for layer in layers:
+            weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+            sigma = torch.linalg.svdvals(weight.detach().flatten(1))[0]
+            assert_close(sigma, torch.ones_like(sigma), rtol=1e-3, atol=0)
+    x, y = torch.rand(3, 3, 32, 32).double(), labels_of(3)
+    net(x, y).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@each_family
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"img_size": 256}, "not 256: the nearest is --img_size"),
+        ({"img_size": (32, 64)}, "makes squares of 32, .* px, not 32x64"),
+        ({"width": 0}, "width 0 must be a whole number, at least 1"),
+        ({"img_channels": 0}, "img_channels 0 must be a whole number"),
+        ({"n_labels": 3, "condition": "nothing"}, "unknown condition.*'nothing': choose from"),
+    ],
+)
+def test_settings_are_refused(family: str, settings: dict[str, object], message: str) -> None:
+    for make in (generator, discriminator):
+        with pytest.raises(ValueError, match=message) as refused:
+            make(family, **settings)
+        assert "\n" not in str(refused.value)
+
+
+@each_family
+def test_inputs_are_refused(family: str) -> None:
+    with pytest.raises(ValueError, match=r"\(N, 6\), not \(2, 7\)"):
+        generator(family)(torch.zeros(2, 7))
+    with pytest.raises(ValueError, match=r"\(N, 3, 32, 32\), not \(2, 3, 64, 64\)"):
+        discriminator(family)(torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ValueError, match="needs labels"):
+        generator(family, n_labels=N_LABELS)(torch.zeros(2, Z_DIM))
+    with pytest.raises(ValueError, match="needs labels"):
+        discriminator(family, n_labels=N_LABELS)(torch.zeros(2, 3, 32, 32))
