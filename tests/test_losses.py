@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from losses import METHODS, PENALTIES, PenaltyContext, StyleContext, gan_d, path_length, ragan_d, rpgan_d
+from losses import (
+    METHODS,
+    PENALTIES,
+    PenaltyContext,
+    StyleContext,
+    gan_d,
+    path_length,
+    ragan_d,
+    rpgan_d,
+)
+from modelling.conditioning import ConditionalNorm
+from ops.spectral_norm import apply_spectral_norm
 
 ln = math.log
 L = ln(3)  # softplus(L) = ln 4, softplus(-L) = ln 4/3, softplus(2L) = ln 10, softplus(-2L) = ln 10/9
@@ -122,11 +133,14 @@ def test_what_belongs_to_a_method() -> None:
         "r2": 10,
         "drift": 0.001,
         "dragan": 10,
+        "ortho": 1e-4,
         "path_length": 2,
     }
-    assert [name for name, penalty in PENALTIES.items() if not penalty.gradient] == ["drift", "path_length"]
+    plain = [name for name, penalty in PENALTIES.items() if not penalty.gradient]
+    assert plain == ["drift", "ortho", "path_length"]
     assert [name for name, penalty in PENALTIES.items() if penalty.styles] == ["path_length"]
-    assert [name for name, penalty in PENALTIES.items() if penalty.side == "g"] == ["path_length"]
+    assert [name for name, penalty in PENALTIES.items() if penalty.side == "g"] == ["ortho", "path_length"]
+    assert [name for name, penalty in PENALTIES.items() if not penalty.fakes] == ["r1", "drift", "ortho"]
     assert {name: row.interval for name, row in PENALTIES.items() if row.interval > 1} == {"path_length": 4}
 
 
@@ -265,6 +279,94 @@ def test_inputs_are_left_alone(name: str) -> None:
     PENALTIES[name].fn(context(quadratic, x_real, x_fake))
     assert not x_real.requires_grad and not x_fake.requires_grad
     assert torch.equal(x_real, images([3.0, 4.0])) and torch.equal(x_fake, images([1.0, 2.0]))
+
+
+# Orthogonality. In rows of filters: what is alike between two of them, squared, counted for each of the two.
+
+
+def of_weights(net: nn.Module) -> Tensor:
+    """The orthogonal penalty of a network."""
+    x = images([0.0])
+    return PENALTIES["ortho"].fn(PenaltyContext(D=quadratic, G=net, x_real=x, x_fake=None, uniform=None))
+
+
+def with_weight(layer: nn.Module, *rows: list[float]) -> nn.Module:
+    """The layer in float64 with its weight set to numbers in the weight's own order."""
+    layer = layer.double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rows, dtype=torch.float64).view_as(layer.weight))
+    return layer
+
+
+BY_HAND = {
+    # rows (1, 2), (3, 4): <,> = 11
+    "linear": (lambda: with_weight(nn.Linear(2, 2), [1, 2], [3, 4]), 2 * 11**2),
+    # rows (1, 0, 2), (0, 1, 1), (1, 1, 0): 2, 1 and 1
+    "three": (lambda: with_weight(nn.Linear(3, 3), [1, 0, 2], [0, 1, 1], [1, 1, 0]), 2 * (4 + 1 + 1)),
+    # filters of two channels of 1x2 pixels: (1, 0 | 0, 2), (3, 1 | 1, 1): 3 + 2
+    "convolution": (lambda: with_weight(nn.Conv2d(2, 2, (1, 2)), [1, 0, 0, 2], [3, 1, 1, 1]), 2 * 5**2),
+    # its weight is (in, out): channel 0 gives (1, 2) to the outputs, channel 1 gives (3, 0); filters (1, 3), (2, 0)
+    "transposed": (lambda: with_weight(nn.ConvTranspose2d(2, 2, 1), [1, 2], [3, 0]), 2 * 2**2),
+    # one filter is like no other, orthogonal ones of any length are not alike
+    "one filter": (lambda: with_weight(nn.Linear(2, 1), [5, 7]), 0),
+    "orthogonal": (lambda: with_weight(nn.Linear(2, 2), [3, 4], [-8, 6]), 0),
+}
+
+
+@pytest.mark.parametrize("layer", BY_HAND)
+def test_ortho_by_hand(layer: str) -> None:
+    """arXiv:1809.11096 eq. 3: |W W^T (1 - I)|^2, biases left out."""
+    build, expected = BY_HAND[layer]
+    assert of_weights(build()).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ortho_sums_over_layers_but_not_over_tables() -> None:
+    """Embeddings and the gains and shifts of norms are no filters."""
+    layers = [build() for build, _ in BY_HAND.values()]
+    tables = [nn.Embedding(4, 3), ConditionalNorm("cbn", 3, 4), nn.BatchNorm2d(3), nn.GroupNorm(1, 3)]
+    for table in tables:
+        for p in table.double().parameters():
+            nn.init.normal_(p)
+    total = sum(expected for _, expected in BY_HAND.values())
+    assert of_weights(nn.Sequential(*layers, *tables)).item() == pytest.approx(total, abs=1e-10)
+    nested = nn.Sequential(nn.Sequential(*layers[:2]), nn.ModuleList(layers[2:]))
+    assert of_weights(nested).item() == pytest.approx(total, abs=1e-10)
+    assert of_weights(nn.Sequential(*tables)).item() == 0
+
+
+def test_ortho_takes_weights_before_spectral_norm() -> None:
+    net = nn.Sequential(*(build() for build, _ in BY_HAND.values()), nn.Embedding(4, 3).double())
+    before = of_weights(net).item()
+    apply_spectral_norm(net)
+    assert of_weights(net).item() == pytest.approx(before, abs=1e-10)
+    assert not torch.allclose(net[0].weight, net[0].parametrizations.weight.original)
+    gradient = torch.autograd.grad(of_weights(net), net[0].parametrizations.weight.original)[0]
+    # rows (1, 2), (3, 4): 4 * 11 times the other row
+    assert_close(gradient, torch.tensor([[132.0, 176.0], [44.0, 88.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_ortho_by_finite_differences(normed: bool) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ConvTranspose2d(2, 3, 2), nn.Conv2d(3, 2, 2)).double()
+    if normed:
+        apply_spectral_norm(net)
+
+    class Penalty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self) -> Tensor:
+            return of_weights(self.net)
+
+    named = {name: p.detach().clone() for name, p in Penalty().named_parameters() if "bias" not in name}
+    names, weights = zip(*named.items(), strict=True)
+    assert len(names) == 3
+
+    def penalty(*weights: Tensor) -> Tensor:
+        return torch.func.functional_call(Penalty(), dict(zip(names, weights, strict=True)), ())
+
+    assert torch.autograd.gradcheck(penalty, tuple(w.requires_grad_() for w in weights))
 
 
 # Path length. The synthesis is linear: images of two pixels, x = s (w_0 + 2 w_1), from two layers of one style each.
