@@ -16,7 +16,7 @@ from modelling import build_generator, running_statistics
 from tests.running import SMALL
 from tools import evaluate, sample, styles, train_classifier
 from training.data import load_dataset
-from training.generator import export_generator, sampling_copy
+from training.generator import export_generator, label_examples, sampling_copy
 from training.sampling import latents
 from training.sampling import sample as draw
 
@@ -46,7 +46,8 @@ def export(
         "data": source,
     }
     if multi_hot:
-        config["label_shares"] = [0.5] * n_labels
+        attributes = torch.rand(200, n_labels, generator=torch.Generator().manual_seed(0)) < 0.5
+        config["label_examples"] = label_examples(attributes.numpy(), seed=0)
     networks = {}
     for seed, name in enumerate(("ema", "raw")):
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
@@ -17,17 +18,44 @@ from training.rng import generator as seeded
 
 FORMAT = 1
 STANDING_LATENTS = 512
+LABEL_EXAMPLES = 512
 CHUNK = 64
 
 
+def label_examples(labels: np.ndarray, seed: int) -> str:
+    """Attributes (N, K) of up to 512 images, one drawn from each of as many equal stretches: packed bits in hex.
+
+    Whole rows, since attributes drawn one by one make faces that do not exist: bald, with bangs.
+    """
+    n = min(LABEL_EXAMPLES, len(labels))
+    edges = np.arange(n + 1) * len(labels) // n
+    within = torch.rand(n, generator=seeded(seed, "label examples"), dtype=torch.float64).numpy()
+    index = edges[:-1] + (within * np.diff(edges)).astype(np.int64)
+    return " ".join(row.tobytes().hex() for row in np.packbits(np.asarray(labels[index]) > 0, axis=1))
+
+
+def read_label_examples(text: str, n_labels: int) -> Tensor:
+    """What label_examples wrote, as zeros and ones (n, n_labels); ValueError for any other text."""
+    rows = np.frombuffer(bytes.fromhex(text), np.uint8)
+    width = (n_labels + 7) // 8
+    if len(rows) == 0 or len(rows) % width:
+        raise ValueError(f"label_examples are no rows of {n_labels} labels")
+    bits = np.unpackbits(rows.reshape(-1, width), axis=1, count=n_labels)
+    return torch.from_numpy(bits).to(torch.get_default_dtype())
+
+
 def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
-    """(n,) class indices 0, 1, 2, ... round robin, or (n, K) drawn attribute vectors; None without labels."""
+    """(n,) class indices 0, 1, 2, ... round robin, or (n, K) attributes of training images; None without labels.
+
+    Attributes go through label_examples in an order drawn by the seed: those of an index depend on nothing else.
+    """
     if not labels["n_labels"]:
         return None
     if not labels["multi_hot"]:
         return torch.arange(n) % labels["n_labels"]
-    draws = torch.rand(n, labels["n_labels"], generator=seeded(seed, "attributes"))
-    return (draws < torch.tensor(labels["label_shares"])).to(torch.get_default_dtype())
+    examples = read_label_examples(labels["label_examples"], labels["n_labels"])
+    order = torch.randperm(len(examples), generator=seeded(seed, "attributes"))
+    return examples[order[torch.arange(n) % len(examples)]]
 
 
 class _BatchNormOfAnyShape(nn.modules.batchnorm._BatchNorm):
@@ -118,9 +146,11 @@ def load_generator(
         config = json.loads((folder / "config.json").read_text())
         known = config["weights"]
         build = config["build"]
-    except (ValueError, KeyError) as error:
+        if config["multi_hot"]:
+            read_label_examples(config["label_examples"], config["n_labels"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / 'config.json'} is damaged ({error}); resume the run to write it anew"
+            f"{folder / 'config.json'} is damaged or of an older version ({error}): resume the run to write it anew"
         ) from None
     chosen = known[0] if weights is None else weights
     if chosen not in known:

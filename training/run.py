@@ -46,6 +46,7 @@ from training.config import (
 from training.data import DATASETS, Batches, ImageData, load_dataset
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli, tell
+from training.generator import label_examples
 from training.hooks import Previews
 from training.logs import RunLog
 from training.loop import Loop
@@ -485,7 +486,7 @@ def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]
         },
     }
     if row["multi_hot"]:
-        row["label_shares"] = [float(share) for share in data.labels.mean(0)]
+        row["label_examples"] = label_examples(data.labels, config.seed)
     return row
 
 
