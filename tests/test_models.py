@@ -1,6 +1,9 @@
 """Every model of the table: shapes, gradients, repeats, state, sizes, options; and the layers they share."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from augmentation.instance_noise import noise_scale
-from modelling import MODELS, build_discriminator, build_generator, layers, own_settings
+from modelling import CONDITIONS, MODELS, build_discriminator, build_generator, layers, own_settings
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
+from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, as_output
 from modelling.growing import set_stage
 from modelling.layers import (
     NORMS,
@@ -22,47 +26,74 @@ from modelling.layers import (
 )
 from modelling.progressive_gan import stage_sizes
 from ops.spectral_norm import SpectralNorm
-from tests.running import SMALL
+from tests.running import SMALL, differing
 
 IMAGE = {"img_size": 32, "img_channels": 1}
-PLAIN = ("dcgan", "simple_cnn", "mlp")  # they share their options, and their images end in tanh
-EQUALISED = ("progressive_gan", "stylegan", "stylegan2")  # their images are unbounded
-_SHARED = {
-    "activation": "selu",
-    "dropout": 0.5,
-    "noise_std": 0.5,
-    "minibatch_stddev": True,
-    "minibatch_discrimination": 3,
-}
-OPTIONS = {  # of D, each of which must change its output or its training
-    "dcgan": _SHARED,
-    "simple_cnn": _SHARED,
-    "mlp": _SHARED,
-    "progressive_gan": {"minibatch_stddev": False, "equalised": False},
-    "stylegan": {"minibatch_stddev": False, "blur": False},
-    "stylegan2": {"group_size": 2, "architecture": "orig", "conv_clamp": 0.01},
-}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the tests must know of a model.
+
+    options: settings of D, each of which must change its output or its training; wrong: settings of D out of range;
+    tanh: images end in [-1, 1]; equalised: weights are scaled by their fan-in, and take no spectral norm.
+    """
+
+    options: dict[str, object]
+    wrong: Sequence[dict[str, object]]
+    tanh: bool = True
+    equalised: bool = False
+
+
 _WIDTHS = [{"width": 0}, {"width": 1.5}, {"width": "wide"}]
-_WRONG = _WIDTHS + [{"dropout": 1.0}, {"dropout": "x"}, {"noise_std": -1}, {"activation": "gelu"}]
-_WRONG += [{"norm": "batchnorm"}, {"minibatch_discrimination": -1}]
 _BASES = [{"channel_base": 0}, {"channel_base": 99.5}, {"channel_base": "wide"}, {"channel_max": 0}]
-OUT_OF_RANGE = {  # settings of D
-    "dcgan": _WRONG,
-    "simple_cnn": _WRONG,
-    "mlp": _WRONG,
-    "progressive_gan": [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
-    "stylegan": [*_BASES, {"blur": 2}, {"minibatch_stddev": "no"}],
-    "stylegan2": [
-        *_BASES, {"group_size": 0}, {"architecture": "skip"}, {"conv_clamp": 0}, {"n_half": -1},
-        {"mapping_layers": 0},
+_PLAIN = Family(
+    {
+        "activation": "selu",
+        "dropout": 0.5,
+        "noise_std": 0.5,
+        "minibatch_stddev": True,
+        "minibatch_discrimination": 3,
+    },
+    [
+        *_WIDTHS, {"dropout": 1.0}, {"dropout": "x"}, {"noise_std": -1}, {"activation": "gelu"}, {"norm": "batchnorm"},
+        {"minibatch_discrimination": -1},
     ],
-}  # fmt: skip
+)  # fmt: skip
+_EQUALISED = partial(Family, tanh=False, equalised=True)
+PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
+FAMILIES = {
+    **dict.fromkeys(PLAIN, _PLAIN),
+    "sngan": Family({}, _WIDTHS),
+    "sndcgan": Family({}, _WIDTHS),
+    "progressive_gan": _EQUALISED(
+        {"minibatch_stddev": False, "equalised": False},
+        [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
+    ),
+    "stylegan": _EQUALISED(
+        {"minibatch_stddev": False, "blur": False}, [*_BASES, {"blur": 2}, {"minibatch_stddev": "no"}]
+    ),
+    "stylegan2": _EQUALISED(
+        {"group_size": 2, "architecture": "orig", "conv_clamp": 0.01},
+        [
+            *_BASES,
+            {"group_size": 0},
+            {"architecture": "skip"},
+            {"conv_clamp": 0},
+            {"n_half": -1},
+            {"mapping_layers": 0},
+        ],
+    ),
+}
+EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
+WAYS = {  # (model, condition) of each side
+    side: [(model, way) for model, row in MODELS.items() for way in getattr(row, f"conditions_{side}")]
+    for side in ("g", "d")
+}
 
 
 def test_every_model_is_in_the_tables() -> None:
-    assert (
-        set(PLAIN) | set(EQUALISED) == SMALL.keys() == OPTIONS.keys() == OUT_OF_RANGE.keys() == MODELS.keys()
-    )
+    assert SMALL.keys() == FAMILIES.keys() == MODELS.keys()
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +111,18 @@ def discriminator(model: str, **settings: object) -> nn.Module:
     return build_discriminator(model, **IMAGE | SMALL[model][1] | settings)
 
 
+def of_d(model: str, **settings: object) -> dict[str, object]:
+    """Those of the settings that the model's D takes."""
+    known = own_settings(MODELS[model].Discriminator)
+    return {name: value for name, value in settings.items() if name in known}
+
+
 def n_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
+
+
+def shapes(net: nn.Module) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in net.named_parameters()}
 
 
 def images(n: int = 8, channels: int = 1, size: int = 32) -> Tensor:
@@ -101,20 +142,21 @@ def test_shapes_and_range(model: str, channels: int) -> None:
     with torch.no_grad():
         for p in G.parameters():
             p.mul_(10)
-    assert (G(z).abs().max() <= 1) == (model in PLAIN)
+    assert (G(z).abs().max() <= 1) == FAMILIES[model].tanh
     assert D(x).shape == (8,)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)
 
 
 @pytest.mark.parametrize(
-    ("model", "spectral_norm"), [(m, False) for m in MODELS] + [(m, True) for m in PLAIN]
+    ("model", "spectral_norm"),
+    [(m, False) for m in MODELS] + [(m, True) for m, family in FAMILIES.items() if not family.equalised],
 )
 @pytest.mark.parametrize("labels", [0, 3])
 def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm: bool) -> None:
     """In the course of growing, for networks that grow: each size has image layers of its own."""
     G = generator(model, n_labels=labels, spectral_norm=spectral_norm)
-    options = {"minibatch_stddev": True, "minibatch_discrimination": 2} if model in PLAIN else {}
+    options = of_d(model, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, n_labels=labels, spectral_norm=spectral_norm, **options)
     y = torch.arange(8) % 3
     first = MODELS[model].grows_from
@@ -130,8 +172,8 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
 @pytest.mark.parametrize("model", MODELS)
 def test_seeded_repeat_and_state_dict(model: str) -> None:
     def pair() -> tuple[nn.Module, nn.Module]:
-        options = {"noise_std": 0.1, "minibatch_discrimination": 2, "spectral_norm": True}
-        options = options if model in PLAIN else {}
+        options = of_d(model, noise_std=0.1, minibatch_discrimination=2)
+        options["spectral_norm"] = not FAMILIES[model].equalised
         return generator(model, n_labels=3), discriminator(model, n_labels=3, **options)
 
     z, y = torch.randn(4, 6), torch.arange(4) % 3
@@ -151,7 +193,7 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
 def test_default_floating_type_is_followed(model: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        options = {"minibatch_stddev": True, "noise_std": 0.1} if model in PLAIN else {}
+        options = of_d(model, minibatch_stddev=True, noise_std=0.1)
         G, D = generator(model), discriminator(model, **options)
         assert D(G(torch.randn(4, 6))).dtype == torch.float64
     finally:
@@ -161,8 +203,8 @@ def test_default_floating_type_is_followed(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision_under_autocast(model: str) -> None:
     G = generator(model)
-    options = {"noise_std": 0.1, "minibatch_stddev": True, "minibatch_discrimination": 2}
-    D = discriminator(model, **options if model in PLAIN else {})
+    options = of_d(model, noise_std=0.1, minibatch_stddev=True, minibatch_discrimination=2)
+    D = discriminator(model, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert D(G(torch.randn(4, 6))).isfinite().all()
 
@@ -177,18 +219,21 @@ def test_wrong_shapes_are_refused(model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_unknown_settings_name_the_legal_ones(model: str) -> None:
-    of_g = "norm, width" if model in PLAIN else ".*channel_base"
-    of_d = "group_size" if model == "stylegan2" else "minibatch_stddev"
-    with pytest.raises(ValueError, match=f"no setting 'wdth'; --g_kwargs takes {of_g}"):
-        build_generator(model, img_size=32, img_channels=1, z_dim=4, wdth=3)
-    with pytest.raises(ValueError, match=f"no setting 'depth'; --d_kwargs takes .*{of_d}"):
-        discriminator(model, depth=3)
-    assert OPTIONS[model].keys() <= own_settings(MODELS[model].Discriminator).keys()
+    row, sides = MODELS[model], {}
+    for side, network in (("g", row.Generator), ("d", row.Discriminator)):
+        listed = ", ".join(own_settings(network))
+        build = partial(build_generator, z_dim=4) if side == "g" else build_discriminator
+        with pytest.raises(ValueError, match=f"no setting 'wdth'; --{side}_kwargs takes {listed}$"):
+            build(model, **IMAGE, wdth=3)
+        sides[side] = set(listed.split(", "))
+        assert sides[side].isdisjoint({"self", "img_size", "img_channels", "z_dim", "n_labels", "condition"})
+    assert SMALL[model][0].keys() <= sides["g"]
+    assert SMALL[model][1].keys() | FAMILIES[model].options.keys() <= sides["d"]
 
 
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [(model, settings) for model in MODELS for settings in [*OUT_OF_RANGE[model], {"img_channels": 0}]],
+    [(model, settings) for model in FAMILIES for settings in [*FAMILIES[model].wrong, {"img_channels": 0}]],
 )
 def test_settings_out_of_range_are_refused(model: str, settings: dict[str, object]) -> None:
     (name,) = settings
@@ -197,7 +242,7 @@ def test_settings_out_of_range_are_refused(model: str, settings: dict[str, objec
 
 
 def test_unknown_model_names_the_known() -> None:
-    with pytest.raises(ValueError, match="unknown model 'dcgn': choose from dcgan, simple_cnn, mlp"):
+    with pytest.raises(ValueError, match=f"unknown model 'dcgn': choose from {', '.join(MODELS)}$"):
         build_generator("dcgn", img_size=32, img_channels=1, z_dim=4)
     with pytest.raises(ValueError, match="unknown model"):
         build_discriminator("dcgn", img_size=32, img_channels=1)
@@ -320,11 +365,11 @@ def test_initial_weights_of_mlp() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "option"), [(model, option) for model in MODELS for option in OPTIONS[model]]
+    ("model", "option"), [(model, option) for model in FAMILIES for option in FAMILIES[model].options]
 )
 def test_each_option_acts(model: str, option: str) -> None:
     plain = discriminator(model)
-    D = discriminator(model, **{option: OPTIONS[model][option]})
+    D = discriminator(model, **{option: FAMILIES[model].options[option]})
     own = {k: getattr(v, "shape", None) for k, v in D.state_dict().items()}
     shared = {k: v for k, v in plain.state_dict().items() if k in own and v.shape == own[k]}
     D.load_state_dict(shared, strict=False)
@@ -515,38 +560,136 @@ def test_standing_statistics_of_other_networks() -> None:
 # Labels
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("multi_hot", [False, True])
-def test_labels_act_on_their_own_sample_alone(model: str, multi_hot: bool) -> None:
-    settings = {"norm": "none"} if model in PLAIN else {}
-    G, D = generator(model, n_labels=3, **settings), discriminator(model, n_labels=3, **settings)
-    for module in D.modules():
+Y = torch.arange(8) % 3
+OTHER = torch.where(torch.arange(8) == 2, (Y + 1) % 3, Y)  # of sample 2 alone
+
+
+def conditional(side: str, model: str, way: str, **settings: object) -> nn.Module:
+    """G or D of 3 labels in eval mode, with weights that let its signals through: tables that start at 0 too."""
+    build = generator if side == "g" else discriminator
+    net = build(model, n_labels=3, condition=way, **settings).eval()
+    for module in net.modules():
         if isinstance(module, MinibatchStdDev):  # it would let the others see the label planes of one
             module.group_size = 1
-    y = torch.arange(8) % 3
-    other = y.clone()
-    other[2] = (y[2] + 1) % 3
-    if multi_hot:
-        y, other = (nn.functional.one_hot(labels, 3).float() for labels in (y, other))
-    z, x = torch.randn(8, 6), images()
-    for before, after in ((G(z, y), G(z, other)), (D(x, y), D(x, other))):
-        differs = (before - after).flatten(1 if before.dim() > 1 else 0).reshape(8, -1).abs().amax(1)
-        assert differs[2] > 1e-7
-        assert_close(differs[[0, 1, 3, 4, 5, 6, 7]], torch.zeros(7), atol=1e-7, rtol=0)
+    for p in net.parameters():
+        if p.dim() > 1 and not FAMILIES[model].equalised:
+            nn.init.kaiming_normal_(p)
+    return net
 
 
-def test_multi_hot_labels_are_averaged() -> None:
+def as_labels(y: Tensor, multi_hot: bool) -> Tensor:
+    return nn.functional.one_hot(y, 3).float() if multi_hot else y
+
+
+def differences(before: Tensor, after: Tensor) -> Tensor:
+    """Largest difference of each sample (N,)."""
+    return (before - after).reshape(len(before), -1).abs().amax(1)
+
+
+def only_the_third_differs(before: Tensor, after: Tensor) -> None:
+    differs = differences(before, after)
+    assert differs[2] > 1e-7
+    assert_close(differs[[0, 1, 3, 4, 5, 6, 7]], torch.zeros(7), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("model", "way"), WAYS["g"])
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_labels_of_g_act_on_their_own_sample_alone(model: str, way: str, multi_hot: bool) -> None:
+    G, z = conditional("g", model, way), torch.randn(8, 6)
+    only_the_third_differs(G(z, as_labels(Y, multi_hot)), G(z, as_labels(OTHER, multi_hot)))
+
+
+@pytest.mark.parametrize(("model", "way"), WAYS["d"])
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_labels_of_d_act_on_their_own_sample_alone(model: str, way: str, multi_hot: bool) -> None:
+    """Where D classifies they act in its loss alone, and the class logits are what it says without being told."""
+    D, x = conditional("d", model, way), images()
+    before, after = (as_output(D(x, as_labels(y, multi_hot))) for y in (Y, OTHER))
+    assert before.logit.shape == (8,)
+    head = CLASS_HEADS.get(way)
+    if head is None or not head.classifies:
+        assert before.classes is after.classes is None
+        only_the_third_differs(before.logit, after.logit)
+        return
+    assert before.classes.shape == (8, 3)
+    assert torch.equal(before.logit, after.logit) and torch.equal(before.classes, after.classes)
+    moved = x.clone()
+    moved[2] = -x[2]
+    seen = as_output(D(moved, as_labels(Y, multi_hot)))
+    only_the_third_differs(before.logit, seen.logit)
+    only_the_third_differs(before.classes, seen.classes)
+
+
+@pytest.mark.parametrize(
+    ("side", "model", "way"), [(side, *way) for side, ways in WAYS.items() for way in ways]
+)
+def test_gradient_reaches_every_parameter_in_every_way(side: str, model: str, way: str) -> None:
+    """In training mode, of classes of which the batch has all; at the end of growing."""
+    net = conditional(side, model, way).train()
+    set_stage(net, 32, 0.5)
+    if side == "g":
+        out = [net(torch.randn(8, 6), Y)]
+    else:
+        out = [part for part in as_output(net(images(), Y)) if part is not None]
+    sum((part * torch.randn_like(part)).square().sum() for part in out).backward()
+    grown = {"to_image", "from_image"}  # of the sizes that are passed
+    for name, p in net.named_parameters():
+        if MODELS[model].grows_from is None or grown.isdisjoint(name.split(".")):
+            assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("side", ["g", "d"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_first_way_is_the_one_without_a_word(model: str, side: str) -> None:
+    build = generator if side == "g" else discriminator
+    first = getattr(MODELS[model], f"conditions_{side}")[0]
+    nets = []
+    for settings in ({}, {"condition": first}, {"condition": None}):
+        torch.default_generator.manual_seed(3)
+        nets.append(build(model, n_labels=3, **settings))
+    for other in nets[1:]:
+        assert differing({"net": nets[0].state_dict()}, {"net": other.state_dict()}, ("net",)) == []
+    bare, told = build(model), build(model, condition=first)  # without labels it says nothing
+    assert shapes(bare) == shapes(told) != shapes(nets[0])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_refused_ways_list_what_the_model_knows(model: str) -> None:
+    for side, build in (("g", generator), ("d", discriminator)):
+        known = getattr(MODELS[model], f"conditions_{side}")
+        for wrong in {*CONDITIONS[side], "film"} - set(known):
+            words = f"--condition_{side} {wrong}: {model}'s {side.upper()} sees labels by {', '.join(known)}$"
+            with pytest.raises(ValueError, match=words):
+                build(model, n_labels=3, condition=wrong)
+
+
+def test_ways_of_all_models() -> None:
+    """What can be typed is what some model knows, and every norm and head is of use to some model."""
+    for side, table in (("g", CONDITIONAL_NORMS), ("d", CLASS_HEADS)):
+        assert set(CONDITIONS[side]) == {way for _, way in WAYS[side]} >= table.keys() | {"concat"}
+        assert len(CONDITIONS[side]) == len(set(CONDITIONS[side]))
+
+
+def test_attributes_are_rows_of_length_one() -> None:
+    """Of concatenated embeddings too: a sum over the root of their number."""
     G = generator("dcgan", n_labels=3, norm="none")
     embedding = G.embedding
     y = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     table = embedding.table.weight
-    expected = torch.stack([table[0], (table[0] + table[1]) / 2, torch.zeros_like(table[0])])
+    expected = torch.stack([table[0], (table[0] + table[1]) / 2**0.5, torch.zeros_like(table[0])])
     assert_close(embedding(y, 3), expected)
     assert_close(embedding(y.to(torch.uint8), 3), expected)
     assert_close(embedding(torch.tensor([0, 2, 1]), 3), table[[0, 2, 1]])
-    z = torch.randn(2, 6)
-    one_hot = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    assert_close(G(z, one_hot), G(z, torch.tensor([1, 2])))
+
+
+@pytest.mark.parametrize(
+    ("side", "model", "way"), [(side, *way) for side, ways in WAYS.items() for way in ways]
+)
+def test_one_attribute_is_the_class(side: str, model: str, way: str) -> None:
+    net = conditional(side, model, way)
+    given = torch.randn(8, 6) if side == "g" else images()
+    of_class, of_attribute = (as_output(net(given, as_labels(Y, kind))) for kind in (False, True))
+    assert_close(of_attribute, of_class, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model", EQUALISED)
