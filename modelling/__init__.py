@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modelling import dcgan, mlp, progressive_gan, simple_cnn, stylegan, stylegan2
+from modelling import dcgan, mlp, progressive_gan, simple_cnn, sndcgan, sngan, stylegan, stylegan2
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
 from modelling.equalised import Equalised
@@ -35,6 +35,11 @@ class Model:
 
 
 _NORMS, _HEADS = tuple(CONDITIONAL_NORMS), tuple(CLASS_HEADS)
+_SNGAN = {
+    "conditions_g": (*_NORMS, "concat"),
+    "conditions_d": (*_HEADS, "concat"),
+    "spectral_norm": "d",
+}
 _STYLED = {"conditions_g": ("mapping",), "conditions_d": ("projection",), "styles": True}
 
 MODELS = {
@@ -42,6 +47,8 @@ MODELS = {
     "simple_cnn": Model(
         simple_cnn.Generator, simple_cnn.Discriminator, ("concat", *_NORMS), ("concat", *_HEADS)
     ),
+    "sngan": Model(sngan.Generator, sngan.Discriminator, **_SNGAN),
+    "sndcgan": Model(sndcgan.Generator, sndcgan.Discriminator, **_SNGAN),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),

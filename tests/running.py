@@ -25,6 +25,8 @@ _FEW = {"channel_base": 128, "channel_max": 8}
 SMALL = {
     "dcgan": (_NARROW, _NARROW),
     "simple_cnn": (_NARROW, _NARROW),
+    "sngan": (_NARROW, _NARROW),
+    "sndcgan": (_NARROW, _NARROW),
     "mlp": (_NARROW, _NARROW),
     "progressive_gan": (_FEW, _FEW),
     "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),
