@@ -100,7 +100,8 @@ def test_activation_changes_only_what_is_new() -> None:
 def test_pools() -> None:
     x = torch.arange(8.0).view(1, 2, 2, 2)
     assert_close(sum_pool(x), torch.tensor([[6.0, 22.0]]))
-    assert sum_pool(torch.ones(1, 1, 64, 64, dtype=torch.bfloat16) * 1.0078125).item() == 4096 * 1.0078125
+    many = sum_pool(torch.ones(1, 1, 17, 241, dtype=torch.bfloat16))  # 4097, which bf16 does not have
+    assert (many.dtype, many.item()) == (torch.float32, 4097)
     assert upsample(x)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
@@ -237,10 +238,13 @@ def test_layers_of_the_standard_networks() -> None:
 @each_size
 @pytest.mark.parametrize("img_channels", [1, 3])
 def test_shapes(family: str, size: int, img_channels: int) -> None:
-    G, D = (make(family, img_size=size, img_channels=img_channels) for make in (generator, discriminator))
-    x = G(torch.randn(3, Z_DIM))
+    G, D = (
+        draw_parameters(make(family, img_size=size, img_channels=img_channels))
+        for make in (generator, discriminator)
+    )
+    x = G(torch.randn(3, Z_DIM).double())
     assert x.shape == (3, img_channels, size, size)
-    assert float(x.detach().abs().max()) <= 1
+    assert 0.9 < float(x.detach().abs().max()) <= 1
     assert D(x).shape == (3,)
 
 
@@ -251,6 +255,23 @@ def test_on_the_meta_device(family: str, size: int, n_labels: int) -> None:
         G, D = (make(family, img_size=size, n_labels=n_labels) for make in (generator, discriminator))
         y = torch.empty(3, N_LABELS)
         assert D(G(torch.empty(3, Z_DIM), y), y).shape == (3,)
+
+
+@each_family
+def test_initial_weights_of_the_networks(family: str) -> None:
+    """Glorot's in the residual networks, N(0, 0.02) in the others; biases 0."""
+    for net in (generator(family, width=16), discriminator(family, width=16)):
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.weight.numel() > 500:
+                weight = layer.weight.detach()
+                fans = (weight.shape[0] + weight.shape[1]) * weight[0, 0].numel()
+                expected = 0.02 if family == "sndcgan" else (2 / fans) ** 0.5
+                doubled = (
+                    family == "sngan" and weight.dim() == 4 and layer is not getattr(net, "to_image", None)
+                )
+                gain = 2**0.5 if doubled and weight.shape[2] == 3 else 1
+                assert_close(float(weight.std()), gain * expected, rtol=0.1, atol=0)
+        assert not any(p.any() for name, p in net.named_parameters() if name.endswith("bias"))
 
 
 def test_residual_discriminator_is_its_formula() -> None:
@@ -418,7 +439,7 @@ def test_spectral_norm_of_every_layer(family: str, n_labels: int) -> None:
         for layer in layers:
             weight = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
             sigma = torch.linalg.svdvals(weight.detach().flatten(1))[0]
-            assert_close(sigma, torch.ones_like(sigma), rtol=1e-3, atol=0)
+            assert_close(sigma, torch.ones_like(sigma), rtol=0.01, atol=0)
     x, y = torch.rand(3, 3, 32, 32).double(), labels_of(3)
     net(x, y).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
