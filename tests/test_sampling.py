@@ -1,14 +1,25 @@
 """Labels and latents of samples: functions of the seed and the index, with the attributes of real images."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from modelling import build_generator
 from training.errors import UserError
-from training.generator import label_examples, label_rows, load_generator, read_label_examples
+from training.generator import (
+    label_examples,
+    label_rows,
+    load_generator,
+    read_label_examples,
+    sampling_copy,
+    truncate_latents,
+)
+from training.hooks import COLUMNS, grid_latents
+from training.sampling import latents, sample_labels
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:
@@ -71,3 +82,139 @@ def test_damaged_label_examples_are_refused_in_one_line(text: object, tmp_path: 
         (tmp_path / "config.json").write_text(json.dumps(held))
         with pytest.raises(UserError, match="config.json is damaged .*resume the run"):
             load_generator(tmp_path)
+
+
+# -- attributes by name ----------------------------------------------------------------------------
+
+
+FACES = {
+    "n_labels": 4,
+    "multi_hot": True,
+    "label_names": ["Bald", "Male", "Smiling", "Young"],
+    "label_examples": label_examples(attributes(16, 4), seed=0),
+}
+
+
+def test_named_attributes_are_set_and_the_others_stay_as_drawn() -> None:
+    plain = sample_labels(FACES, 40, 5)
+    there = sample_labels(FACES, 40, 5, attributes=["Smiling"])
+    gone = sample_labels(FACES, 40, 5, attributes=["-Smiling"])
+    both = sample_labels(FACES, 40, 5, attributes=["-Bald", "Young"])
+    assert (there[:, 2] == 1).all() and (gone[:, 2] == 0).all() and 0 < plain[:, 2].mean() < 1
+    others = [0, 1, 3]
+    assert torch.equal(there[:, others], gone[:, others]) and torch.equal(there[:, others], plain[:, others])
+    assert (both[:, 0] == 0).all() and (both[:, 3] == 1).all() and torch.equal(both[:, 1:3], plain[:, 1:3])
+    assert torch.equal(sample_labels(FACES, 3, 5, attributes=["Smiling"]), there[:3])
+    assert not torch.equal(sample_labels(FACES, 40, 6, attributes=["Smiling"]), there)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["Smile"], "'Smile' is not one of 4 attributes: Bald, Male, Smiling, Young"),
+        (["-smiling"], "--attributes -smiling: 'smiling' is not one of"),
+        (["Young", ""], "'' is not one of 4"),
+        (["--Male"], "'-Male' is not one of 4"),
+        (["2"], "'2' is not one of 4"),
+        (["Male", "Bald", "Male"], "Male,Bald,Male: Male is given twice"),
+        (["Male", "-Male"], "Male,-Male: Male is given twice"),
+    ],
+)
+def test_attributes_that_cannot_be_set_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sample_labels(FACES, 2, 0, attributes=given)
+
+
+def test_classes_and_attributes_are_not_mixed_up() -> None:
+    digits = {"n_labels": 3, "multi_hot": False, "label_names": ["0", "1", "2"]}
+    nothing = {"n_labels": 0, "multi_hot": False, "label_names": []}
+    assert sample_labels(digits, 5, 0).tolist() == [0, 1, 2, 0, 1]
+    assert sample_labels(digits, 2, 0, classes=["2"]).tolist() == [2, 2]
+    assert sample_labels(nothing, 5, 0) is None
+    for config, words, message in (
+        (FACES, {"classes": ["Male"]}, "knows attributes.* --attributes"),
+        (digits, {"attributes": ["1"]}, "knows classes.* --class"),
+        (nothing, {"attributes": ["-Male"]}, "--attributes -Male: .* without --conditional"),
+        (nothing, {"classes": ["1"]}, "--class 1: .* without --conditional"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sample_labels(config, 2, 0, **words)
+
+
+# -- truncated latents -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 1.0, 2.0])
+def test_truncated_latents_follow_the_normal_between_the_thresholds(threshold: float) -> None:
+    z = latents(0, 0, 400, 500)
+    cut = latents(0, 0, 400, 500, threshold)
+    inside = z.abs() <= threshold
+    assert torch.equal(cut[inside], z[inside]) and (cut.abs() <= threshold).all() and cut.dtype == z.dtype
+    # Its quantiles: Phi^-1 of the share q of what lies between Phi(-t) and Phi(t).
+    normal = torch.distributions.Normal(0, 1)
+    low, high = (normal.cdf(torch.tensor(t)).item() for t in (-threshold, threshold))
+    shares = torch.linspace(0.1, 0.9, 9)
+    expected = normal.icdf(low + shares * (high - low))
+    for entries in (cut.flatten(), cut[~inside]):  # those drawn anew, too
+        found = entries.quantile(shares)
+        torch.testing.assert_close(found, expected, atol=4 * threshold / math.sqrt(len(entries)), rtol=0)
+
+
+def test_truncated_latents_of_an_index_depend_on_the_seed_alone() -> None:
+    """And on the threshold by no more than they must: an entry drawn anew keeps its rank."""
+    many = latents(5, 0, 70, 9, 0.5)
+    assert torch.equal(latents(5, 33, 7, 9, 0.5), many[33:40])
+    assert not torch.equal(latents(6, 0, 70, 9, 0.5), many)
+    z, closer = latents(5, 0, 70, 9), latents(5, 0, 70, 9, 0.25)
+    new = z.abs() > 0.5
+    ranks = [torch.special.ndtr(x[new].double()) for x in (many, closer)]
+    for threshold, rank in zip((0.5, 0.25), ranks, strict=True):
+        low = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
+        rank.sub_(low).div_(1 - 2 * low)
+    torch.testing.assert_close(*ranks, atol=1e-5, rtol=0)
+
+
+def test_latents_drawn_anew_do_not_copy_the_old_ones() -> None:
+    z, u = torch.full((100_000,), 3.0), torch.rand(100_000, generator=torch.Generator().manual_seed(0))
+    cut = truncate_latents(z, u, 1.0)
+    assert abs(float(cut.mean())) < 0.01 and len(cut.unique()) > 90_000
+    extremes = truncate_latents(torch.full((2,), 9.0), torch.tensor([0.0, 1 - 2**-24]), 8.5)
+    assert extremes.isfinite().all() and (extremes.abs() <= 8.5).all()
+
+
+def test_standing_statistics_are_of_truncated_latents() -> None:
+    torch.manual_seed(0)
+    G = build_generator("dcgan", img_size=16, img_channels=1, z_dim=9, width=4)
+    seen: list[torch.Tensor] = []
+    G.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    labels = {"n_labels": 0}
+    plain, cut, wide = (sampling_copy(G, labels, 3, t) for t in (None, 0.5, 10.0))
+    z = torch.cat(seen)
+    assert z.shape == (3 * 512, 9)
+    assert torch.equal(z[:512], z[1024:]) and z[:512].abs().max() > 2 and z[512:1024].abs().max() <= 0.5
+    inside = z[:512].abs() <= 0.5
+    assert torch.equal(z[512:1024][inside], z[:512][inside])
+    buffers = [dict(network.named_buffers()) for network in (plain, cut, wide)]
+    assert all(torch.equal(buffers[0][k], buffers[2][k]) for k in buffers[0])
+    assert any(not torch.equal(buffers[0][k], buffers[1][k]) for k in buffers[0])
+    assert all(not p.requires_grad for p in cut.parameters()) and not cut.training and G.training
+
+
+# -- grids of training -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_labels", "rows"), [(2, 2), (10, 10), (12, 10), (200, 10)])
+def test_training_grids_have_a_row_a_class(n_labels: int, rows: int) -> None:
+    """The first ten of more; the latents are the same down each column."""
+    z, y = grid_latents(5, {"n_labels": n_labels, "multi_hot": False}, seed=1)
+    assert z.shape == (rows * COLUMNS, 5) and y.dtype == torch.int64
+    assert torch.equal(y.view(rows, COLUMNS), torch.arange(rows)[:, None].expand(rows, COLUMNS))
+    assert (z.view(rows, COLUMNS, 5) == z[:COLUMNS]).all() and len(z.unique(dim=0)) == COLUMNS
+
+
+def test_training_grids_without_classes_have_64_latents() -> None:
+    z, y = grid_latents(5, {"n_labels": 0, "multi_hot": False}, seed=1)
+    faces, attribute_rows = grid_latents(5, FACES, seed=1)
+    assert z.shape == (64, 5) and y is None and len(z.unique(dim=0)) == 64
+    assert torch.equal(faces, z) and torch.equal(attribute_rows, label_rows(FACES, 64, 1))
+    assert not torch.equal(grid_latents(5, {"n_labels": 0, "multi_hot": False}, seed=2)[0], z)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from metrics.features import load_extractor
+from metrics.features import load_extractor, to_uint8
 from modelling import build_generator, running_statistics
 from tests.running import SMALL
 from tools import evaluate, sample, styles, train_classifier
@@ -43,6 +43,7 @@ def export(
         "n_labels": n_labels,
         "multi_hot": multi_hot,
         "label_names": list(names),
+        "seed": 0,
         "data": source,
     }
     if multi_hot:
@@ -284,14 +285,76 @@ def test_sample_takes_a_class_by_name_or_number(labelled: Path, tmp_path: Path) 
     assert same == [3, 13]
 
 
-def test_sample_takes_attributes(tmp_path: Path) -> None:
-    run = export(tmp_path / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
-    out = tmp_path / "out"
-    for name, flags in {"a": ["Smiling"], "b": ["1"], "c": ["Smiling", "Young"], "d": []}.items():
-        extra = ["--class", *flags] if flags else []
-        assert sample.main([str(run), "--n", "2", "--out", str(out / name), *extra]) == 0
-    smiling, by_number, both = (pixels(out / name) for name in "abc")
-    assert np.array_equal(smiling, by_number) and not np.array_equal(smiling, both)
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with three attributes."""
+    names = ("Bald", "Smiling", "Young")
+    return export(tmp_path_factory.mktemp("runs") / "faces", 3, names, multi_hot=True)
+
+
+def drawn(run: Path, out: Path, *flags: str) -> np.ndarray:
+    """What tools.sample writes with the flags, (n, H, W)."""
+    assert sample.main([str(run), "--n", "8", "--out", str(out), *flags]) == 0
+    return pixels(out)
+
+
+def test_sample_gives_pairs_that_differ_in_one_attribute(faces: Path, tmp_path: Path) -> None:
+    """A face as drawn is one of its pair: nothing else moves with the attribute."""
+    plain, there, gone = (
+        drawn(faces, tmp_path / str(i), *flags)
+        for i, flags in enumerate(([], ["--attributes", "Smiling"], ["--attributes", "-Smiling"]))
+    )
+    is_there, is_gone = (np.abs(plain - other).max((1, 2)) <= 1 for other in (there, gone))
+    assert (is_there != is_gone).all() and is_there.any() and is_gone.any()
+
+
+def test_sample_takes_attributes_in_every_form(faces: Path, tmp_path: Path) -> None:
+    """A value that starts with a minus is no flag."""
+    forms = (
+        ["--attributes", "-Young,Bald"],
+        ["--attributes=-Young,Bald"],
+        ["--attributes", "Bald, -Young"],
+        ["--attributes", "-Young", "--attributes", "Bald"],
+    )
+    found = [drawn(faces, tmp_path / str(i), *flags) for i, flags in enumerate(forms)]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+    other = drawn(faces, tmp_path / "other", "--attributes", "-Bald,Young")
+    assert not np.array_equal(found[0], other)
+
+
+def test_sample_refuses_attributes(
+    faces: Path, run: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "x.png")
+
+    def line(where: Path, *flags: object) -> str:
+        return refused(capsys, sample.main, where, *out, *flags)
+
+    assert "Bald, Smiling, Young" in line(faces, "--attributes", "-Smile")
+    assert "Smiling is given twice" in line(faces, "--attributes", "Smiling,-Smiling")
+    assert "Smiling is given twice" in line(faces, "--attributes", "Smiling", "--attributes", "Smiling")
+    assert "expected one argument" in line(faces, "--attributes", "--n", 3)
+    assert "expected one argument" in line(faces, "--attributes")
+    assert "name them with --attributes" in line(faces, "--class", "Smiling")
+    assert "name it with --class" in line(labelled, "--attributes", "-3")
+    assert "without --conditional" in line(run, "--attributes", "-Smiling")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_grids_have_a_column_a_class(
+    labelled: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where all classes fit; attributes and one class make squares."""
+    out = tmp_path / "grid.png"
+    for where, n, flags, size in (
+        (labelled, 30, [], (10, 3)),
+        (labelled, 9, [], (3, 3)),
+        (labelled, 30, ["--class", "3"], (6, 5)),
+        (faces, 16, [], (4, 4)),
+    ):
+        assert sample.main([str(where), "--n", str(n), "--out", str(out), *flags]) == 0
+        with Image.open(out) as grid:
+            assert grid.size == tuple(18 * side + 2 for side in size)
 
 
 def test_sample_refuses(
@@ -339,7 +402,7 @@ def cells(file: Path, columns: int) -> np.ndarray:
     )
 
 
-def test_truncation_brings_samples_to_the_mean(styled: Path, run: Path, tmp_path: Path, capsys) -> None:
+def test_truncation_brings_samples_to_the_mean(styled: Path, tmp_path: Path, capsys) -> None:
     for name, flags in {
         "one": [],
         "none": ["--truncation", "0"],
@@ -352,17 +415,36 @@ def test_truncation_brings_samples_to_the_mean(styled: Path, run: Path, tmp_path
     assert "batch norm: none" in capsys.readouterr().out
     assert (none == none[0]).all() and not (one == one[0]).all() and not (late == late[0]).all()
     assert not np.array_equal(one, late)
-    assert "dcgan has no styles" in refused(
-        capsys, sample.main, run, "--out", tmp_path / "x.png", "--truncation", 0.5
+    assert np.array_equal(one, drawn(styled, tmp_path / "1", "--class", "3", "--truncation", "1")[:4])
+
+
+def test_truncation_of_latents(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without styles: what G makes of truncated latents with statistics of such; out of reach nothing changes."""
+    thresholds = (None, 20.0, 1.0, 0.5)
+    plain, wide, one, half = (
+        drawn(run, tmp_path / str(i), *(["--truncation", str(t)] if t else []))
+        for i, t in enumerate(thresholds)
     )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "step 7" in line]
+    assert ["truncation" in line for line in lines] == [False, True, True, True]
+    assert "ema weights, truncation 0.5, batch norm: standing statistics over 512" in lines[-1]
+    assert np.array_equal(plain, wide) and not np.array_equal(plain, one) and not np.array_equal(one, half)
+    G, config = evaluate.load_generator(run)
+    expected = to_uint8(sampling_copy(G, config, 0, 0.5)(latents(0, 0, 8, 9, 0.5)))
+    assert np.array_equal(half, expected[:, 0].numpy().astype(int))
 
 
-def test_truncation_refuses(styled: Path, tmp_path: Path, capsys) -> None:
+def test_truncation_refuses(styled: Path, run: Path, tmp_path: Path, capsys) -> None:
     out = ("--out", tmp_path / "x.png")
     assert "finite" in refused(capsys, sample.main, styled, *out, "--truncation", "nan")
     assert "needs --truncation" in refused(capsys, sample.main, styled, *out, "--truncation_layers", 2)
     words = (styled, *out, "--truncation", 0.5, "--truncation_layers", 99)
     assert "6" in refused(capsys, sample.main, *words)
+    for threshold in (0, -1, 0.009):
+        line = refused(capsys, sample.main, run, *out, "--truncation", threshold)
+        assert f"--truncation {threshold}: " in line and "at least 0.01" in line and "stylegan2" in line
+    words = (run, *out, "--truncation", 0.5, "--truncation_layers", 2)
+    assert "dcgan has no styles" in refused(capsys, sample.main, *words)
 
 
 def test_truncation_sweep(styled: Path, tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
     python -m tools.sample RUN --n 64 --out grid.png            one picture
     python -m tools.sample RUN --n 1000 --out samples/          single files 000000.png ...
     python -m tools.sample RUN --n 16 --class 3 --out threes.png
-    python -m tools.sample RUN --class Smiling Eyeglasses --out faces.png
-    python -m tools.sample RUN --truncation 0.7 --out grid.png        models with styles: nearer to the mean style
+    python -m tools.sample RUN --attributes Smiling,-Male --out smiling.png
+    python -m tools.sample RUN --truncation 0.7 --out grid.png
 
-RUN is a run's folder or its generator/ folder alone. Image i depends on --seed, i and its class only, so that
-`--n 1` gives the first image of `--n 64`.
+RUN is a run's folder or its generator/ folder alone. Image i depends on --seed, i and its labels only, so that
+`--n 1` gives the first image of `--n 64`, and `--attributes Smiling` and `--attributes -Smiling` give pairs that
+differ in that attribute alone: the others are those of a training image.
+
+--truncation gives variety away for quality. Models with styles: psi, how far a style stands from the mean style, 1 for
+no change. All others: the threshold of latents; entries beyond it in absolute value are drawn anew, and so are the
+latents that batch norm's statistics are measured with (arXiv:1809.11096).
 """
 
 import argparse
@@ -18,14 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelling import MODELS, STYLED
 from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
-from training.generator import load_generator
+from training.generator import load_generator, sampling_copy
 from training.sampling import sample, sample_labels, to_grid, to_picture
+
+MIN_THRESHOLD = 0.01  # below it all latents are one
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,32 +41,59 @@ def parser() -> argparse.ArgumentParser:
     add_generator_flags(p)
     p.add_argument("--n", type=positive, default=64, help="number of images [64]")
     p.add_argument("--out", required=True, help="NAME.png for one grid, DIR/ for single files")
-    about = "class, or attributes that show together, by name or number (default: all classes, as they come)"
+    about = "class by name or number (default: all classes in turn)"
     p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help=about)
+    about = "attributes that all have, or with a minus have not, commas between (default: as in the data)"
+    p.add_argument("--attributes", type=words, action="extend", metavar="NAME,-NAME", help=about)
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=int, default=0, help=about)
-    about = "psi of the truncation trick, 0 for the mean style alone (models with styles) [1]"
-    p.add_argument("--truncation", type=finite, default=1.0, help=about)
-    about = "only the first so many layers are truncated (default: all)"
+    about = "psi of models with styles, 0 for the mean style alone; threshold of latents for others [none]"
+    p.add_argument("--truncation", type=finite, help=about)
+    about = "only the first so many layers are truncated (models with styles; default: all)"
     p.add_argument("--truncation_layers", type=positive, help=about)
     add_device_flag(p)
     return p
 
 
-def truncation(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """What the flags add to G's arguments; UserError for a model without styles."""
-    if args.truncation == 1:
+def words(text: str) -> list[str]:
+    """argparse type: names with commas between."""
+    return [word.strip() for word in text.split(",")]
+
+
+def join_value(argv: Sequence[str], flag: str) -> list[str]:
+    """`flag=WORD` for `flag WORD`, since argparse takes a WORD that starts with a minus for another flag."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == flag and not word.startswith("--"):
+            joined[-1] = f"{flag}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def truncated(
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(G as the flags want it, what they add to the arguments of `sample`); UserError for what does not fit."""
+    if args.truncation is None:
         if args.truncation_layers is not None:
             raise UserError("--truncation_layers needs --truncation")
-        return {}
-    if not MODELS[model].styles:
-        raise UserError(f"--truncation: {model} has no styles; {STYLED} have")
-    return {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
+        return G, {}
+    if MODELS[config["model"]].styles:
+        return G, {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
+    if args.truncation_layers is not None:
+        raise UserError(f"--truncation_layers: {config['model']} has no styles; {STYLED} have")
+    if args.truncation < MIN_THRESHOLD:
+        raise UserError(
+            f"--truncation {args.truncation:g}: for {config['model']} it is the threshold of latents, at least "
+            f"{MIN_THRESHOLD}; psi is for models with styles: {STYLED}"
+        )
+    return sampling_copy(G, config, config["seed"], args.truncation), {"threshold": args.truncation}
 
 
-def columns(n: int, config: dict, classes: list[str] | None) -> int:
+def columns(n: int, config: dict[str, Any], classes: list[str] | None) -> int:
     """Columns of the grid: one a class where they take turns and fit, else a square."""
-    turns = config["n_labels"] and not classes
+    turns = config["n_labels"] and not config["multi_hot"] and not classes
     return config["n_labels"] if turns and config["n_labels"] <= min(n, 16) else math.ceil(math.sqrt(n))
 
 
@@ -81,17 +115,19 @@ def write(images: Tensor, out: Path, as_grid: bool, n_columns: int) -> str:
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw, write."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(join_value(sys.argv[1:] if argv is None else argv, "--attributes"))
     out = Path(args.out)
     is_folder = args.out.endswith("/") or out.is_dir() or not out.suffix
     if not is_folder and out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
     G, config = load_generator(args.run, args.weights, choose_device(args.device))
-    y = sample_labels(config, args.n, args.seed, args.classes)
-    how = truncation(args, config["model"])
+    y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
+    G, how = truncated(args, G, config)
     with blaming_user():
         images = torch.cat(list(sample(G, args.n, args.seed, y, **how)))
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
+    if args.truncation is not None:
+        about += f", truncation {args.truncation:g}"
     print(f"{about}, batch norm: {config['batch_norm']}")
     print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
     return 0

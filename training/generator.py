@@ -58,6 +58,16 @@ def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
     return examples[order[torch.arange(n) % len(examples)]]
 
 
+def truncate_latents(z: Tensor, u: Tensor, threshold: float) -> Tensor:
+    """z with entries beyond +-threshold drawn anew from N(0, 1) between them, by u uniform in [0, 1) of the same shape.
+
+    So all entries follow N(0, 1) between the thresholds, and those that do already stay. arXiv:1809.11096 3.1.
+    """
+    below = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
+    anew = torch.special.ndtri(below + u.double() * (1 - 2 * below)).to(z.dtype).clamp(-threshold, threshold)
+    return torch.where(z.abs() > threshold, anew, z)
+
+
 class _BatchNormOfAnyShape(nn.modules.batchnorm._BatchNorm):
     """SyncBatchNorm keeps no trace of the shape it was made for."""
 
@@ -78,16 +88,21 @@ def without_sync(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def sampling_copy(G: nn.Module, labels: dict, seed: int = 0) -> nn.Module:
+def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float | None = None) -> nn.Module:
     """A copy of G in eval mode that is right for any batch size, one image included.
 
     Running statistics of batch norm lag behind the weights and never belong to averaged ones, so they are
     measured anew over 512 latents (standing statistics, arXiv:1809.11096); sigma of spectral norm likewise.
+    truncation: threshold of these latents as of those that the copy is for, None for none.
     """
     G = without_sync(copy.deepcopy(G)).requires_grad_(False)
     iterate_spectral_norm(G, 15)
     param = next(G.parameters())
-    z = torch.randn(STANDING_LATENTS, G.z_dim, generator=seeded(seed, "standing")).to(param)
+    source = seeded(seed, "standing")
+    z = torch.randn(STANDING_LATENTS, G.z_dim, generator=source)
+    if truncation is not None:
+        z = truncate_latents(z, torch.rand(z.shape, generator=source), truncation)
+    z = z.to(param)
     y = label_rows(labels, STANDING_LATENTS, seed)
     batches = [
         (z[i : i + CHUNK], None if y is None else y[i : i + CHUNK].to(z.device))

@@ -1,6 +1,6 @@
 """Images of a trained generator, each a function of the seed and its index alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,39 +10,81 @@ from torchvision.utils import make_grid
 
 from metrics.features import to_uint8
 from training.errors import UserError
-from training.generator import CHUNK, label_rows
+from training.generator import CHUNK, label_rows, truncate_latents
 from training.rng import generator
 
 
-def latents(seed: int, start: int, n: int, z_dim: int) -> Tensor:
-    """Latents (n, z_dim) of the indices [start, start + n): one row each, whatever stands beside it."""
+def latents(seed: int, start: int, n: int, z_dim: int, threshold: float | None = None) -> Tensor:
+    """Latents (n, z_dim) of the indices [start, start + n): one row each, whatever stands beside it.
+
+    threshold: entries beyond it in absolute value are drawn anew, by the same draw at every threshold; None for none.
+    """
     return torch.stack(
-        [torch.randn(z_dim, generator=generator(seed, "sample", i)) for i in range(start, start + n)]
+        [_latent(generator(seed, "sample", i), z_dim, threshold) for i in range(start, start + n)]
     )
 
 
+def _latent(source: torch.Generator, z_dim: int, threshold: float | None) -> Tensor:
+    z = torch.randn(z_dim, generator=source)
+    return z if threshold is None else truncate_latents(z, torch.rand(z_dim, generator=source), threshold)
+
+
 def sample_labels(
-    config: dict[str, Any], n: int, seed: int, classes: list[str] | None = None
+    config: dict[str, Any],
+    n: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
 ) -> Tensor | None:
     """Labels of indices 0 .. n - 1 by generator config: (n,) int64, (n, K) attributes, None without labels.
 
-    classes: names or indices; one class, or the attributes that are present together. None goes through the
-    classes in turn, or draws attributes as often as the data shows them. Raises UserError for what the model
-    does not know.
+    classes: the one class of all images by name or index, None to go through all in turn. attributes: names of those
+    that all images have, or with a minus have not; the others are of training images, and the same whichever are
+    named. Raises UserError for what the model does not know.
     """
-    n_labels, names = config["n_labels"], list(config["label_names"])
-    if not n_labels:
-        if classes:
-            raise UserError(f"--class {' '.join(classes)}: this generator was trained without --conditional")
+    if not config["n_labels"]:
+        given = [
+            f"{flag} {' '.join(v)}" for flag, v in (("--class", classes), ("--attributes", attributes)) if v
+        ]
+        if given:
+            raise UserError(f"{given[0]}: this generator was trained without --conditional")
         return None
-    if not classes:
-        return label_rows(config, n, seed)
-    chosen = torch.tensor([_class_index(text, names, n_labels) for text in classes])
+    y = label_rows(config, n, seed)
+    names = list(config["label_names"])
     if config["multi_hot"]:
-        return torch.zeros(n_labels).index_fill(0, chosen, 1).repeat(n, 1)
-    if len(chosen) > 1:
+        if classes:
+            raise UserError(
+                f"--class {' '.join(classes)}: this generator knows attributes, of which an image has several; "
+                "name them with --attributes"
+            )
+        for index, value in _attribute_values(attributes or (), names).items():
+            y[:, index] = value
+        return y
+    if attributes:
+        raise UserError(
+            f"--attributes {','.join(attributes)}: this generator knows classes, one an image; name it with --class"
+        )
+    if not classes:
+        return y
+    if len(classes) > 1:
         raise UserError(f"--class {' '.join(classes)}: an image shows one class; give one")
-    return chosen.repeat(n)
+    return torch.full_like(y, _class_index(classes[0], names, config["n_labels"]))
+
+
+def _attribute_values(given: Sequence[str], names: list[str]) -> dict[int, int]:
+    """Index -> 1 or 0 of attributes given by name, with a minus for 0."""
+    values: dict[int, int] = {}
+    for text in given:
+        name = text.removeprefix("-")
+        if name not in names:
+            raise UserError(
+                f"--attributes {text}: {name!r} is not one of {len(names)} attributes: {', '.join(names)}"
+            )
+        index = names.index(name)
+        if index in values:
+            raise UserError(f"--attributes {','.join(given)}: {name} is given twice")
+        values[index] = int(text == name)
+    return values
 
 
 def _class_index(text: str, names: list[str], n_labels: int) -> int:
@@ -70,13 +112,16 @@ def render(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
     return torch.cat(images)
 
 
-def sample(G: nn.Module, n: int, seed: int, y: Tensor | None = None, **how: Any) -> Iterator[Tensor]:
+def sample(
+    G: nn.Module, n: int, seed: int, y: Tensor | None = None, *, threshold: float | None = None, **how: Any
+) -> Iterator[Tensor]:
     """uint8 images (<= 64, C, H, W) of indices 0 .. n - 1 on the CPU; G is in eval mode.
 
-    An image depends on (seed, its index, its label); n moves it by no more than float rounding. how: see render.
+    An image depends on (seed, its index, its label); n moves it by no more than float rounding. threshold: see
+    latents; how: see render.
     """
     for start in range(0, n, CHUNK):
-        z = latents(seed, start, min(CHUNK, n - start), G.z_dim)
+        z = latents(seed, start, min(CHUNK, n - start), G.z_dim, threshold)
         yield render(G, z, None if y is None else y[start : start + CHUNK], **how)
 
 
