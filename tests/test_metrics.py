@@ -23,7 +23,7 @@ from metrics.features import (
 )
 from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.modes import class_shares, kl_divergence, kl_to_uniform, mean_confidence, n_modes
-from metrics.score import score
+from metrics.score import READS, class_accuracy, score
 
 
 def random_covariance(dim: int, rank: int, seed: int) -> Tensor:
@@ -157,6 +157,31 @@ def test_classes_refuse_what_cannot_be_read(logits: Tensor) -> None:
             read(logits)
 
 
+def test_class_accuracy_by_hand() -> None:
+    logits = torch.tensor([[5.0, 0, 0, 0], [0, 1, 0, 0], [3, 2, 1, 0], [9, 9.5, 0, 0], [0, 0, 0, 1]])
+    accuracy, each = class_accuracy(logits, torch.tensor([0, 1, 1, 1, 2]))
+    assert accuracy == pytest.approx(3 / 5, abs=1e-15)
+    assert each == [1.0, pytest.approx(2 / 3, abs=1e-15), 0.0, None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            torch.zeros(3, dtype=torch.int64),
+            r"\(2,\) classes, one an image, are needed, not torch.int64 \(3,\)",
+        ),
+        (torch.zeros(2, 4), "one an image"),
+        (torch.zeros(2), "not torch.float32"),
+        (torch.tensor([0, 4]), "classes 0 to 4: the extractor knows 0 to 3"),
+        (torch.tensor([-1, 3]), "classes -1 to 3"),
+    ],
+)
+def test_class_accuracy_refuses(asked: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        class_accuracy(torch.zeros(2, 4), asked)
+
+
 # -- features --------------------------------------------------------------------------------------
 
 
@@ -257,5 +282,28 @@ def test_score_is_zero_for_the_reference_itself_and_large_for_others(extractor: 
     assert abs(same["fid[digits-cnn]"]) < 1e-9 and same["kl_data"] == 0
     assert other["fid[digits-cnn]"] > 100 * abs(same["fid[digits-cnn]"]) + 1e-3
     assert same["shares"] == reference.shares.tolist() and same["classes"] == n_modes(reference.shares)
+    assert same["class_accuracy"] is None and same["class_accuracies"] is None
     with pytest.raises(ValueError, match="no images"):
         score(extractor, [], reference)
+
+
+def test_score_reads_fakes_as_asked_in_their_order(extractor: Extractor) -> None:
+    images = random_images(300, 0)
+    images[::2] //= 8  # two kinds, which even an untrained network tells apart
+    features, logits = extract(extractor, [images])
+    read = logits.argmax(1)
+    reference = statistics(features, logits)
+    right, wrong = (score(extractor, images.split(64), reference, y) for y in (read, (read + 1) % 10))
+    assert right["class_accuracy"] == 1 and wrong["class_accuracy"] == 0
+    half = torch.where(torch.arange(300) < 75, read, (read + 1) % 10)
+    assert score(extractor, images.split(64), reference, half)["class_accuracy"] == pytest.approx(0.25)
+    assert {k: v for k, v in right.items() if "class_" not in k} == {
+        k: v for k, v in score(extractor, [images], reference).items() if "class_" not in k
+    }
+
+
+def test_what_extractors_read_is_known_by_name() -> None:
+    """A row for an extractor that does not exist would never be used."""
+    for name, classes in READS.items():
+        _, logits = EXTRACTORS[name].build()(random_images(1, 0))
+        assert logits.shape[1] == len(classes)

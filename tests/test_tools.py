@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with ten classes."""
     return export(tmp_path_factory.mktemp("runs") / "labelled", 10, tuple("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with three attributes."""
+    names = ("Bald", "Smiling", "Young")
+    return export(tmp_path_factory.mktemp("runs") / "faces", 3, names, multi_hot=True)
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +224,112 @@ def test_rectangles_are_scored_and_drawn(weights: Path, tmp_path: Path) -> None:
         assert grid.size == (3 * 18 + 2, 2 * 34 + 2) and one.size == (16, 32)
 
 
-def test_evaluate_gives_labels_of_the_reference(labelled: Path, weights: Path) -> None:
-    assert score_of(labelled, weights)["protocol"]["labels"] == "of the reference images"
+class Obedient(nn.Module):
+    """A generator that shows a real image of the class it is asked for, but a 7 in place of each 1."""
+
+    z_dim = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        data = load_dataset("digits", img_size=16, img_channels=1)
+        images = evaluate.images_of(data)
+        self.examples = [images[torch.from_numpy(data.labels) == (7 if i == 1 else i)] for i in range(10)]
+        self.dummy, self.asked = nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Images in [-1, 1]; y are kept."""
+        self.asked += y.tolist()
+        return torch.stack([self.examples[i][n] for n, i in enumerate(y.tolist())]).float() / 127.5 - 1
+
+
+@pytest.fixture
+def obedient(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> Obedient:
+    """The generator that `labelled` then loads."""
+    G, (_, config) = Obedient(), evaluate.load_generator(labelled)
+    monkeypatch.setattr(evaluate, "load_generator", lambda *_: (G, config))
+    return G
+
+
+def test_evaluate_asks_for_the_labels_of_the_reference(
+    labelled: Path, obedient: Obedient, weights: Path
+) -> None:
+    line = score_of(labelled, weights)
     data = load_dataset("digits", img_size=16, img_channels=1)
-    index = evaluate.reference_index(data, 20)
-    y = evaluate.labels_of(data, index, {"n_labels": 10, "multi_hot": False})
-    assert y.tolist() == [int(data.labels[i]) for i in index]
+    assert obedient.asked == data.labels[evaluate.reference_index(data, N).numpy()].tolist()
+    assert line["protocol"]["labels"] == "of the reference images"
+
+
+def test_evaluate_asks_for_as_many_of_each_class(labelled: Path, obedient: Obedient, weights: Path) -> None:
+    line = score_of(labelled, weights, "--balanced")
+    assert obedient.asked == [i % 10 for i in range(N)]
+    assert line["protocol"]["labels"] == "balanced: the classes in turn"
+
+
+def test_evaluate_counts_what_is_read_as_asked(
+    labelled: Path, obedient: Obedient, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = score_of(labelled, weights, "--balanced")
+    each = line["class_accuracies"]
+    assert len(each) == 10 and each[1] < 0.2 and sum(each) - each[1] > 8 * 0.8
+    counts = [len(range(i, N, 10)) for i in range(10)]
+    mean = sum(share * count for share, count in zip(each, counts, strict=True)) / N
+    assert line["class_accuracy"] == pytest.approx(mean, abs=1e-12)
+    assert f"read as asked      {100 * mean:.1f}%" in capsys.readouterr().out
+
+
+def test_evaluate_asks_only_for_classes_that_the_extractor_reads(
+    run: Path, labelled: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = score_of(run, weights)
+    assert line["class_accuracy"] is None and line["class_accuracies"] is None
+    assert line["protocol"]["labels"] is None and "read as asked" not in capsys.readouterr().out
+    _, config = evaluate.load_generator(labelled)
+    extractor, y = load_extractor("digits-cnn", weights), torch.arange(10)
+    assert evaluate.asked_classes(y, config, extractor) is y
+    assert evaluate.asked_classes(y, config, replace(extractor, name="other")) is None
+    for change in (
+        {"label_names": list("1234567890")},
+        {"label_names": list("01234"), "n_labels": 5},
+        {"label_names": [], "n_labels": 10},
+        {"multi_hot": True},
+    ):
+        assert evaluate.asked_classes(y, config | change, extractor) is None
+
+
+def test_evaluate_refuses_labels_that_do_not_fit(
+    run: Path,
+    faces: Path,
+    labelled: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line each, before anything is drawn."""
+    given = ("--extractor", "digits-cnn", "--extractor_weights", weights, "--n", N)
+    assert "without --conditional" in refused(capsys, evaluate.main, run, *given, "--balanced")
+    assert "--balanced: this generator knows attributes" in refused(
+        capsys, evaluate.main, faces, *given, "--balanced"
+    )
+    fewer = export(tmp_path / "fewer", 3, ("0", "1", "2"))
+    for where, names in ((fewer, "0, 1, 2"), (faces, "Bald, Smiling, Young")):
+        line = refused(capsys, evaluate.main, where, *given)
+        assert f"(0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not the generator's ({names}); check --data" in line
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    for i in range(N):
+        Image.fromarray(np.full((16, 16), i, np.uint8)).save(unlabelled / f"{i}.png")
+    given = (*given, "--data", unlabelled, "--cache_dir", tmp_path / "cache")
+    score_of(run, weights, *given[-4:])  # says what it found there, once
+    assert "the labels of the reference (none)" in refused(capsys, evaluate.main, labelled, *given)
+
+
+def test_weights_of_other_label_counts_are_refused(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = export(tmp_path / "other", 3, ("0", "1", "2")) / "generator"
+    (other / "ema.safetensors").write_bytes((labelled / "generator" / "ema.safetensors").read_bytes())
+    line = refused(capsys, sample.main, other, "--out", tmp_path / "x.png")
+    assert "ema.safetensors is damaged" in line and "size mismatch" in line
 
 
 def test_evaluate_refuses(
@@ -283,13 +391,6 @@ def test_sample_takes_a_class_by_name_or_number(labelled: Path, tmp_path: Path) 
     assert np.array_equal(threes, again)
     same = [i for i in range(14) if np.abs(turns[i] - threes[i]).max() <= 1]
     assert same == [3, 13]
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with three attributes."""
-    names = ("Bald", "Smiling", "Young")
-    return export(tmp_path_factory.mktemp("runs") / "faces", 3, names, multi_hot=True)
 
 
 def drawn(run: Path, out: Path, *flags: str) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Score a trained generator: Frechet distance to its data, the classes it shows, and how it was measured.
 
     python -m tools.evaluate RUN --extractor mnist-cnn --n 10000
+    python -m tools.evaluate RUN --extractor mnist-cnn --n 10000 --balanced      as many fakes of each class
 
 RUN is a run's folder or its generator/ folder alone. N fakes are compared with N reals. Prints a table and
 appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/ folder
 that stands alone. Two scores can be compared when their protocols are equal, extractor's checksum included.
+"read as asked": the share of fakes in which the extractor reads the class that was asked for, where it knows the
+generator's classes.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metrics.features import CHUNK, EXTRACTORS, Extractor, cached_statistics, load_extractor
-from metrics.score import score
+from metrics.score import READS, score
 from modelling.layers import image_shape
 from tools.common import (
     add_generator_flags,
@@ -58,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--split", default="train", choices=("train", "val", "test", "all"), help="of the reals [train]"
     )
+    about = "fakes of a generator of classes take turns through them (default: the labels of the reference)"
+    p.add_argument("--balanced", action="store_true", help=about)
     p.add_argument("--seed", type=int, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
     p.add_argument("--data", help="folder or archive of images in place of them (default: as in training)")
@@ -103,12 +108,30 @@ def real_batches(data: ImageData, index: Tensor) -> Iterator[Tensor]:
         yield images_of(data, index[i : i + CHUNK])
 
 
-def labels_of(data: ImageData, index: Tensor, config: dict[str, Any]) -> Tensor | None:
-    """Labels for the fakes of a conditional generator: those of the reference images."""
+def labels_of(data: ImageData, index: Tensor, config: dict[str, Any], balanced: bool) -> Tensor | None:
+    """Labels for the fakes of a conditional generator: those of the reference images, or the classes in turn."""
     if not config["n_labels"]:
         return None
+    if balanced:
+        return torch.arange(len(index)) % config["n_labels"]
     y = torch.from_numpy(data.labels[index.numpy()])
     return y.to(torch.get_default_dtype()) if config["multi_hot"] else y.long()
+
+
+def check_balanced(config: dict[str, Any]) -> None:
+    """UserError for a generator whose samples are of no one class each."""
+    if not config["n_labels"]:
+        raise UserError("--balanced: this generator was trained without --conditional")
+    if config["multi_hot"]:
+        raise UserError(
+            "--balanced: this generator knows attributes, of which an image has several; leave it out"
+        )
+
+
+def asked_classes(y: Tensor | None, config: dict[str, Any], extractor: Extractor) -> Tensor | None:
+    """The labels y (N,) of the fakes if the extractor reads the same classes in the same order, else None."""
+    same = not config["multi_hot"] and tuple(config["label_names"]) == READS.get(extractor.name)
+    return y if same else None
 
 
 def protocol(
@@ -116,6 +139,7 @@ def protocol(
 ) -> dict[str, Any]:
     """Everything that a reader needs to measure the same again."""
     build = config["build"]
+    labels = "balanced: the classes in turn" if args.balanced else "of the reference images"
     return {
         "n_real": args.n,
         "n_fake": args.n,
@@ -129,7 +153,7 @@ def protocol(
         "extractor_sha256": extractor.checksum,
         "extractor_accuracy": extractor.metadata.get("accuracy"),
         "quantised": "round and clamp to uint8",
-        "labels": "of the reference images" if config["n_labels"] else None,
+        "labels": labels if config["n_labels"] else None,
         "weights": config["chosen"],
         "truncation": None,
         "batch_norm": config["batch_norm"],
@@ -172,6 +196,8 @@ def table(result: dict[str, Any], about: dict[str, Any]) -> str:
         ("confidence", f"{result['confidence']:.3f}"),
         ("shares in %", "  ".join(f"{i}: {100 * share:.1f}" for i, share in enumerate(shares))),
     ]
+    if result["class_accuracy"] is not None:
+        rows.append(("read as asked", f"{result['class_accuracy']:.1%}"))
     head = (
         f"step {about['step']}, {about['weights']} weights, seed {about['seed']}: {about['n_fake']} fakes, "
         f"{about['n_real']} reals of {about['reference']} {about['split']}"
@@ -188,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--n {args.n}: a covariance needs at least 2 images")
     device = choose_device(args.device)
     G, config = load_generator(args.run, args.weights, device)
+    if args.balanced:
+        check_balanced(config)
     with blaming_user():
         given = args.extractor_weights
         file = find_weights(args.extractor, args.cache_dir) if given is None else given
@@ -196,14 +224,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.n < FEW:
         warn(f"--n {args.n} is below {FEW}: fid rises as n falls; compare only with scores of the same n")
     index = reference_index(data, args.n)
+    y = labels_of(data, index, config, args.balanced)
     shape = tuple(data.images.shape[1:])
     identity = {"data": data.fingerprint, "n": args.n, "shape": shape, "draw": "reference"}
     with blaming_user():
         reference = cached_statistics(
             extractor, lambda: real_batches(data, index), identity, cache_folder(args.cache_dir)
         )
-        fakes = sample(G, args.n, args.seed, labels_of(data, index, config))
-        result = score(extractor, fakes, reference)
+        fakes = sample(G, args.n, args.seed, y)
+        result = score(extractor, fakes, reference, asked_classes(y, config, extractor))
     about = protocol(args, config, data, extractor, device)
     print(table(result, about))
     now = datetime.now(UTC).isoformat(timespec="seconds")
