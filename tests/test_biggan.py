@@ -205,6 +205,24 @@ def test_d_sees_the_image_before_any_relu() -> None:
     assert [type(block) for block in blocks] == [nn.Conv2d] + [DeepDownBlock] * 8
 
 
+@every_variant
+def test_ends_are_their_formulas(variant: str) -> None:
+    """tanh(conv(relu(norm))) of G's last maps; psi h + b + <V y, h> of D's, h the sum over positions of the relu."""
+    G, D = pair(variant)
+    y, last = torch.tensor([0, 1, 2, 0]), []
+    for module in (G.blocks[-1], D.blocks):
+        module.register_forward_hook(lambda module, args, out: last.append(out.clone()))
+    x = G(latents(G), y)
+    logit = D(x, y)
+    assert_close(x, torch.tanh(G.to_image(G.norm(last[0]).clamp(min=0))))
+    psi, table = D.heads.to_logit, D.heads.to_classes.weight
+    for i in range(4):
+        h = torch.zeros(last[1].shape[1])
+        for row, column in itertools.product(*map(range, last[1].shape[2:])):
+            h = h + last[1][i, :, row, column].clamp(min=0)
+        assert_close(logit[i], psi.weight[0] @ h + psi.bias[0] + table[y[i]] @ h)
+
+
 def test_attention_at_several_sizes() -> None:
     shape = {"img_size": 64, "img_channels": 3, "width": 2, "attention": [16, 32]}
     for net in (Generator(**shape, z_dim=5), Discriminator(**shape)):
