@@ -194,19 +194,22 @@ def test_each_weight_moves_its_own_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", CLASSIFIERS)
-def test_penalties_see_the_logit_only(tmp_path: Path, float64: None, head: str) -> None:
-    """gp of a run equals the penalty of the bare logit, written out, and no weight of classes changes it."""
+@pytest.mark.parametrize("penalty", ["gp", "r1"])
+def test_penalties_see_the_logit_only(tmp_path: Path, float64: None, head: str, penalty: str) -> None:
+    """A run's penalty equals that of the bare logit, written out, and no weight of classes changes it."""
+    game = {"gp": "--method wgan-gp", "r1": "--r1_weight 1"}[penalty]
     values = []
     for weights in ("", "--ac_weight_d 9 --ac_weight_g 9"):
-        loop = ac(f"--overwrite --method wgan-gp --norm_g none --lr 0 --n_steps 1 {weights}", tmp_path, head)
-        values.append(lines(tmp_path)[-1]["penalty/gp"])
+        loop = ac(f"--overwrite {game} --norm_g none --lr 0 --n_steps 1 {weights}", tmp_path, head)
+        values.append(lines(tmp_path)[-1][f"penalty/{penalty}"])
     micro = step_of(loop)
     x_real, y = micro.real
     x_fake = loop.task.G(micro.z, y).detach()
-    x_hat = (x_fake + micro.uniform("gp", (1, 1, 1)) * (x_real - x_fake)).requires_grad_()
-    (gradient,) = torch.autograd.grad(loop.task.D(x_hat, y).logit.sum(), x_hat)
+    between = x_fake + micro.uniform("gp", (1, 1, 1)) * (x_real - x_fake)
+    x = (between if penalty == "gp" else x_real).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loop.task.D(x, y).logit.sum(), x)
     norms = torch.stack([(g**2).sum().sqrt() for g in gradient])
-    expected = ((norms - 1) ** 2).mean().item()
+    expected = {"gp": ((norms - 1) ** 2).mean(), "r1": (norms**2).mean() / 2}[penalty].item()
     assert values == [pytest.approx(expected, rel=1e-9)] * 2
 
 
