@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from modelling import build_generator
+from tests.running import TINY, request
+from training.batches import ImageData
 from training.errors import UserError
 from training.generator import (
     label_examples,
@@ -19,6 +21,7 @@ from training.generator import (
     truncate_latents,
 )
 from training.hooks import COLUMNS, grid_latents
+from training.run import generator_config
 from training.sampling import latents, sample_labels
 
 
@@ -82,6 +85,19 @@ def test_damaged_label_examples_are_refused_in_one_line(text: object, tmp_path: 
         (tmp_path / "config.json").write_text(json.dumps(held))
         with pytest.raises(UserError, match="config.json is damaged .*resume the run"):
             load_generator(tmp_path)
+
+
+def test_a_run_keeps_examples_of_the_labels_it_was_trained_with() -> None:
+    images = np.zeros((600, 16, 16, 1), np.uint8)
+    kinds = {"faces": attributes(600, 10), "digits": np.arange(600) % 10}
+    names = tuple("abcdefghij")
+    flags = f"{TINY} --conditional --seed 4"
+    for kind, labels in kinds.items():
+        data = ImageData(images, labels, names, "fingerprint", kind)
+        found = generator_config(request(flags).config(), data, {"img_size": 16, "n_labels": 10})
+        expected = label_examples(labels, seed=4) if kind == "faces" else None
+        assert found.get("label_examples") == expected and found["multi_hot"] == (kind == "faces")
+        assert len(label_rows(json.loads(json.dumps(found)), 20, seed=0)) == 20
 
 
 # -- attributes by name ----------------------------------------------------------------------------

@@ -259,8 +259,11 @@ def test_evaluate_asks_for_the_labels_of_the_reference(
     assert line["protocol"]["labels"] == "of the reference images"
 
 
-def test_evaluate_asks_for_as_many_of_each_class(labelled: Path, obedient: Obedient, weights: Path) -> None:
+def test_evaluate_asks_for_as_many_of_each_class(
+    labelled: Path, obedient: Obedient, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = score_of(labelled, weights, "--balanced")
+    assert "labels balanced" in capsys.readouterr().out
     assert obedient.asked == [i % 10 for i in range(N)]
     assert line["protocol"]["labels"] == "balanced: the classes in turn"
 

@@ -203,6 +203,8 @@ def table(result: dict[str, Any], about: dict[str, Any]) -> str:
         f"{about['n_real']} reals of {about['reference']} {about['split']}"
     )
     reader = f"{extractor} {about['extractor_sha256'][:16]}, batch norm: {about['batch_norm']}"
+    if about["labels"] is not None:
+        reader += f", labels {about['labels']}"
     return "\n".join([head, reader, *(f"{name:<18} {value}" for name, value in rows)])
 
 
