@@ -276,7 +276,8 @@ NOTICED_ON_RESUME = {"lr", "lr_d", "lr_g"}
 
 _SPECTRAL = ("spectral_norm_g", "spectral_norm_d")
 _AC_WEIGHTS = ("ac_weight_d", "ac_weight_fake", "ac_weight_g")
-_LABELS = ("condition_g", "condition_d", *_AC_WEIGHTS)  # what --conditional settles
+_WAYS = ("condition_g", "condition_d")
+_LABELS = (*_WAYS, *_AC_WEIGHTS)  # what --conditional settles
 
 
 def weight_flag(penalty: str) -> str:
@@ -370,11 +371,13 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 def without_derived(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's saved settings less those that `settled` derives: another method or model derives its own."""
-    names = ("img_size", "norm_g", "norm_d", "stable_kimg", "fade_kimg", *_LABELS, *_SPECTRAL)
     if not {"dataset", "model", "method"} <= settings.keys():
         return settings  # written by hand: each value is meant
-    bare = settled(TrainConfig(**{k: v for k, v in settings.items() if k not in names}))
-    return {k: v for k, v in settings.items() if k not in names or v != getattr(bare, k)}
+    rest = ("img_size", "norm_g", "norm_d", "stable_kimg", "fade_kimg", *_WAYS, *_SPECTRAL)
+    for names in (rest, _AC_WEIGHTS):  # weights follow from the ways that remain
+        bare = settled(TrainConfig(**{k: v for k, v in settings.items() if k not in names}))
+        settings = {k: v for k, v in settings.items() if k not in names or v != getattr(bare, k)}
+    return settings
 
 
 def typed(settings: dict[str, Any], source: str) -> dict[str, Any]:
@@ -627,8 +630,9 @@ def _validate_labels(config: TrainConfig) -> None:
         if getattr(config, name) is not None and (head is None or not head.classifies):
             able = ", ".join(n for n, row in CLASS_HEADS.items() if row.classifies)
             raise UserError(f"--{name}: only --condition_d {able} classify")
-    if config.condition_g in CONDITIONAL_NORMS and (config.norm_g is not None or "norm" in config.g_kwargs):
-        raise UserError(f"--condition_g {config.condition_g} is the norm of G: leave out --norm_g")
+    condition = _with_labels(config).condition_g
+    if condition in CONDITIONAL_NORMS and (config.norm_g is not None or "norm" in config.g_kwargs):
+        raise UserError(f"--condition_g {condition} is the norm of G: leave out --norm_g")
 
 
 def _validate_augmentation(config: TrainConfig, flags: frozenset[str]) -> None:

@@ -404,12 +404,8 @@ def check_labels_of(config: TrainConfig, data: ImageData) -> None:
         return
     if data.labels is None:
         raise UserError(
-            f"--conditional needs labels, and {data.name} has none (class folders, or list_attr_celeba.txt)"
-        )
-    if not data.multi_hot and data.n_labels < 2:
-        raise UserError(
-            f"--conditional needs two classes or more, and {data.name} has one ({', '.join(data.label_names)}): "
-            "leave the flag out"
+            f"--conditional needs labels, and {data.name} has none (two class folders or more, or "
+            "list_attr_celeba.txt): leave the flag out"
         )
     head = config.class_head()
     if data.multi_hot and head is not None and head.one_class:
