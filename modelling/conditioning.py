@@ -58,6 +58,9 @@ CONDITIONAL_NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+PLAIN_NORMS = {"cbn": "batch", "cin": "instance"}  # the same for a layer that labels do not reach
+
+
 class TakesRows:
     """Marks modules whose forward takes label vectors beside the maps."""
 

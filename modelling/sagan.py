@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelling import sngan
-from modelling.conditioning import Conditioned, DOutput, Heads, norm_factory, rows_of
+from modelling.conditioning import PLAIN_NORMS, Conditioned, DOutput, Heads, norm_factory, rows_of
 from modelling.layers import check_images, check_latents, check_number, check_size, norm_layer
 from modelling.resnet import DownBlock, UpBlock, activate, sum_pool
 from ops.attention import attention as attend
@@ -36,7 +36,7 @@ def attention_sizes(
         given = min(32, img_size // 2)
     chosen = given if isinstance(given, list | tuple) else [given] if given else []
     for size in chosen:
-        if isinstance(size, bool) or size not in made:
+        if size not in made:
             known = ", ".join(map(str, made))
             raise ValueError(
                 f"attention {size!r}: {network} of {img_size} px has maps of {known} px; give one of them, several "
@@ -84,8 +84,7 @@ class Generator(nn.Module):
 
     width is the unit of channels: 4 of them everywhere at 32 px, else 16 at 4 px down to 1 next to the image. The
     paper's is 64. attention: size in px of the maps that get it, after the block that makes them; a list for several,
-    0 for none; None for 32, and 16 in images of 32 px. norm: of the output, and without labels of the blocks.
-    ValueError for sizes not in SIZES and for settings out of range.
+    0 for none; None for 32, and 16 in images of 32 px. ValueError for sizes not in SIZES and for settings out of range.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Generator(nn.Module):
             self.blocks.append(UpBlock(c_in, c_out, norms))
             if size in attended:
                 self.blocks.append(SelfAttention(c_out))
-        self.norm = norm_layer(norm, channels[-1])
+        self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
         init_xavier(self)
 

@@ -66,6 +66,7 @@ FAMILIES = {
     **dict.fromkeys(PLAIN, _PLAIN),
     "sngan": Family({}, _WIDTHS),
     "sndcgan": Family({}, _WIDTHS),
+    "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
     "progressive_gan": _EQUALISED(
         {"minibatch_stddev": False, "equalised": False},
         [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
