@@ -412,7 +412,7 @@ def test_sample_gives_pairs_that_differ_in_one_attribute(faces: Path, tmp_path: 
     assert (is_there != is_gone).all() and is_there.any() and is_gone.any()
 
 
-def test_sample_takes_attributes_in_every_form(faces: Path, tmp_path: Path) -> None:
+def test_sample_takes_attributes(faces: Path, tmp_path: Path) -> None:
     """A value that starts with a minus is no flag."""
     forms = (
         ["--attributes", "-Young,Bald"],
