@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from modelling import dcgan, mlp, progressive_gan, sagan, simple_cnn, sndcgan, sngan, stylegan, stylegan2
+from modelling import (
+    biggan,
+    dcgan,
+    mlp,
+    progressive_gan,
+    sagan,
+    simple_cnn,
+    sndcgan,
+    sngan,
+    stylegan,
+    stylegan2,
+)
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
 from modelling.equalised import Equalised
@@ -50,6 +61,7 @@ MODELS = {
     "sngan": Model(sngan.Generator, sngan.Discriminator, **_SNGAN),
     "sndcgan": Model(sndcgan.Generator, sndcgan.Discriminator, **_SNGAN),
     "sagan": Model(sagan.Generator, sagan.Discriminator, **_SNGAN | {"spectral_norm": "gd"}),
+    "biggan": Model(biggan.Generator, biggan.Discriminator, _NORMS, _HEADS, spectral_norm="gd"),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from modelling.conditioning import (
     CONDITIONAL_NORMS,
+    PLAIN_NORMS,
     ConditionalNorm,
     Conditioned,
     DOutput,
@@ -69,7 +70,6 @@ SIZES = tuple(LAYOUTS)
 DEEP_WIDTH = 128  # above 64 px
 SHARED_DIM = 128
 
-PLAIN_NORMS = {"cbn": "batch", "cin": "instance"}  # conditional norms -> the same without conditions
 INITS: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": partial(nn.init.normal_, std=0.02),
     "orthogonal": nn.init.orthogonal_,

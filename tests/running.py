@@ -28,6 +28,7 @@ SMALL = {
     "sngan": (_NARROW, _NARROW),
     "sndcgan": (_NARROW, _NARROW),
     "sagan": (_NARROW, _NARROW),
+    "biggan": (_NARROW, _NARROW),
     "mlp": (_NARROW, _NARROW),
     "progressive_gan": (_FEW, _FEW),
     "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),

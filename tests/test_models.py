@@ -67,6 +67,7 @@ FAMILIES = {
     "sngan": Family({}, _WIDTHS),
     "sndcgan": Family({}, _WIDTHS),
     "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
+    "biggan": Family({"deep": True}, [*_WIDTHS, {"attention": 5}, {"init": "zeros"}, {"deep": "very"}]),
     "progressive_gan": _EQUALISED(
         {"minibatch_stddev": False, "equalised": False},
         [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
