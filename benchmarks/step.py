@@ -4,13 +4,16 @@ python -m benchmarks.step
 python -m benchmarks.step --device cuda --rounds 11
 python -m benchmarks.step --model stylegan2 --case "32x32x3 b8 narrow"
 python -m benchmarks.step --model stylegan2 --device cuda --case "64x64x3 b32" "128x128x3 b32"
+python -m benchmarks.step --model biggan --case "32x32x3 b50" --variant fp32
 
 One JSON line a case: medians over rounds of `steps` steps each, the ratio ours / naive, and where our time
-goes (data, D, G, optimiser, EMA). The naive loop has its images in memory as floats, a sigmoid and
-binary cross entropy, two passes of D, the default optimiser and .item() on its losses at each step; both
-train the same networks on the same number of images, with an averaged copy of G. For StyleGAN2 (R1 each 16th step,
-path length each 4th on half a batch) it has a weight for each sample in every convolution, as the published code has,
-and makes the fakes anew for G; a measurement is 16 steps.
+goes (data, D, G, optimiser, EMA, the power iterations of spectral norm and their share of a step). The naive loop has
+its images in memory as floats, a sigmoid and binary cross entropy, two passes of D, the default optimiser and .item()
+on its losses at each step; both train the same networks on the same number of images, with an averaged copy of G. For
+StyleGAN2 (R1 each 16th step, path length each 4th on half a batch) it has a weight for each sample in every
+convolution, as the published code has, and makes the fakes anew for G; a measurement is 16 steps. For BigGAN (hinge,
+10 classes) it is the same layers under torch's own spectral norm, which iterates at each forward in training, with one
+pass of D over reals and fakes together; a measurement is 4 steps, of which `hinge-d4` updates G in one.
 """
 
 import argparse
@@ -26,9 +29,12 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
+from torch.nn.utils import parametrizations
 
-from modelling import build_discriminator, build_generator, stylegan2
+from modelling import biggan, build_discriminator, build_generator, stylegan2
+from ops.spectral_norm import iterate_spectral_norm
+from training import loop as training_loop
 from training.config import parse_config
 from training.data import ImageData
 from training.errors import cli
@@ -43,6 +49,7 @@ CASES = {  # model -> case -> size, channels, batch, settings of both networks
         "64x64x3 b32": (64, 3, 32, WIDE),
         "128x128x3 b32": (128, 3, 32, WIDE),
     },
+    "biggan": {"32x32x3 b50 narrow": (32, 3, 50, {"width": 8}), "32x32x3 b50": (32, 3, 50, {"width": 64})},
 }
 LOSSES = {
     "dcgan": {"gan": "--method gan", "wgan-gp": "--method wgan-gp", "r1": "--method gan --r1_weight 10"},
@@ -50,16 +57,30 @@ LOSSES = {
         "gan": "--method gan",
         "r1+path_length": "--method gan --r1_weight 1 --penalty_interval r1=16 --penalty path_length",
     },
+    "biggan": {
+        "hinge": "--method hinge --conditional",
+        "hinge-d4": "--method hinge --conditional --train_g_interval 4",
+    },
 }
-N_IMAGES = 2048
+STEPS = {"stylegan2": 16, "biggan": 4}  # of a measurement: as often as the laziest phase
+VARIANTS = {  # of our loop -> precision, channels_last
+    "fp32": ("no", False),
+    "fp32 channels_last": ("no", True),
+    "bf16": ("bf16", False),
+    "bf16 channels_last": ("bf16", True),
+    "fp16": ("fp16", False),
+    "fp16 channels_last": ("fp16", True),
+}
+Z_DIM = {"dcgan": 100, "stylegan2": 100, "biggan": 128}
+N_IMAGES, N_CLASSES = 2048, 10
 
 
 def synthetic(img_size: int, channels: int) -> ImageData:
-    """Random uint8 images in memory."""
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (N_IMAGES, img_size, img_size, channels), dtype=np.uint8
-    )
-    return ImageData(images=pixels, labels=None, label_names=(), fingerprint="synthetic", name="synthetic")
+    """Random uint8 images in memory, of random classes."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (N_IMAGES, img_size, img_size, channels), dtype=np.uint8)
+    names = tuple(f"class {i}" for i in range(N_CLASSES))
+    return ImageData(pixels, rng.integers(0, N_CLASSES, N_IMAGES), names, "synthetic", "synthetic")
 
 
 def floats(data: ImageData, device: str) -> Tensor:
@@ -72,7 +93,7 @@ class TimedLoop:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.seconds = dict.fromkeys(("data", "d", "g", "optimiser", "ema"), 0.0)
+        self.seconds = dict.fromkeys(("data", "d", "g", "optimiser", "ema", "power_iteration"), 0.0)
         self.inner = 0.0
 
     def _timed(self, name: str, call: Callable) -> Callable:
@@ -97,8 +118,10 @@ class TimedLoop:
         loop._apply = self._timed("optimiser", plain[1])
         loop._average = self._timed("ema", plain[2])
         loop._run_phase = lambda phase, *rest: self._timed(phase.trains.lower(), plain[3])(phase, *rest)
-        for _ in range(steps):
-            loop.run_step()
+        power = self._timed("power_iteration", iterate_spectral_norm)
+        with mock.patch.object(training_loop, "iterate_spectral_norm", power):
+            for _ in range(steps):
+                loop.run_step()
         loop.batches.micro, loop._apply, loop._average, loop._run_phase = plain
         return {name: round(1000 * value / steps, 3) for name, value in self.seconds.items()}
 
@@ -114,16 +137,21 @@ def ours(
 ) -> Loop:
     """Our loop on these images, writing nothing."""
     layout = "--channels_last" if channels_last else "--no-channels_last"
-    words = (
-        f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]} --z_dim 100 --ema --loggers {layout}"
-    )
-    words += f" --device {device} --mixed_precision {precision}"
+    words = f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]} --z_dim {Z_DIM[model]}"
+    words += f" --ema --loggers {layout} --device {device} --mixed_precision {precision}"
     for side in ("g", "d") if case[3] else ():
         words += f" --{side}_kwargs " + " ".join(f"{name}={value}" for name, value in case[3].items())
     config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
     accelerator = make_accelerator(config)
     set_backends(config, accelerator)
     return build_loop(config, accelerator, data, Path("nowhere"))[0]  # nothing is written before a checkpoint
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def naive(data: ImageData, batch: int, loss: str, device: str) -> Callable[[], None]:
@@ -198,11 +226,6 @@ def published(data: ImageData, case: tuple, loss: str, device: str) -> Callable[
         ws = G.styles(z, None, z_mix, torch.rand(n, 2, device=device))
         return G.synthesis(ws, twice=True), ws
 
-    def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
     def path_length() -> Tensor:
         nonlocal mean
         x, ws = fakes(batch // 2)
@@ -236,6 +259,42 @@ def published(data: ImageData, case: tuple, loss: str, device: str) -> Callable[
     return in_groups
 
 
+def with_torch_norm(data: ImageData, case: tuple, loss: str, device: str) -> Callable[[], None]:
+    """One step of BigGAN under torch's spectral norm, in full precision."""
+    size, channels, batch, widths = case
+    shape = {"img_size": size, "img_channels": channels, "n_labels": N_CLASSES} | widths
+    G, D = (
+        biggan.Generator(**shape, z_dim=Z_DIM["biggan"]).to(device),
+        biggan.Discriminator(**shape).to(device),
+    )
+    for module in [*G.modules(), *D.modules()]:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            parametrizations.spectral_norm(module)
+    images, labels = floats(data, device), torch.from_numpy(data.labels).to(device)
+    optimizer_d, optimizer_g = (torch.optim.Adam(net.parameters(), 2e-4, (0.0, 0.999)) for net in (D, G))
+    average = [p.detach().clone() for p in G.parameters()]
+    count, interval = 0, 4 if loss == "hinge-d4" else 1
+
+    def step() -> None:
+        nonlocal count
+        start = count * batch % (N_IMAGES - batch)
+        x_real, y = images[start : start + batch], labels[start : start + batch]
+        count += 1
+        due = count % interval == 0
+        with torch.set_grad_enabled(due):  # the fakes of D's last update are G's
+            x_fake = G(torch.randn(batch, Z_DIM["biggan"], device=device), y)
+        d_real, d_fake = D(torch.cat([x_real, x_fake.detach()]), torch.cat([y, y])).chunk(2)
+        update(optimizer_d, relu(1 - d_real).mean() + relu(1 + d_fake).mean())
+        if due:
+            D.requires_grad_(False)
+            update(optimizer_g, -D(x_fake, y).mean())
+            D.requires_grad_(True)
+            for a, p in zip(average, G.parameters(), strict=True):
+                a.mul_(0.999).add_(p.detach(), alpha=0.001)
+
+    return step
+
+
 def seconds_of(step: Callable[[], None], steps: int, device: torch.device) -> float:
     """Wall time of so many steps."""
     synchronise(device)
@@ -252,22 +311,22 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None
     size, channels, batch, _ = case
     torch.manual_seed(0)
     data = synthetic(size, channels)
-    precisions = ("no", "bf16") if args.device == "cpu" else ("no", "bf16", "fp16")
-    makers = {"dcgan": lambda: naive(data, batch, loss, args.device)}
-    makers["stylegan2"] = lambda: published(data, case, loss, args.device)
+    makers = {
+        "dcgan": lambda: naive(data, batch, loss, args.device),
+        "stylegan2": lambda: published(data, case, loss, args.device),
+        "biggan": lambda: with_torch_norm(data, case, loss, args.device),
+    }
     variants: dict[str, Callable[[], None]] = {"naive": makers[model]()}
     loops: dict[str, Loop] = {}
-    for precision in precisions:
-        for channels_last in (False, True):
-            variant = ("fp32" if precision == "no" else precision) + (
-                " channels_last" if channels_last else ""
-            )
+    for variant in args.variant or VARIANTS:
+        precision, channels_last = VARIANTS[variant]
+        if args.device != "cpu" or precision != "fp16":
             loops[variant] = reset(
                 lambda p=precision, c=channels_last: ours(model, data, case, loss, p, c, args.device)
             )
             variants[variant] = loops[variant].run_step
     device = torch.device(args.device)
-    steps = 16 if model == "stylegan2" else args.steps  # as often as the laziest penalty
+    steps = STEPS.get(model, args.steps)
     for step in variants.values():
         seconds_of(step, 3, device)
     times: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -284,6 +343,7 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None
         }  # fmt: skip
         if variant in loops:
             line["ms"] = TimedLoop(loops[variant]).measure(steps)
+            line["power_share"] = round(line["ms"]["power_iteration"] * steps / (1000 * median), 4)
         print(json.dumps(line), flush=True)
 
 
@@ -314,11 +374,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="dcgan", choices=tuple(CASES))
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements a variant")
-    parser.add_argument("--steps", type=int, default=10, help="steps a measurement (StyleGAN2: 16)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="steps a measurement (StyleGAN2: 16, BigGAN: 4)"
+    )
     parser.add_argument("--case", nargs="*", help="sizes (default: all of the model)")
     parser.add_argument("--loss", nargs="*", help="losses (default: all of the model)")
+    parser.add_argument("--variant", nargs="*", help="ours (default: all; fp16 on a GPU only)")
     args = parser.parse_args(argv)
-    for given, known in ((args.case, CASES[args.model]), (args.loss, LOSSES[args.model])):
+    tables = (CASES[args.model], LOSSES[args.model], VARIANTS)
+    for given, known in zip((args.case, args.loss, args.variant), tables, strict=True):
         for name in given or ():
             if name not in known:
                 parser.error(f"{name!r}: choose from {', '.join(map(repr, known))}")
