@@ -2,7 +2,7 @@
 
 arXiv:1802.05957 tables 4 and 6, arXiv:1802.05637. The spectral norm of D is applied from outside. The papers have no
 64 px: here G starts at 4x4 with 16 times its last width and D ends in a plain block at 4x4, both as at 128 px. D's
-last layer has no bias.
+last layer has no bias, and G's last norm does not see labels.
 """
 
 import itertools
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelling.conditioning import Conditioned, DOutput, Heads, norm_factory, rows_of
-from modelling.layers import check_images, check_latents, check_number, check_size
+from modelling.conditioning import PLAIN_NORMS, Conditioned, DOutput, Heads, norm_factory, rows_of
+from modelling.layers import check_images, check_latents, check_number, check_size, norm_layer
 from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool
 
 # By image size, in units of the width: channels of G's maps of 4, 8, ... px, and of the outputs of D's blocks.
@@ -49,7 +49,7 @@ class Generator(nn.Module):
         norms = norm_factory(norm, condition, n_labels)
         self.start = nn.Linear(z_dim, channels[0] * 16)
         self.blocks = Conditioned(*(UpBlock(*pair, norms) for pair in itertools.pairwise(channels)))
-        self.norm = norms(channels[-1])
+        self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
         init_glorot(self)
 
@@ -58,7 +58,7 @@ class Generator(nn.Module):
         check_latents(z, self.z_dim)
         rows = rows_of(y, len(z), self.n_labels)
         h = self.blocks(self.start(z).unflatten(1, (-1, 4, 4)), rows)  # (N, C * 16) -> (N, C, 4, 4)
-        return torch.tanh(self.to_image(activate(self.norm, h, rows)))
+        return torch.tanh(self.to_image(activate(self.norm, h, None)))
 
 
 class Discriminator(nn.Module):
