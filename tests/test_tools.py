@@ -591,3 +591,16 @@ def test_styles_refuses(styled: Path, run: Path, tmp_path: Path, capsys) -> None
     assert "dcgan has no styles" in refused(capsys, styles.main, run, "--show", "noise", *out)
     assert "layers 0 to 6" in refused(capsys, styles.main, styled, "--show", "mixing", "--layers", 3, 7, *out)
     assert "NAME.png" in refused(capsys, styles.main, styled, "--show", "noise", "--out", "x.gif")
+
+
+def test_styles_takes_attributes(tmp_path: Path) -> None:
+    run = export(tmp_path / "run", 3, ("Bald", "Smiling", "Young"), multi_hot=True, model="stylegan2")
+    shown = []
+    for words in ([], ["--attributes", "-Smiling,Bald"]):
+        out = tmp_path / f"{len(shown)}.png"
+        flags = ["--show", "truncation", "--psi", "1", "--rows", "4", "--out", str(out)]
+        assert styles.main([str(run), *flags, *words]) == 0
+        single = drawn(run, tmp_path / f"{len(shown)}", *words)[:4]
+        assert np.array_equal(cells(out, 1).reshape(4, 16, 16), single)
+        shown.append(single)
+    assert not np.array_equal(*shown)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,35 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         "--cache_dir", help="where images and classifiers are kept (default: the user's cache)"
     )
     add_device_flag(parser)
+
+
+def words(text: str) -> list[str]:
+    """argparse type: names with commas between."""
+    return [word.strip() for word in text.split(",")]
+
+
+def join_value(argv: Sequence[str], flag: str) -> list[str]:
+    """`flag=WORD` for `flag WORD`, since argparse takes a WORD that starts with a minus for another flag."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == flag and not word.startswith("--"):
+            joined[-1] = f"{flag}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def add_label_flags(parser: argparse.ArgumentParser) -> None:
+    """--class and --attributes; the parser is for parse_with_attributes."""
+    about = "class by name or number (default: all classes in turn)"
+    parser.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help=about)
+    about = "attributes that all have, or with a minus have not, commas between (default: as in the data)"
+    parser.add_argument("--attributes", type=words, action="extend", metavar="NAME,-NAME", help=about)
+
+
+def parse_with_attributes(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """parser.parse_args(argv), where the value of --attributes may start with a minus."""
+    return parser.parse_args(join_value(sys.argv[1:] if argv is None else argv, "--attributes"))
 
 
 def cache_folder(cache_dir: str | None) -> Path:

@@ -26,7 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from modelling import MODELS, STYLED
-from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
+from tools.common import (
+    add_device_flag,
+    add_generator_flags,
+    add_label_flags,
+    finite,
+    make_parser,
+    parse_with_attributes,
+    positive,
+)
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.generator import load_generator, sampling_copy
@@ -41,10 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add_generator_flags(p)
     p.add_argument("--n", type=positive, default=64, help="number of images [64]")
     p.add_argument("--out", required=True, help="NAME.png for one grid, DIR/ for single files")
-    about = "class by name or number (default: all classes in turn)"
-    p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help=about)
-    about = "attributes that all have, or with a minus have not, commas between (default: as in the data)"
-    p.add_argument("--attributes", type=words, action="extend", metavar="NAME,-NAME", help=about)
+    add_label_flags(p)
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=int, default=0, help=about)
     about = "psi of models with styles, 0 for the mean style alone; threshold of latents for others [none]"
@@ -53,22 +58,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--truncation_layers", type=positive, help=about)
     add_device_flag(p)
     return p
-
-
-def words(text: str) -> list[str]:
-    """argparse type: names with commas between."""
-    return [word.strip() for word in text.split(",")]
-
-
-def join_value(argv: Sequence[str], flag: str) -> list[str]:
-    """`flag=WORD` for `flag WORD`, since argparse takes a WORD that starts with a minus for another flag."""
-    joined: list[str] = []
-    for word in argv:
-        if joined and joined[-1] == flag and not word.startswith("--"):
-            joined[-1] = f"{flag}={word}"
-        else:
-            joined.append(word)
-    return joined
 
 
 def truncated(
@@ -115,7 +104,7 @@ def write(images: Tensor, out: Path, as_grid: bool, n_columns: int) -> str:
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw, write."""
-    args = parser().parse_args(join_value(sys.argv[1:] if argv is None else argv, "--attributes"))
+    args = parse_with_attributes(parser(), argv)
     out = Path(args.out)
     is_folder = args.out.endswith("/") or out.is_dir() or not out.suffix
     if not is_folder and out.suffix.lower() != ".png":

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from metrics.features import to_uint8
 from modelling import MODELS, STYLED
 from modelling.styles import truncated
-from tools.common import add_device_flag, add_generator_flags, finite, make_parser, positive
+from tools.common import (
+    add_device_flag,
+    add_generator_flags,
+    add_label_flags,
+    finite,
+    make_parser,
+    parse_with_attributes,
+    positive,
+)
 from training.device import choose_device
 from training.errors import UserError, cli
 from training.generator import load_generator
@@ -81,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--psi", type=finite, nargs="+", default=PSI, help="of the truncation sweep")
     about = "styles that the mixing table's columns lend (default: the coarsest third)"
     p.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "END"), help=about)
-    p.add_argument("--class", dest="classes", nargs="+", metavar="CLASS", help="as for tools.sample")
+    add_label_flags(p)
     p.add_argument("--seed", type=int, default=0, help="latents are a function of it [0]")
     add_device_flag(p)
     return p
@@ -91,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
 @torch.inference_mode()
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw the picture, write it."""
-    args = parser().parse_args(argv)
+    args = parse_with_attributes(parser(), argv)
     out = Path(args.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: give NAME.png")
@@ -100,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{args.run}: {config['model']} has no styles; {STYLED} have")
     n = 2 * args.rows if args.show == "mixing" else args.rows
     param = next(G.parameters())
-    y = sample_labels(config, n, args.seed, args.classes)
+    y = sample_labels(config, n, args.seed, args.classes, args.attributes)
     z = latents(args.seed, 0, n, G.z_dim).to(param)
     ws = G.styles(z, None if y is None else y.to(param.device))
     images, columns = TABLES[args.show](G, ws, args)
