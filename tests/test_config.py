@@ -175,9 +175,8 @@ def test_presets_belong_to_their_scripts():
     assert [script for name, script in OFFERED if name == "cifar10-stylegan2-ada"] == ["gan_cifar10"]
     assert "invalid choice" in refusal("--preset cifar10-stylegan2-ada", "gan_mnist")
     assert {PRESETS[name].settings["model"] for name in PRESETS if PRESETS[name].script is None} == {
-        "progressive_gan",
-        "stylegan",
-        "stylegan2",
+        *("sngan", "sagan", "biggan"),
+        *("progressive_gan", "stylegan", "stylegan2"),
     }
 
 
@@ -202,22 +201,63 @@ def test_presets_of_the_nvidia_family():
 
 
 def test_cifar_study_rows():
-    """The seven unconditional rows of the CIFAR-10 study differ as its table says."""
-    rows = {
+    """The seven unconditional rows of the CIFAR-10 study differ as its table says, and so do the four with labels."""
+    study = {
         name: resolve(f"--preset {name}", "gan_cifar10")
         for name in PRESETS
         if PRESETS[name].source == "xyfJASON/GANs-Implementations"
     }
-    assert len(rows) == 7
     assert all(
-        c.train_g_interval == 5 and c.n_steps == 200_000 and c.batch_size == 512 for c in rows.values()
+        c.train_g_interval == 5 and c.n_steps == 200_000 and c.batch_size == 512 for c in study.values()
     )
-    assert all(c.norm_d == "batch" for c in rows.values())
+    assert all(c.norm_d == "batch" and c.model == "simple_cnn" for c in study.values())
+    rows = {name: c for name, c in study.items() if not c.conditional}
+    assert len(rows) == 7
     assert rows["cifar10-gan-r1"].penalties() == {"r1": (10.0, 1)}
     assert rows["cifar10-wgan-gp"].penalties() == {"gp": (10.0, 1)} and rows["cifar10-wgan-gp"].beta2 == 0.9
     assert rows["cifar10-wgan"].optimizer == "RMSprop" and rows["cifar10-wgan"].lr == 2e-4
     assert rows["cifar10-sngan"].spectral_norm_d and rows["cifar10-sngan-hinge"].method == "hinge"
     assert rows["cifar10-lsgan"].method == "lsgan"
+    labelled = {name: c for name, c in study.items() if c.conditional}
+    assert {name: (c.condition_g, c.condition_d, c.lr, c.norm_g) for name, c in labelled.items()} == {
+        "cifar10-cgan": ("concat", "concat", 2e-4, "batch"),
+        "cifar10-cgan-cbn": ("cbn", "concat", 2e-4, None),
+        "cifar10-acgan": ("cbn", "ac", 8e-4, None),
+        "cifar10-sngan-projection": ("cbn", "projection", 8e-4, None),
+    }
+    acgan, projection = labelled["cifar10-acgan"], labelled["cifar10-sngan-projection"]
+    assert (acgan.ac_weight_d, acgan.ac_weight_fake, acgan.ac_weight_g) == (
+        1,
+        0,
+        1,
+    )  # no classes of fakes for D
+    assert projection.method == "hinge" and projection.spectral_norm_d and not projection.spectral_norm_g
+
+
+def test_presets_of_the_hinge_family():
+    """SNGAN, SA-GAN and BigGAN: what their papers say, and the model's own pair where there are labels."""
+    rows = {
+        name: resolve(f"--preset {name}", row.script or "gan_cifar10")
+        for name, row in PRESETS.items()
+        if row.settings["model"] in ("sngan", "sagan", "biggan")
+    }
+    assert len(rows) == 7
+    for config in rows.values():
+        assert config.method == "hinge" and config.beta1 == 0 and config.spectral_norm_d
+        assert config.spectral_norm_g == (config.model != "sngan")
+        if config.conditional:
+            assert (
+                config.condition_g == "cbn" and config.condition_d == "projection" and config.norm_g is None
+            )
+    assert [name for name, config in rows.items() if not config.conditional] == ["sngan", "celeba-sagan"]
+    assert (rows["sngan"].train_g_interval, rows["sngan"].lr_decay_from, rows["sngan"].batch_size) == (
+        5,
+        0,
+        64,
+    )
+    assert rows["sagan"].rates == {"D": 4e-4, "G": 1e-4} and rows["sagan"].img_size == 128
+    assert rows["biggan"].penalties() == {"ortho": (1e-4, 1)} and rows["biggan"].ema_warmup == 20_000
+    assert rows["biggan-cifar10"].penalties() == {} and rows["biggan-cifar10"].train_g_interval == 4
 
 
 def test_a_weight_alone_enables_its_penalty():
