@@ -22,6 +22,9 @@ RUNS = {
     " --augment ada color --ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema --ema_halflife 100 --ema_rampup 0.5",
     "gan": f"--method gan {NOISY}",
     "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
+    "ac": f"--conditional --condition_g cbn --condition_d ac {NOISY}",
+    "projection": "--conditional --condition_g cin --condition_d projection --method hinge --spectral_norm_d --ema "
+    "--d_kwargs width=4 dropout=0.3 --ortho_weight 1 --penalty_interval ortho=3",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
 }
 
@@ -54,21 +57,29 @@ EQUAL = {
     "dragan": "--method gan --penalty dragan",
     "spectral": "--method hinge --spectral_norm_d --spectral_norm_g",
     "conditional": "--method lsgan --conditional",
+    "ac": "--conditional --condition_g cin --condition_d ac --r1_weight 10 --accumulate 2",
+    "k_plus_1": "--conditional --condition_g concat --condition_d k_plus_1",
+    "projection": "--method hinge --conditional --condition_g cin --condition_d projection --spectral_norm_d "
+    "--ortho_weight 1",
     "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
 }
-BARE = {"stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2"}
+PLAIN = "--norm_g none --norm_d none"
+BARE = {  # without batch statistics; cin is a norm of G that has none
+    "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
+    "progressive_gan": "",
+    "ac": "--norm_d none",
+    "projection": "--norm_d none",
+}
 
 
 def test_two_processes_equal_one(tmp_path):
     """Same global batch, float64, no batch statistics: parameters after 10 steps."""
     common = "--n_steps 10 --ema"
-    plain = "--norm_g none --norm_d none"
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     commands = [
-        f"--log_name {name} {command} {common} {plain if '--model' not in command else ''} {BARE.get(name, '')}"
-        for name, command in EQUAL.items()
+        f"--log_name {name} {command} {common} {BARE.get(name, PLAIN)}" for name, command in EQUAL.items()
     ]
     drive(commands, tmp_path / "one", dtype="float64")
     output = drive(commands, tmp_path / "two", processes=2, dtype="float64")
