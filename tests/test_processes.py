@@ -15,6 +15,7 @@ STYLED = "--g_kwargs channel_base=128 w_dim=8 mapping_layers=2 --d_kwargs channe
 # 4 px for 10 steps, then 16 in a fade, 10 as it is: the checkpoint at step 20 stands in the middle of a fade
 GROWN = "--stable_kimg 0.08 --fade_kimg 0.128"
 NARROW = "--g_kwargs channel_base=128 --d_kwargs channel_base=128"
+LABELLED = "--conditional --method hinge --img_size 32 --ema"
 RUNS = {
     "progressive_gan": f"--model progressive_gan --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} --ema",
     "stylegan": f"--model stylegan --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} {GROWN}",
@@ -25,6 +26,10 @@ RUNS = {
     "ac": f"--conditional --condition_g cbn --condition_d ac {NOISY}",
     "projection": "--conditional --condition_g cin --condition_d projection --method hinge --spectral_norm_d --ema "
     "--d_kwargs width=4 dropout=0.3 --ortho_weight 1 --penalty_interval ortho=3",
+    "sngan": f"--model sngan {LABELLED} --train_g_interval 2 --lr_decay_from 0",
+    "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
+    "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 5 "
+    "--g_kwargs width=4 hierarchical=true",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
 }
 
@@ -61,6 +66,9 @@ EQUAL = {
     "k_plus_1": "--conditional --condition_g concat --condition_d k_plus_1",
     "projection": "--method hinge --conditional --condition_g cin --condition_d projection --spectral_norm_d "
     "--ortho_weight 1",
+    "sngan": f"--model sngan {LABELLED} --condition_g cin --condition_d ac",
+    "sagan": f"--model sagan {LABELLED} --condition_g cin --r1_weight 1 --accumulate 2",
+    "biggan": f"--model biggan {LABELLED} --condition_g cin --ortho_weight 1 --g_kwargs width=4 hierarchical=true",
     "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
@@ -68,7 +76,7 @@ EQUAL = {
 PLAIN = "--norm_g none --norm_d none"
 BARE = {  # without batch statistics; cin is a norm of G that has none
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
-    "progressive_gan": "",
+    **dict.fromkeys(("progressive_gan", "sngan", "sagan", "biggan"), ""),
     "ac": "--norm_d none",
     "projection": "--norm_d none",
 }
