@@ -107,7 +107,8 @@ class Method:
 
     `penalties` are names added to D's loss by default; `weight_clip` bounds every weight of D after its
     step; g's d_real is None unless `g_needs_real`; `d_smooth` (d_real, d_fake, smoothing) is D's loss with
-    the real target 1 - smoothing, None where label smoothing means nothing.
+    the real target 1 - smoothing, None where label smoothing means nothing; ac_weight_g is the customary weight of
+    AC-GAN's classes in G's loss.
     """
 
     d: Callable[[Tensor, Tensor], Tensor]
@@ -116,13 +117,14 @@ class Method:
     weight_clip: float | None = None
     g_needs_real: bool = False
     d_smooth: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    ac_weight_g: float = 1.0
 
 
 METHODS = {
     "gan": Method(gan_d, gan_g, d_smooth=gan_d_smooth),
     "gan-saturating": Method(gan_d, gan_saturating_g, d_smooth=gan_d_smooth),
     "wgan": Method(wgan_d, wgan_g, weight_clip=0.01),
-    "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",)),
+    "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",), ac_weight_g=0.1),  # the authors' AC-GAN
     "hinge": Method(hinge_d, wgan_g),
     "lsgan": Method(lsgan_d, lsgan_g),
     "ragan": Method(ragan_d, ragan_g, g_needs_real=True),
@@ -276,8 +278,9 @@ def ortho(ctx: PenaltyContext) -> Tensor:
     """
     total = torch.zeros((), device=ctx.x_real.device)
     for w in weight_matrices(ctx.G):
-        products = w @ w.t()
-        total = total + products.square().sum() - products.diagonal().square().sum()
+        # |W W^T| = |W^T W|: the smaller one, since a first layer can have 30,000 filters
+        products = w @ w.t() if len(w) <= w.shape[1] else w.t() @ w
+        total = total + products.square().sum() - w.square().sum(1).square().sum()
     return total
 
 

@@ -2,7 +2,8 @@
 
 Deviations: the paper maps latents and labels to separate hidden layers first; here a learnt embedding is
 concatenated to z, and tiled to further channels of D's image, so that the networks themselves stay as they
-are. Several labels at once (attributes) are averaged: the vector is divided by its sum.
+are. Several labels at once (attributes) are summed and divided by the root of their number, where the source of
+this form, gau-nernst/gan, divides by the number: the sum stays as large as one class's vector.
 """
 
 import torch
@@ -15,8 +16,8 @@ from modelling.conditioning import check_labels, label_vectors
 class LabelEmbedding(nn.Module):
     """Labels -> vectors (N, embed_dim).
 
-    y is (N,) class indices, int64, or (N, n_labels) weights of several labels, of which the weighted mean is taken; a
-    row of zeros gives zeros.
+    y is (N,) class indices, int64, or (N, n_labels) weights of several labels, which add up as rows of length 1; a row
+    of zeros gives zeros.
     """
 
     def __init__(self, n_labels: int, embed_dim: int, std: float = 1.0) -> None:

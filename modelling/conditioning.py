@@ -21,7 +21,10 @@ from ops.precision import full, without_autocast
 
 
 def check_labels(y: Tensor | None, n: int, n_labels: int) -> None:
-    """ValueError unless y holds class indices (n,) or attribute weights (n, n_labels)."""
+    """ValueError unless y is of the shape of class indices (n,) or attribute weights (n, n_labels).
+
+    Whether an index is below n_labels is not looked at: a device would have to be waited for.
+    """
     if y is None:
         raise ValueError("this network is conditional: it needs labels y")
     of_classes = tuple(y.shape) == (n,) and not y.is_floating_point()

@@ -1,6 +1,5 @@
 """Residual blocks of SNGAN, SA-GAN and BigGAN, with their pooling and initial weights. arXiv:1802.05957 appendix B."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -72,12 +71,12 @@ class DownBlock(nn.Module):
 
 
 @torch.no_grad()
-def init_glorot(net: nn.Module) -> None:
-    """SNGAN's initial weights: Glorot's uniform ones, sqrt(2) times as large in the 3x3 of blocks; biases 0."""
+def init_glorot(net: nn.Module, gain: float = 1.0) -> None:
+    """Glorot's uniform weights, `gain` times as large in the 3x3 of blocks; biases 0."""
     blocks = [module for module in net.modules() if isinstance(module, UpBlock | DownBlock)]
     inner = {conv for block in blocks for conv in (block.conv1, block.conv2)}
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight, math.sqrt(2) if module in inner else 1)
+            nn.init.xavier_uniform_(module.weight, gain if module in inner else 1)
             if module.bias is not None:
                 module.bias.zero_()

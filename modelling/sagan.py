@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modelling import sngan
 from modelling.conditioning import PLAIN_NORMS, Conditioned, DOutput, Heads, norm_factory, rows_of
 from modelling.layers import check_images, check_latents, check_number, check_size, norm_layer
-from modelling.resnet import DownBlock, UpBlock, activate, sum_pool
+from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool
 from ops.attention import attention as attend
 
 # By image size, in units of the width: channels of G's maps of 4, 8, ... px, and of the outputs of D's blocks.
@@ -43,16 +43,6 @@ def attention_sizes(
                 "as a list, or 0 for none"
             )
     return set(chosen)
-
-
-@torch.no_grad()
-def init_xavier(net: nn.Module) -> None:
-    """Glorot's uniform weights in convolutions and linear layers, biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                module.bias.zero_()
 
 
 class SelfAttention(nn.Module):
@@ -116,7 +106,7 @@ class Generator(nn.Module):
                 self.blocks.append(SelfAttention(c_out))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
-        init_xavier(self)
+        init_glorot(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
@@ -159,7 +149,7 @@ class Discriminator(nn.Module):
             if i < n_down and sizes[i] in attended:
                 self.blocks.append(SelfAttention(c_out))
         self.heads = Heads(lambda n, bias: nn.Linear(c_out, n, bias=bias), n_labels, condition, bias=True)
-        init_xavier(self)
+        init_glorot(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
         """ValueError unless x has the network's shape and, with n_labels, y fits."""

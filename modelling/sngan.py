@@ -6,6 +6,7 @@ last layer has no bias, and G's last norm does not see labels.
 """
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ G_CHANNELS = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
 D_CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
 D_HALVINGS = {32: 2, 64: 4, 128: 5}  # so many of D's blocks, the first ones, halve the size
 SIZES = tuple(G_CHANNELS)
+SQRT2 = math.sqrt(2)  # gain of the initial weights next to a ReLU
 
 
 class Generator(nn.Module):
@@ -51,7 +53,7 @@ class Generator(nn.Module):
         self.blocks = Conditioned(*(UpBlock(*pair, norms) for pair in itertools.pairwise(channels)))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
-        init_glorot(self)
+        init_glorot(self, SQRT2)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
@@ -88,7 +90,7 @@ class Discriminator(nn.Module):
         for i, (c_in, c_out) in enumerate(itertools.pairwise([c_first, *others]), start=1):
             self.blocks.append(DownBlock(c_in, c_out, down=i < D_HALVINGS[img_size], c_hidden=c_in))
         self.heads = Heads(lambda n, bias: nn.Linear(c_out, n, bias=bias), n_labels, condition, bias=False)
-        init_glorot(self)
+        init_glorot(self, SQRT2)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
         """ValueError unless x has the network's shape and, with n_labels, y fits."""

@@ -483,3 +483,31 @@ def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().lr = 1
     assert config_module.as_dict(TrainConfig())["g_kwargs"] == {}
+
+
+def test_key_value_settings_join_the_presets() -> None:
+    config = resolve("--preset biggan-deep --g_kwargs width=32")
+    assert config.g_kwargs == {"deep": True, "width": 32} and config.d_kwargs == {"deep": True}
+    assert resolve("--preset biggan-deep --g_kwargs deep=false").g_kwargs == {"deep": False}
+
+
+def test_flags_undo_a_presets_way_to_see_labels() -> None:
+    config = resolve("--preset cifar10-acgan --condition_d projection", "gan_cifar10")
+    assert (config.condition_d, config.ac_weight_fake) == ("projection", None)
+    config = resolve("--preset cifar10-cgan-cbn --no-conditional", "gan_cifar10")
+    assert (config.conditional, config.condition_g) == (False, None)
+
+
+def test_a_generator_that_would_never_learn_is_refused() -> None:
+    with pytest.raises(UserError, match="--n_steps 3: G is updated at step 4"):
+        resolve("--n_steps 3 --train_g_interval 4")
+    with pytest.raises(UserError, match="step 100"):
+        resolve("--n_steps 99 --critic_warmup")
+    assert resolve("--n_steps 4 --train_g_interval 4").n_steps == 4
+
+
+def test_weight_of_classes_follows_the_method() -> None:
+    classes = "--conditional --condition_d ac"
+    assert resolve(f"{classes} --method wgan-gp").ac_weight_g == 0.1
+    assert resolve(f"{classes} --method hinge").ac_weight_g == 1.0
+    assert resolve(f"{classes} --method wgan-gp --ac_weight_g 2").ac_weight_g == 2.0

@@ -320,6 +320,15 @@ def test_ortho_by_hand(layer: str) -> None:
     assert of_weights(build()).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_ortho_of_more_filters_than_inputs() -> None:
+    """Computed through the smaller product, equal to that of the filters."""
+    for shape in ((7, 3), (3, 7)):
+        net = nn.Linear(*reversed(shape), dtype=torch.float64)
+        w = net.weight.detach()
+        off = (w @ w.t()).fill_diagonal_(0)
+        assert_close(of_weights(net).detach(), off.square().sum())
+
+
 def test_ortho_sums_over_layers_but_not_over_tables() -> None:
     """Embeddings and the gains and shifts of norms are no filters."""
     layers = [build() for build, _ in BY_HAND.values()]

@@ -109,7 +109,7 @@ def test_initial_weights() -> None:
     """Uniform of variance gain^2 2 / (fan_in + fan_out)."""
     net = nn.ModuleList([UpBlock(32, 64, norms_of("batch")), DownBlock(64, 32, down=True)])
     net.extend([nn.Linear(64, 96), nn.Conv2d(32, 64, 3)])
-    init_glorot(net)
+    init_glorot(net, 2**0.5)
     up, down, linear, output = net
     fans = {
         **{conv.weight: (9 * 96, 2) for conv in (up.conv1, down.conv1)},

@@ -364,7 +364,7 @@ def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
 
 
 def test_path_length_is_due_every_fourth_update_of_g(tmp_path):
-    loop = run(f"{PATH} --n_steps 1 --train_g_interval 3", tmp_path)
+    loop = run(f"{PATH} --n_steps 3 --train_g_interval 3", tmp_path)
     phase = next(p for p in loop.task.phases if p.name == "path_length")
     assert phase.interval == 4 and [s for s in range(30) if phase.due(s)] == [11, 23]
     assert all(loop.task.g_due(s) for s in (11, 23))

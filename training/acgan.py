@@ -2,7 +2,8 @@
 
 Deviation: several labels at once (attributes) are as many yes-or-no questions. With D's K + 1 classes
 (`--condition_d k_plus_1`, arXiv:1606.03498 section 5) the game is the same: the logit is the log of the K classes'
-sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross entropy over the K.
+sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross entropy over the K. That holds for
+`--method gan`; other losses of that logit are games of their own.
 """
 
 from torch import Tensor

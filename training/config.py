@@ -181,7 +181,9 @@ class TrainConfig:
     ac_weight_fake: float | None = flag(
         "loss", None, "weight of the classes of fakes in D's loss (default: 1 with ac, 0 with k_plus_1)"
     )
-    ac_weight_g: float | None = flag("loss", None, "weight of the classes of fakes in G's loss (default: 1)")
+    ac_weight_g: float | None = flag(
+        "loss", None, "weight of the classes of fakes in G's loss (default: 1, with wgan-gp 0.1)"
+    )
     label_smoothing: float = flag("loss", 0.0, "one-sided: the target of reals is 1 minus this")
     weight_clip: float | None = flag("loss", None, "clamp D's weights to +- this (default: the method's)")
     train_g_interval: int = flag("loss", 1, "G is updated every so many steps")
@@ -455,7 +457,7 @@ class Request:
 
     def config(self, base: dict[str, Any] | None = None) -> TrainConfig:
         """The resolved, validated config; `base` (a resumed run's own config) replaces the script's defaults."""
-        merged = (self.defaults if base is None else base) | self.given
+        merged = layered(self.defaults if base is None else base, self.given)
         config = TrainConfig(**without_auto(translate_legacy(merged, self.typed, self.script)))
         validate(config, self.typed)
         return settled(config)
@@ -485,8 +487,27 @@ def parse_config(
         )
     for name in ("log_name", "overwrite"):  # a run's saved config describes the run, not a wish to replace it
         from_file.pop(name, None)
-    given = from_preset | from_file | flags
+    if flags.get("conditional") is False:
+        from_preset, from_file = without(_LABELS, from_preset), without(_LABELS, from_file)
+    if "condition_d" in flags:  # weights of another way to see labels mean nothing
+        from_preset, from_file = without(_AC_WEIGHTS, from_preset), without(_AC_WEIGHTS, from_file)
+    given = layered(from_preset, from_file, flags)
     return Request(script, given, frozenset(flags), {"dataset": datasets[0], **defaults}, resume)
+
+
+def without(names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings less those of the names."""
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def layered(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Settings of all layers, the later one wins; KEY=VALUE settings are joined key by key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            joins = isinstance(value, dict) and isinstance(merged.get(name), dict)
+            merged[name] = merged[name] | value if joins else value
+    return merged
 
 
 def translate_legacy(given: dict[str, Any], flags: frozenset[str], script: str) -> dict[str, Any]:
@@ -561,7 +582,7 @@ def _with_labels(config: TrainConfig) -> TrainConfig:
     config = dataclasses.replace(config, **{k: v for k, v in first.items() if getattr(config, k) is None})
     if (head := config.class_head()) is None or not head.classifies:
         return config
-    usual = dict(zip(_AC_WEIGHTS, (1.0, head.fake_weight, 1.0), strict=True))
+    usual = dict(zip(_AC_WEIGHTS, (1.0, head.fake_weight, METHODS[config.method].ac_weight_g), strict=True))
     return dataclasses.replace(config, **{k: v for k, v in usual.items() if getattr(config, k) is None})
 
 
@@ -573,6 +594,10 @@ def validate(config: TrainConfig, flags: frozenset[str]) -> None:
     ):  # fmt: skip
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)} must be at least 1")
+    if config.n_steps < (first := 100 if config.critic_warmup else config.train_g_interval):
+        raise UserError(
+            f"--n_steps {config.n_steps}: G is updated at step {first} for the first time: give more"
+        )
     _validate_numbers(config)
     _validate_loss(config)
     if config.keep_checkpoints < 2:

@@ -104,6 +104,8 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
         z = truncate_latents(z, torch.rand(z.shape, generator=source), truncation)
     z = z.to(param)
     y = label_rows(labels, STANDING_LATENTS, seed)
+    if y is not None and y.dim() == 1 and labels["n_labels"] > STANDING_LATENTS:  # all over the classes
+        y = torch.arange(STANDING_LATENTS) * labels["n_labels"] // STANDING_LATENTS
     batches = [
         (z[i : i + CHUNK], None if y is None else y[i : i + CHUNK].to(z.device))
         for i in range(0, STANDING_LATENTS, CHUNK)

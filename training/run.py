@@ -21,7 +21,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from losses import PENALTIES
+from losses import PENALTIES, weight_matrices
 from modelling import (
     build_discriminator,
     build_generator,
@@ -391,6 +391,8 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
     with torch.device("meta"):
         G = build_generator(config.model, **g | {"spectral_norm": False})
         D = build_discriminator(config.model, **d | {"spectral_norm": False})
+        if "ortho" in config.penalties() and not weight_matrices(G):
+            raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
         y = torch.empty(n, n_labels) if n_labels else None
         D(G(torch.empty(n, config.z_dim), y), y)
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
@@ -520,6 +522,10 @@ def restore(loop: Loop, source: Path, config: TrainConfig, data: ImageData) -> N
                 f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
             )
         state = found[0]
+    if config.conditional and data.multi_hot and "n_labels" not in state["data"]:
+        loop.log.say(
+            "warning: the run is from before attributes were rows of length 1: its networks knew another scale"
+        )
     now = loop.extra_state["data"]["n_labels"]
     if (before := state["data"].get("n_labels", now)) != now:
         raise UserError(
