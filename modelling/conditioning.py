@@ -156,21 +156,19 @@ def as_output(given: Tensor | DOutput) -> DOutput:
 class ClassHead:
     """How class logits enter D's output: fn(logit (N,), class logits (N, n_labels), rows (N, n_labels)).
 
-    classifies: the class logits have a loss of their own, on the fakes of D's phase of weight fake_weight by default;
-    one_class: an image has just one of the labels.
+    classifies: the class logits have a loss of their own; one_class: an image has just one of the labels.
     """
 
     fn: Callable[[Tensor | None, Tensor, Tensor], Tensor | DOutput]
     classifies: bool = False
-    fake_weight: float = 0.0
     one_class: bool = False
 
 
 CLASS_HEADS = {
     # psi(h) + <V y, h>: the class logits are the inner products of h with V's columns; arXiv:1802.05637 eq. 3
     "projection": ClassHead(lambda logit, classes, rows: logit + (rows.to(classes.dtype) * classes).sum(1)),
-    # a classifier beside the logit, of reals and fakes; arXiv:1610.09585
-    "ac": ClassHead(lambda logit, classes, rows: DOutput(logit, classes), classifies=True, fake_weight=1.0),
+    # a classifier beside the logit; arXiv:1610.09585
+    "ac": ClassHead(lambda logit, classes, rows: DOutput(logit, classes), classifies=True),
     # real as one of K classes or fake as another, whose logit is held at 0; arXiv:1606.03498 section 5
     "k_plus_1": ClassHead(
         lambda logit, classes, rows: DOutput(full(classes).logsumexp(1), classes),

@@ -100,7 +100,10 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
     assert shown == last.keys() - {"step"}
     assert set(events.Tags()["images"]) == {"samples/raw", "samples/ema"}
     general = {re.sub("(grad_norm|penalty)/(r1|path_length)", r"\1/NAME", name) for name in shown}
-    run("--log_name ac --n_steps 1 --log_interval 1 --conditional --condition_d ac", tmp_path)
+    run(
+        "--log_name ac --n_steps 1 --log_interval 1 --conditional --condition_d ac --ac_weight_fake 1",
+        tmp_path,
+    )
     of_classes = json.loads((tmp_path / "ac" / "metrics.jsonl").read_text()).keys()
     assert general | (of_classes - {"step"}) == explained - {"fp16_scale"}
     run("--log_name b --n_steps 1", tmp_path)

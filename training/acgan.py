@@ -1,6 +1,8 @@
 """AC-GAN: D also tells classes, and G is paid for images whose class it tells. arXiv:1610.09585.
 
-Deviation: several labels at once (attributes) are as many yes-or-no questions. With D's K + 1 classes
+Deviations: several labels at once (attributes) are as many yes-or-no questions. By default D does not learn the classes
+of fakes (--ac_weight_fake 1 is the paper's loss): what G draws for class 0 would be class 0 to D whatever it shows, and
+on MNIST G settled on wrong digits, one image a class (docs/results.md). With D's K + 1 classes
 (`--condition_d k_plus_1`, arXiv:1606.03498 section 5) the game is the same: the logit is the log of the K classes'
 sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross entropy over the K. That holds for
 `--method gan`; other losses of that logit are games of their own.

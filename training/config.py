@@ -179,7 +179,9 @@ class TrainConfig:
         "loss", None, "weight of the classes of reals in D's loss (--condition_d ac, k_plus_1; default: 1)"
     )
     ac_weight_fake: float | None = flag(
-        "loss", None, "weight of the classes of fakes in D's loss (default: 1 with ac, 0 with k_plus_1)"
+        "loss",
+        None,
+        "weight of the classes of fakes in D's loss (default: 0; 1 as in the paper lets G's classes drift)",
     )
     ac_weight_g: float | None = flag(
         "loss", None, "weight of the classes of fakes in G's loss (default: 1, with wgan-gp 0.1)"
@@ -582,7 +584,7 @@ def _with_labels(config: TrainConfig) -> TrainConfig:
     config = dataclasses.replace(config, **{k: v for k, v in first.items() if getattr(config, k) is None})
     if (head := config.class_head()) is None or not head.classifies:
         return config
-    usual = dict(zip(_AC_WEIGHTS, (1.0, head.fake_weight, METHODS[config.method].ac_weight_g), strict=True))
+    usual = dict(zip(_AC_WEIGHTS, (1.0, 0.0, METHODS[config.method].ac_weight_g), strict=True))
     return dataclasses.replace(config, **{k: v for k, v in usual.items() if getattr(config, k) is None})
 
 

@@ -117,7 +117,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "cifar10-acgan": Preset(
         "gan_cifar10",
-        _CIFAR_LABELS | {"condition_g": "cbn", "condition_d": "ac", "ac_weight_fake": 0.0},
+        _CIFAR_LABELS | {"condition_g": "cbn", "condition_d": "ac"},
         _XYF,
         _FID + "19.92, intra 49.99",
     ),
