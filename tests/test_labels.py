@@ -314,7 +314,7 @@ def test_a_run_from_before_the_ways_resumes(tmp_path: Path) -> None:
     "way", ["--condition_d projection", "--condition_d concat", "--condition_d k_plus_1"]
 )
 def test_a_runs_config_serves_another_way(tmp_path: Path, way: str) -> None:
-    """Weights that --condition_d ac settled are not held against another one; those that were said are."""
+    """Weights of one way mean nothing to another that is asked for; those of a method are derived anew."""
     first = request("--conditional --condition_g cbn --condition_d ac").config()
     file = tmp_path / "config.json"
     file.write_text(json.dumps(as_dict(first)))
@@ -322,5 +322,9 @@ def test_a_runs_config_serves_another_way(tmp_path: Path, way: str) -> None:
     other = request(f"--config {file} {way}").config()
     assert other == request(f"--conditional --condition_g cbn {way}").config()
     assert request(f"--config {file} --condition_g concat").config().norm_g == "batch"
-    file.write_text(json.dumps(as_dict(request("--conditional --condition_d ac --ac_weight_d 3").config())))
-    assert request(f"--config {file} --condition_d k_plus_1").config().ac_weight_d == 3
+    assert request(f"--config {file} --method wgan-gp").config().ac_weight_g == 0.1
+    said = "--conditional --condition_g cbn --condition_d ac --ac_weight_d 3 --ac_weight_g 2"
+    file.write_text(json.dumps(as_dict(request(said).config())))
+    assert request(f"--config {file} {way}").config() == other
+    again = request(f"--config {file} --method wgan-gp").config()
+    assert (again.ac_weight_d, again.ac_weight_fake, again.ac_weight_g) == (3, 1, 2)
