@@ -327,4 +327,4 @@ def test_a_runs_config_serves_another_way(tmp_path: Path, way: str) -> None:
     file.write_text(json.dumps(as_dict(request(said).config())))
     assert request(f"--config {file} {way}").config() == other
     again = request(f"--config {file} --method wgan-gp").config()
-    assert (again.ac_weight_d, again.ac_weight_fake, again.ac_weight_g) == (3, 1, 2)
+    assert (again.ac_weight_d, again.ac_weight_fake, again.ac_weight_g) == (3, 0, 2)
