@@ -326,7 +326,7 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None
             )
             variants[variant] = loops[variant].run_step
     device = torch.device(args.device)
-    steps = STEPS.get(model, args.steps)
+    steps = STEPS.get(model, 10) if args.steps is None else args.steps
     for step in variants.values():
         seconds_of(step, 3, device)
     times: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -374,9 +374,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="dcgan", choices=tuple(CASES))
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements a variant")
-    parser.add_argument(
-        "--steps", type=int, default=10, help="steps a measurement (StyleGAN2: 16, BigGAN: 4)"
-    )
+    parser.add_argument("--steps", type=int, help="steps a measurement (default: 10; StyleGAN2 16, BigGAN 4)")
     parser.add_argument("--case", nargs="*", help="sizes (default: all of the model)")
     parser.add_argument("--loss", nargs="*", help="losses (default: all of the model)")
     parser.add_argument("--variant", nargs="*", help="ours (default: all; fp16 on a GPU only)")
