@@ -360,14 +360,14 @@ def test_labels_act_on_their_own_sample(attributes: bool) -> None:
 
 
 def test_each_label_has_its_logit() -> None:
-    """Attributes average the logits of those that apply; where none does, all of them."""
+    """Attributes sum the logits of those that apply, over the root of their number; where none does, all of them."""
     D, x = discriminator(n_labels=3), torch.randn(4, 3, 32, 32)
     logits = D.trunk(x)
     assert logits.shape == (4, 3)
     assert_close(D(x, torch.tensor([2, 0, 1, 1])), logits[range(4), [2, 0, 1, 1]])
     y = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
-    assert_close(D(x, y)[0], (logits[0, 0] + logits[0, 2]) / 2)
-    assert_close(D(x, y)[1:3], logits[1:3].mean(1))
+    assert_close(D(x, y)[0], (logits[0, 0] + logits[0, 2]) / 2**0.5)
+    assert_close(D(x, y)[1:3], logits[1:3].sum(1) / 3**0.5)
 
 
 def test_mixed_styles_have_the_same_label() -> None:
