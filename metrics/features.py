@@ -1,16 +1,17 @@
 """Feature extractors: networks that read uint8 images; the weights they load are part of every score."""
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from metrics.classifiers import DigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
 
@@ -20,68 +21,56 @@ CHUNK = 256
 VERSION = 1
 
 
-class DigitCNN(nn.Module):
-    """Reads digits in 32 x 32 grey: two convolutions with pooling, 128 features, 10 logits."""
-
-    size = 32
-    n_features = 128
-    resize = "grey (ITU-R 601), bilinear with antialias to 32 x 32 where the size differs"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.dense = nn.Linear(64 * 8 * 8, self.n_features)
-        self.head = nn.Linear(self.n_features, 10)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """uint8 (N, 1 or 3, H, W) -> (N, 1, 32, 32) in [-1, 1], rectangles squeezed; ValueError for others."""
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
-            given = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")
-        x = images.to(self.head.weight.dtype) / 127.5 - 1
-        if x.shape[1] == 3:
-            x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return x
-
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepared images (N, 1, 32, 32) -> features (N, 128) after their ReLU, logits (N, 10)."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = F.dropout(x, 0.25, self.training)
-        # (N, C, H, W) -> (N, C * H * W)
-        features = F.relu(self.dense(x.flatten(1)))
-        return features, self.head(F.dropout(features, 0.5, self.training))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, C, H, W) -> features (N, 128), logits (N, 10)."""
-        return self.read(self.prepare(images))
-
-
 @dataclass(frozen=True)
 class ExtractorRow:
-    """How an extractor is built, and the command that makes the file of its weights."""
+    """How an extractor is built from the metadata of its file, and the command that makes that file.
 
-    build: Callable[[], nn.Module]
+    mode_share: share of the images from which a class counts as shown, 0: from one image on; classes: names of
+    its logits in order, None where the metadata has them as a JSON list.
+    """
+
+    build: Callable[[Mapping[str, str]], nn.Module]
     make: str
+    mode_share: float = 0.01
+    classes: tuple[str, ...] | None = None
 
+    def classes_in(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Names of the logits in order; ValueError where metadata that should have them have not."""
+        return class_names(metadata) if self.classes is None else self.classes
+
+
+def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of classes saved beside weights; ValueError if there are none."""
+    if "classes" not in metadata:
+        raise ValueError("its metadata names no classes")
+    return tuple(json.loads(metadata["classes"]))
+
+
+_DIGITS = tuple("0123456789")
 
 EXTRACTORS: dict[str, ExtractorRow] = {
-    "mnist-cnn": ExtractorRow(DigitCNN, "python -m tools.train_classifier --dataset mnist"),
-    "digits-cnn": ExtractorRow(DigitCNN, "python -m tools.train_classifier --dataset digits"),
+    "mnist-cnn": ExtractorRow(
+        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset mnist", classes=_DIGITS
+    ),
+    "digits-cnn": ExtractorRow(
+        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset digits", classes=_DIGITS
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A loaded extractor: module (uint8 images -> features, logits), content checksum, what its file says."""
+    """A loaded extractor: module (uint8 images -> features, logits), content checksum, what its file says.
+
+    classes: names of the logits in order; mode_share: as in its row.
+    """
 
     name: str
     module: nn.Module
     checksum: str
     metadata: dict[str, str]
+    classes: tuple[str, ...] = ()
+    mode_share: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -134,8 +123,9 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
             metadata = opened.metadata() or {}
         # On the meta device nothing is drawn: loading leaves torch's global generator alone.
         with torch.device("meta"):
-            module = row.build()
+            module = row.build(metadata)
         module.load_state_dict(state, assign=True)
+        classes = row.classes_in(metadata)
     except Exception as error:  # safetensors raises its own type, torch RuntimeError; both mean a wrong file
         raise ValueError(f"{file} does not hold the weights of {name}: {error}") from None
     content = checksum(state)
@@ -143,7 +133,8 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
     if metadata.get("extractor", name) != name:
         raise ValueError(f"{file} holds {metadata['extractor']}, not {name}; check --extractor_weights")
-    return Extractor(name, module.requires_grad_(False).eval().to(device), content, metadata)
+    module = module.requires_grad_(False).eval().to(device)
+    return Extractor(name, module, content, metadata, classes, row.mode_share)
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ def class_shares(logits: Tensor) -> Tensor:
 
 
 def n_modes(share: Tensor, at_least: float = 0.01) -> int:
-    """Number of classes with at least this share of the images."""
-    return int((share >= at_least).sum())
+    """Number of classes with at least this share of the images, and with at least one image."""
+    return int(((share >= at_least) & (share > 0)).sum())
 
 
 def kl_divergence(share: Tensor, reference: Tensor) -> float:

@@ -11,10 +11,6 @@ from metrics.modes import kl_divergence, kl_to_uniform, mean_confidence, n_modes
 
 Score = float | int | list[float] | list[float | None] | None
 
-_DIGITS = tuple("0123456789")
-# What the logits of an extractor stand for, in order; one that is not here has no classes to ask for.
-READS = {"mnist-cnn": _DIGITS, "digits-cnn": _DIGITS}
-
 
 def class_accuracy(logits: Tensor, asked: Tensor) -> tuple[float, list[float | None]]:
     """Share of the images (N, K) whose largest logit is the class asked for (N,): of all, and of each class.
@@ -40,7 +36,7 @@ def class_accuracy(logits: Tensor, asked: Tensor) -> tuple[float, list[float | N
 def score(
     extractor: Extractor, fakes: Iterable[Tensor], reference: Statistics, asked: Tensor | None = None
 ) -> dict[str, Score]:
-    """fid[extractor], classes with at least 1 %, shares, KL to uniform and to the data, mean confidence, accuracies.
+    """fid[extractor], number of classes shown, shares, KL to uniform and to the data, mean confidence, accuracies.
 
     fakes: uint8 batches (n, C, H, W); asked: the class (N,) each should show, as the extractor numbers them, for
     class_accuracy and class_accuracies, which are None without. KLs are in nats. ValueError: fewer than 2 images, or
@@ -53,7 +49,7 @@ def score(
         f"fid[{extractor.name}]": frechet_distance(
             reference.mean, reference.covariance, found.mean, found.covariance
         ),
-        "classes": n_modes(found.shares),
+        "classes": n_modes(found.shares, extractor.mode_share),
         "kl_uniform": kl_to_uniform(found.shares),
         "kl_data": kl_divergence(found.shares, reference.shares),
         "confidence": mean_confidence(logits),

@@ -289,7 +289,7 @@ def test_evaluate_asks_only_for_classes_that_the_extractor_reads(
     _, config = evaluate.load_generator(labelled)
     extractor, y = load_extractor("digits-cnn", weights), torch.arange(10)
     assert evaluate.asked_classes(y, config, extractor) is y
-    assert evaluate.asked_classes(y, config, replace(extractor, name="other")) is None
+    assert evaluate.asked_classes(y, config, replace(extractor, classes=())) is None
     for change in (
         {"label_names": list("1234567890")},
         {"label_names": list("01234"), "n_labels": 5},

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metrics.features import CHUNK, EXTRACTORS, Extractor, cached_statistics, load_extractor
-from metrics.score import READS, score
+from metrics.score import score
 from modelling.layers import image_shape
 from tools.common import (
     add_generator_flags,
@@ -130,7 +130,7 @@ def check_balanced(config: dict[str, Any]) -> None:
 
 def asked_classes(y: Tensor | None, config: dict[str, Any], extractor: Extractor) -> Tensor | None:
     """The labels y (N,) of the fakes if the extractor reads the same classes in the same order, else None."""
-    same = not config["multi_hot"] and tuple(config["label_names"]) == READS.get(extractor.name)
+    same = not config["multi_hot"] and tuple(config["label_names"]) == extractor.classes
     return y if same else None
 
 

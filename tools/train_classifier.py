@@ -37,6 +37,7 @@ class Recipe:
     batch_size: int = 128
     lr: float = 3e-3
     shift: int = 1
+    img_size: int = 32
 
 
 RECIPES = {
@@ -129,7 +130,7 @@ def train(recipe: Recipe, data: ImageData, seed: int, device: torch.device) -> n
     # Initialisation and dropout draw from torch's global generators: seeded here, given back afterwards.
     with torch.random.fork_rng():
         torch.manual_seed(key(seed, "classifier layers"))
-        module = EXTRACTORS[recipe.extractor].build().to(torch.float32).to(device)
+        module = EXTRACTORS[recipe.extractor].build({}).to(torch.float32).to(device)
         steps = recipe.epochs * max(1, len(data.images) // recipe.batch_size)
         with tqdm(total=steps, desc=recipe.extractor, unit="step", disable=None, leave=False) as bar:
             fit(module, images_of(data), torch.from_numpy(data.labels).long(), recipe, seed, bar.update)
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if file.suffix != ".safetensors":
         raise UserError(f"--out {file} must end in .safetensors")
     device = torch.device(choose_device(args.device))
-    splits = load_splits(args, EXTRACTORS[recipe.extractor].build.size)
+    splits = load_splits(args, recipe.img_size)
     n_train, n_test = (len(splits[split].images) for split in ("train", "test"))
     print(f"{recipe.extractor}: {n_train} images, {n_test} to test, {recipe.epochs} epochs on {device}")
     started = time.perf_counter()

@@ -1,0 +1,56 @@
+"""Small classifiers that serve as offline extractors: uint8 images in, features and logits out."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_RESIZE = "bilinear with antialias to {0} x {0} where the size differs"
+
+
+def prepared(images: Tensor, size: int, channels: int, dtype: torch.dtype) -> Tensor:
+    """uint8 (N, 1 or 3, H, W) -> (N, channels, size, size) in [-1, 1] of a dtype, rectangles squeezed.
+
+    Colour is weighed to grey by ITU-R 601, grey repeated to colour. ValueError for anything else.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+        given = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")
+    x = images.to(dtype) / 127.5 - 1
+    if x.shape[1] == 3 and channels == 1:
+        x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    if x.shape[2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x.expand(-1, channels, -1, -1)
+
+
+class DigitCNN(nn.Module):
+    """Reads digits in 32 x 32 grey: two convolutions with pooling, 128 features, 10 logits."""
+
+    size = 32
+    channels = 1
+    n_features = 128
+    resize = f"grey (ITU-R 601), {_RESIZE.format(size)}"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.dense = nn.Linear(64 * 8 * 8, self.n_features)
+        self.head = nn.Linear(self.n_features, 10)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 1 or 3, H, W) -> (N, 1, 32, 32) in [-1, 1], rectangles squeezed; ValueError for others."""
+        return prepared(images, self.size, self.channels, self.head.weight.dtype)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared images (N, 1, 32, 32) -> features (N, 128) after their ReLU, logits (N, 10)."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = F.dropout(x, 0.25, self.training)
+        # (N, C, H, W) -> (N, C * H * W)
+        features = F.relu(self.dense(x.flatten(1)))
+        return features, self.head(F.dropout(features, 0.5, self.training))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, C, H, W) -> features (N, 128), logits (N, 10)."""
+        return self.read(self.prepare(images))
