@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
-from metrics.classifiers import DigitCNN
+from metrics.classifiers import DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
 
@@ -26,13 +26,15 @@ class ExtractorRow:
     """How an extractor is built from the metadata of its file, and the command that makes that file.
 
     mode_share: share of the images from which a class counts as shown, 0: from one image on; classes: names of
-    its logits in order, None where the metadata has them as a JSON list.
+    its logits in order, None where the metadata has them as a JSON list; owner: the extractor whose file it
+    reads, None for one of its own.
     """
 
     build: Callable[[Mapping[str, str]], nn.Module]
     make: str
     mode_share: float = 0.01
     classes: tuple[str, ...] | None = None
+    owner: str | None = None
 
     def classes_in(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
         """Names of the logits in order; ValueError where metadata that should have them have not."""
@@ -55,7 +57,11 @@ EXTRACTORS: dict[str, ExtractorRow] = {
     "digits-cnn": ExtractorRow(
         lambda _: DigitCNN(), "python -m tools.train_classifier --dataset digits", classes=_DIGITS
     ),
-}
+    "stacked-mnist-cnn": ExtractorRow(
+        lambda _: StackedDigitCNN(), "python -m tools.train_classifier --dataset mnist",
+        mode_share=0, classes=tuple(f"{i:03d}" for i in range(1000)), owner="mnist-cnn",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,15 @@ class Statistics:
     shares: Tensor
 
 
+def weights_owner(name: str) -> str:
+    """The extractor whose file of weights the named one reads: itself, unless its row says otherwise."""
+    owner = EXTRACTORS[name].owner
+    return name if owner is None else owner
+
+
 def weights_file(cache_dir: str | Path, name: str) -> Path:
     """Where the weights of an extractor stand inside the cache folder."""
-    return Path(cache_dir) / "classifiers" / f"{name}.safetensors"
+    return Path(cache_dir) / "classifiers" / f"{weights_owner(name)}.safetensors"
 
 
 def checksum(state: dict[str, Tensor]) -> str:
@@ -131,8 +143,9 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
     content = checksum(state)
     if metadata.get("checksum", content) != content:
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
-    if metadata.get("extractor", name) != name:
-        raise ValueError(f"{file} holds {metadata['extractor']}, not {name}; check --extractor_weights")
+    owner = weights_owner(name)
+    if metadata.get("extractor", owner) != owner:
+        raise ValueError(f"{file} holds {metadata['extractor']}, not {owner}; check --extractor_weights")
     module = module.requires_grad_(False).eval().to(device)
     return Extractor(name, module, content, metadata, classes, row.mode_share)
 

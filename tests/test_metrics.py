@@ -21,6 +21,8 @@ from metrics.features import (
     save_extractor,
     statistics,
     to_uint8,
+    weights_file,
+    weights_owner,
 )
 from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.modes import class_shares, kl_divergence, kl_to_uniform, mean_confidence, n_modes
@@ -231,17 +233,45 @@ METADATA = {"classes": json.dumps(["cat", "dog", "emu"]), "img_size": "16"}
 def test_every_extractor_can_be_learned_and_read_again(name: str, tmp_path: Path) -> None:
     module = EXTRACTORS[name].build(METADATA)
     module.train()
-    features, logits = module(random_images(4, 0))
+    features, logits = module(random_images(4, 0, (3, 32, 32)))
     (features.sum() + logits.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
     file = tmp_path / "deep" / f"{name}.safetensors"
-    content = save_extractor(file, module, METADATA | {"extractor": name, "seconds": "1"})
-    assert content == save_extractor(file, module, METADATA | {"extractor": name, "seconds": "2"})
+    content = save_extractor(file, module, METADATA | {"extractor": weights_owner(name), "seconds": "1"})
+    assert content == save_extractor(
+        file, module, METADATA | {"extractor": weights_owner(name), "seconds": "2"}
+    )
     loaded = load_extractor(name, file)
     assert loaded.checksum == content == checksum(module.state_dict())
     assert loaded.metadata["seconds"] == "2" and not loaded.module.training
     assert len(loaded.classes) == logits.shape[1] == len(set(loaded.classes))
     assert not list(file.parent.glob("tmp-*"))
+
+
+def test_stacked_digits_are_read_channel_by_channel(tmp_path: Path) -> None:
+    """Joint logits against a loop over the 1000 classes; one file of weights, one checksum."""
+    file = weights_file(tmp_path, "mnist-cnn")
+    save_extractor(file, EXTRACTORS["mnist-cnn"].build({}), {"extractor": "mnist-cnn"})
+    assert weights_file(tmp_path, "stacked-mnist-cnn") == file
+    digit, stacked = (load_extractor(name, file) for name in ("mnist-cnn", "stacked-mnist-cnn"))
+    assert digit.checksum == stacked.checksum and stacked.mode_share == 0
+    images = random_images(5, 0, (3, 28, 28))
+    features, logits = extract(stacked, [images])
+    alone = [extract(digit, [images[:, i : i + 1]]) for i in range(3)]
+    assert_close(features, torch.cat([f for f, _ in alone], 1))
+    red, green, blue = (read.double().softmax(1).log() for _, read in alone)
+    expected = torch.tensor(
+        [
+            [red[n, a] + green[n, b] + blue[n, c] for a in range(10) for b in range(10) for c in range(10)]
+            for n in range(5)
+        ]
+    )
+    assert_close(logits.double(), expected, atol=1e-5, rtol=1e-5)
+    assert_close(logits.exp().sum(1), torch.ones(5))
+    names = [stacked.classes[i] for i in logits.argmax(1)]
+    assert names == ["".join(str(int(read[n].argmax())) for _, read in alone) for n in range(5)]
+    with pytest.raises(ValueError, match="3 channels"):
+        extract(stacked, [random_images(2, 0)])
 
 
 def test_wrong_weight_files_are_refused(tmp_path: Path, extractor: Extractor) -> None:
