@@ -46,7 +46,7 @@ def small(model: str, **of_g: object) -> str:
 
 def request(command: str) -> Request:
     """The parsed command of gan_mnist.py."""
-    return parse_config("gan_mnist", ("mnist", "digits"), {}, shlex.split(command))
+    return parse_config("gan_mnist", ("mnist", "digits", "stacked-mnist"), {}, shlex.split(command))
 
 
 def full(command: str, folder: Path) -> str:

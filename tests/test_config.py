@@ -23,7 +23,11 @@ from training.config import (
 from training.errors import UserError
 from training.presets import PRESETS
 
-SCRIPTS = {"gan_mnist": ("mnist", "digits"), "gan_cifar10": ("cifar10",), "gan_celeba": ("celeba",)}
+SCRIPTS = {
+    "gan_mnist": ("mnist", "digits", "stacked-mnist"),
+    "gan_cifar10": ("cifar10",),
+    "gan_celeba": ("celeba",),
+}
 
 
 def resolve(command: str, script: str = "gan_mnist", **defaults) -> TrainConfig:

@@ -463,7 +463,7 @@ def test_folder_that_holds_one_archive_stands_for_it(tmp_path: Path) -> None:
         ("celeba", {"img_size": (2, 64), "data": "."}, r"images of --data can be 4\.\.1024 a side; .* 4x64$"),
         ("celeba", {"img_size": (64, 64, 3)}, "give one number, or height and width"),
         ("celeba", {"img_size": 0}, "at least 1"),
-        ("cifar100", {}, "choose one of mnist, digits, cifar10, celeba"),
+        ("cifar100", {}, "choose one of mnist, stacked-mnist, digits, cifar10, celeba"),
         ("digits", {"img_channels": 2}, "1 .*or 3"),
         ("digits", {"split": "trian"}, "choose one of train, val, test, all"),
         ("digits", {"split": "val"}, "digits has no split 'val'; it has train, test, all"),
@@ -762,6 +762,30 @@ def test_mnist_is_padded_to_32_or_left_at_28(tmp_path: Path) -> None:
     assert test.labels.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("size", [28, 32])
+def test_stacked_mnist_is_made_of_three_digits_an_image(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path)
+    monkeypatch.setattr(data_module, "STACKED", {"train": 50, "test": 20})
+    monkeypatch.setattr(data_module, "ROWS", 16)
+    how = {"img_size": size, "data_root": tmp_path}
+    for split, n in (("train", 50), ("test", 20)):
+        digits = load_dataset("mnist", img_channels=1, split=split, cache_dir=tmp_path / "a", **how)
+        stacked, again = (
+            load_dataset("stacked-mnist", img_channels=3, split=split, cache_dir=tmp_path / c, **how)
+            for c in "ab"
+        )
+        assert stacked.images.shape == (n, size, size, 3) and stacked.fingerprint == again.fingerprint
+        assert stacked.label_names[123] == "123" and len(stacked.label_names) == 1000
+        shown = {image.tobytes(): label for image, label in zip(digits.images, digits.labels, strict=True)}
+        for image, label in zip(stacked.images, stacked.labels, strict=True):
+            assert "".join(str(shown[image[..., i].tobytes()]) for i in range(3)) == f"{label:03d}"
+        assert len(set(stacked.labels.tolist())) > n // 4
+    with pytest.raises(UserError, match="cannot be grey"):
+        load_dataset("stacked-mnist", img_channels=1, cache_dir=tmp_path / "a", **how)
+
+
 def test_damaged_mnist_is_named(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
@@ -776,7 +800,7 @@ def test_cifar10_to_grey_weighs_colours() -> None:
     assert (data_module.fitted(rgb, (4, 4, 1)) == grey).all()
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "celeba"])
+@pytest.mark.parametrize("name", ["mnist", "stacked-mnist", "cifar10", "celeba"])
 def test_failed_download_gives_one_line_with_the_steps(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Datasets: digits, MNIST, CIFAR-10, CelebA, or any folder, .zip or .tar(.gz) of images in place of them."""
+"""Datasets: digits, MNIST and stacks of it, CIFAR-10, CelebA, or any folder, .zip or .tar(.gz) of images."""
 
 import importlib.util
 import re
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from modelling.layers import Size, as_size, image_shape, size_text
 from training.archives import Files, Stamp, open_files, stamp_of
 from training.batches import Batches, ImageData
-from training.cache import Source, Table, fingerprint, load_table, say
+from training.cache import ROWS, Source, Table, fingerprint, load_table, say
 from training.errors import UserError, blaming_user
 from training.images import Chunk, Shape, decode_all
 from training.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
+from training.rng import generator
 
 __all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size"]
 
@@ -25,6 +27,11 @@ FREE_SIZES = range(4, 1025)  # heights and widths of images that are resized any
 MNIST_FILES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
+MNIST_BY_HAND = (
+    f"put {', '.join(MNIST_FILES)} (or their .gz) from https://ossci-datasets.s3.amazonaws.com/mnist/ "
+    "into {root}/MNIST/raw"
+)
+STACKED = {"train": 128_000, "test": 26_000}  # images drawn for Stacked MNIST
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
 CELEBA_TEXTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
 
@@ -82,17 +89,22 @@ class ArraySource:
         """Names, sizes, times."""
         return [stamp_of(self.folder / file, file) for file in self.files]
 
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and int64 classes of train or test; raises UserError when the files are damaged."""
+        try:
+            images, labels = self.read(split == "train")
+        except Exception as error:  # whatever the reader stumbles over in damaged files
+            raise UserError(
+                f"{self.name}: files in {self.where} are damaged ({error}): get them again"
+            ) from error
+        return images, np.asarray(labels, dtype=np.int64)
+
     def chunks(self, shape: Shape) -> Iterator[Chunk]:
         """Train, then test; raises UserError when the files are damaged."""
         self.labels = []
-        for split, train in (("train", True), ("test", False)):
-            try:
-                images, labels = self.read(train)
-            except Exception as error:  # whatever the reader stumbles over in damaged files
-                raise UserError(
-                    f"{self.name}: files in {self.where} are damaged ({error}): get them again"
-                ) from error
-            self.labels.append(np.asarray(labels, dtype=np.int64))
+        for split in ("train", "test"):
+            images, labels = self.arrays(split)
+            self.labels.append(labels)
             names = [f"{split}/{i:05d}" for i in range(len(images))]
             yield Chunk(names, fitted(images, shape), [])
 
@@ -101,6 +113,46 @@ class ArraySource:
         n_train = len(self.labels[0])
         splits = {"train": (0, n_train), "test": (n_train, len(names))}
         return Layout(list(range(len(names))), splits, np.concatenate(self.labels), self.label_names)
+
+
+class StackedSource:
+    """Stacked MNIST: three digits drawn at random as the red, green and blue of an image. arXiv:1712.04086.
+
+    Class 100 a + 10 b + c shows the digits a, b, c; images of either split hold digits of that split of MNIST.
+    """
+
+    name = "stacked-mnist"
+
+    def __init__(self, digits: ArraySource) -> None:
+        self.digits, self.where = digits, digits.where
+        self.n_images = sum(STACKED.values())
+        self.labels: list[np.ndarray] = []
+
+    def stamp(self) -> list[object]:
+        """Names, sizes, times of MNIST's files, and how many images are drawn."""
+        return [*self.digits.stamp(), *STACKED.items()]
+
+    def chunks(self, shape: Shape) -> Iterator[Chunk]:
+        """Train, then test, a few thousand at a time; raises UserError when MNIST's files are damaged."""
+        if shape[2] != 3:
+            raise UserError("stacked-mnist has a digit in each of 3 channels; it cannot be grey")
+        self.labels = []
+        for split, n in STACKED.items():
+            images, classes = self.digits.arrays(split)
+            source = generator(0, self.name, split)
+            drawn = torch.randint(len(images), (n, 3), generator=source).numpy()
+            self.labels.append(classes[drawn] @ np.array([100, 10, 1]))
+            for start in range(0, n, ROWS):
+                index = drawn[start : start + ROWS]
+                names = [f"{split}/{start + i:06d}" for i in range(len(index))]
+                # (n, 3, h, w) -> (n, h, w, 3)
+                yield Chunk(names, fitted(np.moveaxis(images[index], 1, -1), shape), [])
+
+    def layout(self, names: list[str]) -> Layout:
+        """Two splits with 1000 classes."""
+        splits = {"train": (0, STACKED["train"]), "test": (STACKED["train"], len(names))}
+        classes = tuple(f"{i:03d}" for i in range(1000))
+        return Layout(list(range(len(names))), splits, np.concatenate(self.labels), classes)
 
 
 def fitted(images: np.ndarray, shape: Shape) -> np.ndarray:
@@ -136,7 +188,7 @@ def load_digits(shape: Shape, split: str) -> ImageData:
     return ImageData(images, labels, names, fingerprint(images, labels, names), "digits")
 
 
-def find_mnist(root: Path) -> Source | None:
+def find_mnist(root: Path) -> ArraySource | None:
     """MNIST's four unpacked files under root/MNIST/raw, None while they are not there."""
     folder = root / "MNIST" / "raw"
     if not all((folder / file).is_file() for file in MNIST_FILES):
@@ -156,6 +208,12 @@ def download_mnist(root: Path) -> None:
     from torchvision.datasets import MNIST
 
     MNIST(root, download=True)
+
+
+def find_stacked_mnist(root: Path) -> Source | None:
+    """Stacked MNIST from MNIST's files under root, None while they are not there."""
+    digits = find_mnist(root)
+    return None if digits is None else StackedSource(digits)
 
 
 def find_cifar10(root: Path) -> Source | None:
@@ -222,11 +280,8 @@ class Dataset:
 
 
 DATASETS = {
-    "mnist": Dataset(
-        32, 1, (28, 32), find_mnist, download_mnist,
-        f"put {', '.join(MNIST_FILES)} (or their .gz) from https://ossci-datasets.s3.amazonaws.com/mnist/ "
-        "into {root}/MNIST/raw",
-    ),
+    "mnist": Dataset(32, 1, (28, 32), find_mnist, download_mnist, MNIST_BY_HAND),
+    "stacked-mnist": Dataset(32, 3, (28, 32), find_stacked_mnist, download_mnist, MNIST_BY_HAND),
     "digits": Dataset(32, 1, (16, 32)),
     "cifar10": Dataset(
         32, 3, (32,), find_cifar10, download_cifar10,

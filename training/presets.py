@@ -76,6 +76,12 @@ _BIGGAN128 = _BIGGAN | {
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
     "mnist-dcgan-conditional": Preset("gan_mnist", _MNIST | {"conditional": True}, _GAU),
+    # 50 epochs; its images have 28 px and its DCGAN layers of 5x5
+    "stacked-mnist": Preset(
+        "gan_mnist",
+        _MNIST | {"dataset": "stacked-mnist", "batch_size": 64, "z_dim": 100},
+        "arXiv:1712.04086, Stacked MNIST",
+    ),
     "celeba-dcgan": Preset("gan_celeba", _CELEBA | {"method": "gan", "ema": True}, _GAU),
     "celeba-dcgan-wgan": Preset("gan_celeba", _CELEBA_WGAN | {"n_steps": 100_000}, _GAU),
     # its 200,000 counted the updates of both networks
