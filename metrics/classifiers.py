@@ -90,3 +90,58 @@ class StackedDigitCNN(nn.Module):
         # (N, 10, 1, 1) + (N, 1, 10, 1) + (N, 1, 1, 10) -> (N, 1000)
         joint = digits[:, 0, :, None, None] + digits[:, 1, None, :, None] + digits[:, 2, None, None, :]
         return features.flatten(1), joint.flatten(1)
+
+
+class ResidualBlock(nn.Module):
+    """x + two convolutions of 3x3 with batch norm and ReLU. arXiv:1512.03385."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(conv_block(channels, channels) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return x + self.convs(x)
+
+
+def conv_block(c_in: int, c_out: int) -> nn.Sequential:
+    """3x3, batch norm, ReLU."""
+    conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+
+
+class ColourCNN(nn.Module):
+    """Reads colour images of a size: a small residual network, 256 features, n_classes logits.
+
+    Widths are chosen for training on two CPU cores: 25 million multiplications an image of 32 x 32.
+    """
+
+    channels = 3
+    n_features = 256
+
+    def __init__(self, n_classes: int, size: int = 32) -> None:
+        super().__init__()
+        self.size = size
+        self.resize = f"colour, {_RESIZE.format(size)}"
+        pool = nn.MaxPool2d(2)
+        self.maps = nn.Sequential(
+            conv_block(3, 32), pool,
+            conv_block(32, 64), pool, ResidualBlock(64),
+            conv_block(64, 128), pool, ResidualBlock(128),
+            conv_block(128, self.n_features),
+        )  # fmt: skip
+        self.head = nn.Linear(self.n_features, n_classes)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 1 or 3, H, W) -> (N, 3, size, size) in [-1, 1], rectangles squeezed; ValueError for others."""
+        return prepared(images, self.size, self.channels, self.head.weight.dtype)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared images (N, 3, size, size) -> features (N, 256), means of the last maps, logits (N, K)."""
+        # (N, C, H, W) -> (N, C)
+        features = self.maps(x).mean((2, 3))
+        return features, self.head(features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, C, H, W) -> features (N, 256), logits (N, K)."""
+        return self.read(self.prepare(images))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
-from metrics.classifiers import DigitCNN, StackedDigitCNN
+from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
 
@@ -49,6 +49,7 @@ def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 _DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 EXTRACTORS: dict[str, ExtractorRow] = {
     "mnist-cnn": ExtractorRow(
@@ -60,6 +61,13 @@ EXTRACTORS: dict[str, ExtractorRow] = {
     "stacked-mnist-cnn": ExtractorRow(
         lambda _: StackedDigitCNN(), "python -m tools.train_classifier --dataset mnist",
         mode_share=0, classes=tuple(f"{i:03d}" for i in range(1000)), owner="mnist-cnn",
+    ),
+    "cifar10-cnn": ExtractorRow(
+        lambda _: ColourCNN(len(_CIFAR10)), "python -m tools.train_classifier --dataset cifar10", classes=_CIFAR10
+    ),
+    "folder-cnn": ExtractorRow(
+        lambda saved: ColourCNN(len(class_names(saved)), int(saved["img_size"])),
+        "python -m tools.train_classifier --dataset folder --data PATH",
     ),
 }  # fmt: skip
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from metrics.features import load_extractor, to_uint8
+from metrics.features import extract, load_extractor, to_uint8
 from modelling import build_generator, running_statistics
 from tests.running import SMALL
 from tools import evaluate, sample, styles, train_classifier
+from tools.common import images_of
 from training.data import load_dataset
 from training.generator import export_generator, label_examples, sampling_copy
 from training.sampling import latents
@@ -140,10 +141,119 @@ def test_classifier_is_a_function_of_its_seed(weights: Path, tmp_path: Path) -> 
 
 def test_classifier_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = train_classifier.main
-    assert "mnist, digits" in refused(capsys, main, "--dataset", "cifar10").replace("'", "")
+    assert "mnist, digits, cifar10, folder" in refused(capsys, main, "--dataset", "svhn").replace("'", "")
     assert "at least 1" in refused(capsys, main, "--dataset", "digits", "--epochs", 0)
     assert "unrecognized" in refused(capsys, main, "--dataset", "digits", "--epoch", 1)
     assert ".safetensors" in refused(capsys, main, "--dataset", "digits", "--epochs", 1, "--out", "x.pt")
+
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
+
+
+def squares(folder: Path, n: int, split: str = "", colours: dict = COLOURS) -> Path:
+    """n images of 20 x 20 a colour: noise with a square of it, in a folder named for it."""
+    rng = np.random.default_rng(len(split))
+    for name, colour in colours.items():
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            y, x = rng.integers(0, 11, 2)
+            pixels[y : y + 9, x : x + 9] = colour
+            Image.fromarray(pixels).save(folder / split / name / f"{i:03d}.png")
+    return folder
+
+
+def folder_classifier(data: Path, tmp_path: Path, *flags: object) -> list[str]:
+    """The command line of a classifier of a folder at 16 px."""
+    words = (
+        "--dataset",
+        "folder",
+        "--data",
+        data,
+        "--img_size",
+        16,
+        "--cache_dir",
+        tmp_path / "cache",
+        *flags,
+    )
+    return [str(word) for word in words]
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_folder_classifier_learns_colours(
+    has_test: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = squares(tmp_path / "data", 40, "train" if has_test else "")
+    if has_test:
+        squares(data, 5, "test")
+    assert train_classifier.main(folder_classifier(data, tmp_path, "--epochs", 12)) == 0
+    printed = capsys.readouterr().out
+    n_train, n_test = (120, 15) if has_test else (108, 12)
+    assert f"folder-cnn: {n_train} images, {n_test} to test, 12 epochs" in printed
+    assert (f"no test split: {n_test} images, a tenth of each class, are held out" in printed) is not has_test
+    assert float(printed.split("test accuracy ")[1].split("%")[0]) > 90
+    reader = load_extractor("folder-cnn", tmp_path / "cache" / "classifiers" / "folder-cnn.safetensors")
+    assert reader.classes == tuple(COLOURS) and reader.module.size == 16
+    unseen = load_dataset(
+        "folder", img_size=20, img_channels=3, data=squares(tmp_path / "new", 9), cache_dir=tmp_path / "c"
+    )
+    features, logits = extract(reader, [images_of(unseen)])  # other noise, of another size
+    assert features.shape == (27, 256)
+    assert (logits.argmax(1).numpy() == unseen.labels).mean() > 0.8
+
+
+def test_held_out_images_are_a_tenth_of_each_class() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 29)[torch.randperm(89)]
+    train, test = train_classifier.hold_out(labels, 3)
+    assert torch.equal(torch.cat([train, test]).sort().values, torch.arange(89))
+    assert torch.bincount(labels[test]).tolist() == [5, 1, 2]
+    again, other = (train_classifier.hold_out(labels, seed)[1] for seed in (3, 4))
+    assert torch.equal(test, again) and not torch.equal(test, other)
+
+
+def test_small_folders_get_more_epochs() -> None:
+    recipe = replace(train_classifier.RECIPES["folder"], epochs=10, batch_size=128, min_steps=500)
+    assert train_classifier.with_enough_steps(recipe, 60).epochs == 500
+    assert train_classifier.with_enough_steps(recipe, 128 * 7 + 1).epochs == 72
+    assert train_classifier.with_enough_steps(recipe, 128 * 100).epochs == 10
+
+
+def test_one_step_is_enough_to_write_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = squares(tmp_path / "data", 10)
+    assert train_classifier.main(folder_classifier(data, tmp_path, "--epochs", 1)) == 0
+    assert "doubtful" in capsys.readouterr().err
+
+
+def test_classifier_refuses_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def line(data: Path, *flags: object) -> str:
+        capsys.readouterr()
+        assert train_classifier.main(folder_classifier(data, tmp_path, *flags)) == 2
+        return (
+            capsys.readouterr().err.strip().splitlines()[-1].removeprefix("error: ")
+        )  # after what was found
+
+    colours = squares(tmp_path / "colours", 10)
+    one = squares(tmp_path / "one", 10, colours={"red": COLOURS["red"]})
+    assert f"{one} has no classes: give at least two folders" in line(one)
+    assert "has no classes" in line(colours / "red")
+    few = squares(squares(tmp_path / "few", 9, "train"), 10, "test")
+    assert "too few images to train on of: blue 9, green 9, red 9; 10 of each class" in line(few)
+    missing = squares(
+        squares(tmp_path / "missing", 10, "train"), 3, "test", COLOURS | {"pink": (250, 180, 180)}
+    )
+    assert "too few images to train on of: pink 0;" in line(missing)
+    faces = squares(tmp_path / "faces", 10, colours={"all": (0, 0, 0)})
+    rows = "".join(f"{i:03d}.png 1 -1\n" for i in range(10))
+    (faces / "list_attr_celeba.txt").write_text(f"10\nBald Young\n{rows}")
+    assert "has attributes, of which an image has several" in line(faces)
+    assert "--img_size 15: choose 16 to 256" in line(colours, "--img_size", 15)
+    assert "no such file or folder" in line(tmp_path / "nowhere")
+    main = train_classifier.main
+    assert "--data" in refused(capsys, main, "--dataset", "folder")
+    assert "cifar10-cnn reads 32 px" in refused(capsys, main, "--dataset", "cifar10", "--img_size", 32)
+    other = ("--dataset", "cifar10", "--data", colours, "--cache_dir", tmp_path / "cache")
+    assert main([str(word) for word in other]) == 2
+    assert "(blue, green, red) are not those of cifar10-cnn: take --dataset folder" in capsys.readouterr().err
 
 
 # -- evaluate --------------------------------------------------------------------------------------

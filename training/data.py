@@ -398,15 +398,14 @@ def load_dataset(
 
     Image files are cut to the largest centred piece of that aspect and resized; what is no file of its own
     is padded. split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own
-    files stand or are downloaded to (None: ./data); data: a folder or archive of images in place of them;
-    cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
+    files stand or are downloaded to (None: ./data); data: a folder or archive of images in place of them, of any
+    name; cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
     Raises UserError.
     """
-    if name not in DATASETS:
+    if data is None and name not in DATASETS:
         raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
-    row = DATASETS[name]
     if data is None:
-        sides = legal_shape(img_size, row.img_sizes, name)
+        sides = legal_shape(img_size, DATASETS[name].img_sizes, name)
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
     if img_channels not in (1, 3):
@@ -417,7 +416,7 @@ def load_dataset(
     if data is not None:
         source = FileSource(open_files(Path(data).expanduser()), name)
         table = load_table(lambda: source, shape, cache_dir, is_main)
-    elif row.find is None:
+    elif DATASETS[name].find is None:
         return load_digits(shape, split)
     else:
         find = obtain(name, Path("data" if data_root is None else data_root).expanduser(), is_main)
