@@ -22,7 +22,7 @@ DATA_DEVICES = ("auto", "cpu", "device")
 class ImageData:
     """Decoded images of one split.
 
-    images: uint8 (N, H, W, C); labels: int64 (N,) classes, uint8 (N, K) multi-hot attributes, or None;
+    images: uint8 (N, H, W, C), or float (N, 1, 1, 2) for points of the plane; labels: int64 (N,) classes, uint8 (N, K) multi-hot attributes, or None;
     fingerprint: hash of pixels and labels; files: names in the same order, empty for embedded images;
     path, offset: the file that images is a memmap of and the byte where its first pixel stands, or None.
     """
@@ -56,7 +56,7 @@ class ImageData:
 
     @property
     def img_channels(self) -> int:
-        """1 or 3."""
+        """1 or 3; 2 for points."""
         return self.images.shape[3]
 
 
@@ -155,12 +155,13 @@ class Batches:
         return self.labels_at(self.indices(start_image + block.start, block.stop - block.start))
 
     def gather(self, indices: Tensor) -> Tensor:
-        """Rows of the images, uint8 (n, H, W, C) on the device."""
+        """Rows of the images, (n, H, W, C) on the device, in the type they are held in."""
         if self.in_place:
             return self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
         # page-locked memory lets the copy run while the host goes on; torch reuses it only afterwards
         pinned = self.device.type == "cuda"
-        rows = torch.empty(len(indices), *self.images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        shape = (len(indices), *self.images.shape[1:])
+        rows = torch.empty(shape, dtype=self.images.dtype, pin_memory=pinned)
         torch.index_select(self.images, 0, indices, out=rows)
         return rows.to(self.device, non_blocking=True)
 
@@ -210,7 +211,7 @@ def goes_to_device(images: Tensor, device: torch.device, data_device: str) -> bo
 def copied(images: Tensor, device: torch.device) -> Tensor:
     """All images in device memory, copied piecewise; raises UserError when they do not fit."""
     try:
-        target = torch.empty(images.shape, dtype=torch.uint8, device=device)
+        target = torch.empty(images.shape, dtype=images.dtype, device=device)
         for start in range(0, len(images), 4096):
             target[start : start + 4096] = images[start : start + 4096].to(device)
         return target
@@ -230,8 +231,13 @@ def mirrored(x: Tensor, flips: Tensor) -> Tensor:
 
 
 def to_input(x: Tensor, channels_last: bool) -> Tensor:
-    """uint8 (n, H, W, C) -> default dtype (n, C, H, W) in [-1, 1]; channels_last keeps memory order."""
+    """uint8 (n, H, W, C) -> default dtype (n, C, H, W) in [-1, 1]; channels_last keeps memory order.
+
+    Points are in that range already.
+    """
     x = x.permute(0, 3, 1, 2)
+    if x.is_floating_point():
+        return x.to(torch.get_default_dtype())
     memory_format = torch.preserve_format if channels_last else torch.contiguous_format
     # 255 / 127.5 is exactly 2: white is exactly 1 in every float type
     return x.to(torch.get_default_dtype(), memory_format=memory_format).div_(127.5).sub_(1)

@@ -1,4 +1,4 @@
-"""Datasets: digits, MNIST and stacks of it, CIFAR-10, CelebA, or any folder, .zip or .tar(.gz) of images."""
+"""Datasets: digits, MNIST and stacks of it, CIFAR-10, CelebA, points of the plane, any folder or archive of images."""
 
 import importlib.util
 import re
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metrics.mixture import MIXTURES
 from modelling.layers import Size, as_size, image_shape, size_text
 from training.archives import Files, Stamp, open_files, stamp_of
 from training.batches import Batches, ImageData
@@ -17,6 +18,7 @@ from training.cache import ROWS, Source, Table, fingerprint, load_table, say
 from training.errors import UserError, blaming_user
 from training.images import Chunk, Shape, decode_all
 from training.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
+from training.points import load_points
 from training.rng import generator
 
 __all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size"]
@@ -268,7 +270,7 @@ class Dataset:
 
     img_sizes: legal heights and widths; find(root): the source,
     or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
-    {root} filled in. find is None for the embedded digits.
+    {root} filled in. make(shape, split): the images of a data set that needs no files, find is None then.
     """
 
     img_size: int
@@ -277,12 +279,18 @@ class Dataset:
     find: Callable[[Path], Source | None] | None = None
     download: Callable[[Path], None] | None = None
     by_hand: str = ""
+    make: Callable[[Shape, str], ImageData] | None = None
+
+    @property
+    def points(self) -> bool:
+        """Whether its images are points of the plane."""
+        return self.img_channels == 2
 
 
 DATASETS = {
     "mnist": Dataset(32, 1, (28, 32), find_mnist, download_mnist, MNIST_BY_HAND),
     "stacked-mnist": Dataset(32, 3, (28, 32), find_stacked_mnist, download_mnist, MNIST_BY_HAND),
-    "digits": Dataset(32, 1, (16, 32)),
+    "digits": Dataset(32, 1, (16, 32), make=load_digits),
     "cifar10": Dataset(
         32, 3, (32,), find_cifar10, download_cifar10,
         "put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
@@ -294,6 +302,7 @@ DATASETS = {
         f"and put both into {{root}}/celeba, as {{root}}/celeba/{CELEBA_FOLDER}.zip and "
         f"{{root}}/celeba/{CELEBA_TEXTS[0]} (or unpacked: {{root}}/celeba/{CELEBA_FOLDER}/000001.jpg ...)",
     ),
+    **{name: Dataset(1, 2, (1,), make=lambda _, split, name=name: load_points(name, split)) for name in MIXTURES},
 }  # fmt: skip
 
 
@@ -402,13 +411,17 @@ def load_dataset(
     name; cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
     Raises UserError.
     """
-    if data is None and name not in DATASETS:
+    row = DATASETS.get(name)
+    if row is None and data is None:
         raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
+    is_points = row is not None and row.points
+    if is_points and data is not None:
+        raise UserError(f"--data {data}: {name} is drawn, not read; leave the flag out")
     if data is None:
-        sides = legal_shape(img_size, DATASETS[name].img_sizes, name)
+        sides = legal_shape(img_size, row.img_sizes, name)
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
-    if img_channels not in (1, 3):
+    if img_channels not in ((2,) if is_points else (1, 3)):
         raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
@@ -416,8 +429,8 @@ def load_dataset(
     if data is not None:
         source = FileSource(open_files(Path(data).expanduser()), name)
         table = load_table(lambda: source, shape, cache_dir, is_main)
-    elif DATASETS[name].find is None:
-        return load_digits(shape, split)
+    elif row.make is not None:
+        return row.make(shape, split)
     else:
         find = obtain(name, Path("data" if data_root is None else data_root).expanduser(), is_main)
         table = load_table(find, shape, cache_dir, is_main)

@@ -98,8 +98,8 @@ def _class_index(text: str, names: list[str], n_labels: int) -> int:
 
 
 @torch.inference_mode()
-def render(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
-    """uint8 images (n, C, H, W) on the CPU of latents (n, z_dim), computed in fixed chunks; G is in eval mode.
+def generate(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
+    """What G makes of latents (n, z_dim), (n, C, H, W) on the CPU, computed in fixed chunks; G is in eval mode.
 
     how: what G's forward takes beside latents and labels, such as truncation.
     """
@@ -108,8 +108,13 @@ def render(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
     for start in range(0, len(z), CHUNK):
         part = slice(start, start + CHUNK)
         labels = None if y is None else y[part].to(param.device)
-        images.append(to_uint8(G(z[part].to(param), labels, **how)).cpu())
+        images.append(G(z[part].to(param), labels, **how).cpu())
     return torch.cat(images)
+
+
+def render(G: nn.Module, z: Tensor, y: Tensor | None, **how: Any) -> Tensor:
+    """uint8 images (n, C, H, W) on the CPU of latents (n, z_dim); G and `how` as for generate."""
+    return to_uint8(generate(G, z, y, **how))
 
 
 def sample(
