@@ -29,14 +29,14 @@ Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)
 
 @dataclass(frozen=True)
 class Phase:
-    """One backward and one optimiser step of one network.
+    """One backward and one optimiser step of one network, or of several together.
 
-    trains: its name in task.networks; loss: micro-batch -> (scalar, logged values);
+    trains: their names in task.networks; loss: micro-batch -> (scalar, logged values);
     due: step -> whether the phase runs in it; interval: n > 1 for a lazy penalty, whose loss is scaled by n.
     """
 
     name: str
-    trains: str
+    trains: tuple[str, ...]
     loss: Callable[["Micro"], tuple[Tensor, Stats]]
     due: Callable[[int], bool]
     interval: int = 1
@@ -225,16 +225,16 @@ class NoiseToImage(Task):
         self.clip = {} if clip is None else {"D": clip}
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
         lazy = {name: n for name, (_, n) in active.items() if n > 1}
-        self.phases = [Phase("d", "D", self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
+        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
         # After g: the graph that d keeps of G for g must meet G's weights unchanged.
-        self.phases += [Phase("g", "G", self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
 
     def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
         updates = (
             1 if side == "d" else self.config.train_g_interval
         )  # steps from one of the network to the next
         return [
-            Phase(name, side.upper(), self._lazy(name), every(n * updates), interval=n)
+            Phase(name, (side.upper(),), self._lazy(name), every(n * updates), interval=n)
             for name, n in lazy.items()
             if PENALTIES[name].side == side
         ]
