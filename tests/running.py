@@ -30,6 +30,7 @@ SMALL = {
     "sagan": (_NARROW, _NARROW),
     "biggan": (_NARROW, _NARROW),
     "mlp": (_NARROW, _NARROW),
+    "veegan": (_NARROW, _NARROW),
     "progressive_gan": (_FEW, _FEW),
     "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),
     "stylegan2": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW | {"mapping_layers": 2}),

@@ -64,6 +64,7 @@ _EQUALISED = partial(Family, tanh=False, equalised=True)
 PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
 FAMILIES = {
     **dict.fromkeys(PLAIN, _PLAIN),
+    "veegan": Family({}, [*_WIDTHS, {"norm": "instance"}, {"z_dim": 0}, {"z_dim": None}]),
     "sngan": Family({}, _WIDTHS),
     "sndcgan": Family({}, _WIDTHS),
     "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
@@ -88,6 +89,7 @@ FAMILIES = {
     ),
 }
 EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
+SEEING = [model for model, row in MODELS.items() if row.conditions_g]  # labels
 WAYS = {  # (model, condition) of each side
     side: [(model, way) for model, row in MODELS.items() for way in getattr(row, f"conditions_{side}")]
     for side in ("g", "d")
@@ -110,7 +112,7 @@ def generator(model: str, **settings: object) -> nn.Module:
 
 def discriminator(model: str, **settings: object) -> nn.Module:
     """A narrow one of 32 px and one channel."""
-    return build_discriminator(model, **IMAGE | SMALL[model][1] | settings)
+    return build_discriminator(model, **IMAGE | SMALL[model][1] | {"z_dim": 6} | settings)
 
 
 def of_d(model: str, **settings: object) -> dict[str, object]:
@@ -164,6 +166,7 @@ def test_shapes_and_range(model: str, channels: int) -> None:
 @pytest.mark.parametrize("labels", [0, 3])
 def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm: bool) -> None:
     """In the course of growing, for networks that grow: each size has image layers of its own."""
+    labels = labels if model in SEEING else 0
     G = generator(model, n_labels=labels, spectral_norm=spectral_norm)
     options = of_d(model, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, n_labels=labels, spectral_norm=spectral_norm, **options)
@@ -184,7 +187,8 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
     def pair() -> tuple[nn.Module, nn.Module]:
         options = of_d(model, noise_std=0.1, minibatch_discrimination=2)
         options["spectral_norm"] = not FAMILIES[model].equalised
-        return generator(model, n_labels=3), discriminator(model, n_labels=3, **options)
+        labels = 3 if model in SEEING else 0
+        return generator(model, n_labels=labels), discriminator(model, n_labels=labels, **options)
 
     z, y = torch.randn(4, 6), torch.arange(4) % 3
     torch.default_generator.manual_seed(1)
@@ -650,7 +654,7 @@ def test_gradient_reaches_every_parameter_in_every_way(side: str, model: str, wa
 
 
 @pytest.mark.parametrize("side", ["g", "d"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SEEING)
 def test_the_first_way_is_the_one_without_a_word(model: str, side: str) -> None:
     build = generator if side == "g" else discriminator
     first = getattr(MODELS[model], f"conditions_{side}")[0]
@@ -664,7 +668,14 @@ def test_the_first_way_is_the_one_without_a_word(model: str, side: str) -> None:
     assert shapes(bare) == shapes(told) != shapes(nets[0])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in SEEING])
+def test_models_that_see_no_labels_say_so(model: str) -> None:
+    for build in (generator, discriminator):
+        with pytest.raises(ValueError, match=f"{model} sees no labels: leave --conditional out$"):
+            build(model, n_labels=3)
+
+
+@pytest.mark.parametrize("model", SEEING)
 def test_refused_ways_list_what_the_model_knows(model: str) -> None:
     for side, build in (("g", generator), ("d", discriminator)):
         known = getattr(MODELS[model], f"conditions_{side}")

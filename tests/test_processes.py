@@ -30,6 +30,7 @@ RUNS = {
     "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
     "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 5 "
     "--g_kwargs width=4 hierarchical=true",
+    "veegan": "--model veegan --train_g_interval 2 --ema",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
 }
 
@@ -69,6 +70,7 @@ EQUAL = {
     "sngan": f"--model sngan {LABELLED} --condition_g cin --condition_d ac",
     "sagan": f"--model sagan {LABELLED} --condition_g cin --r1_weight 1 --accumulate 2",
     "biggan": f"--model biggan {LABELLED} --condition_g cin --ortho_weight 1 --g_kwargs width=4 hierarchical=true",
+    "veegan": "--model veegan --accumulate 2",
     "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",

@@ -145,10 +145,9 @@ class Loop:
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
-        module = self.task.networks[name]
-        return Network(
-            module, make_optimizer(self.config, module, self.config.rates[name], self.device, 1 / (1 + lazy))
-        )
+        module, rates = self.task.networks[name], self.config.rates
+        rate = rates.get(name, rates["G"])  # what a game has beside G and D learns with G
+        return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
 
     def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
         """Name -> (average, its decay now). The first one is what is sampled from."""

@@ -229,6 +229,10 @@ class NoiseToImage(Task):
         # After g: the graph that d keeps of G for g must meet G's weights unchanged.
         self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
 
+    @classmethod
+    def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
+        """UserError for settings, or networks, that the game cannot be played with."""
+
     def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
         updates = (
             1 if side == "d" else self.config.train_g_interval
