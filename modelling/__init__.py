@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from modelling import (
     biggan,
     dcgan,
+    infogan,
     mlp,
     progressive_gan,
     sagan,
@@ -65,6 +66,7 @@ MODELS = {
     "biggan": Model(biggan.Generator, biggan.Discriminator, _NORMS, _HEADS, spectral_norm="gd"),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
     "veegan": Model(veegan.Generator, veegan.Discriminator, (), ()),
+    "infogan": Model(infogan.Generator, infogan.Discriminator, (), ()),
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),
     "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, **_STYLED),

@@ -65,6 +65,19 @@ PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
 FAMILIES = {
     **dict.fromkeys(PLAIN, _PLAIN),
     "veegan": Family({}, [*_WIDTHS, {"norm": "instance"}, {"z_dim": 0}, {"z_dim": None}]),
+    "infogan": Family(
+        {"architecture": "conv"},
+        [
+            *_WIDTHS,
+            {"architecture": "fc"},
+            {"norm": "instance"},
+            {"n_categories": 1},
+            {"n_continuous": -1},
+            {"joint": 2},
+            {"category_weight": -1},
+            {"continuous_weight": "x"},
+        ],
+    ),
     "sngan": Family({}, _WIDTHS),
     "sndcgan": Family({}, _WIDTHS),
     "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
@@ -128,6 +141,12 @@ def open_gates(net: nn.Module) -> None:
             nn.init.ones_(p)
 
 
+def said(D: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """All that D says of each image, (N, n): the logit, and what else there is."""
+    logit, further = as_output(D(x, y))
+    return logit[:, None] if further is None else torch.cat([logit[:, None], further], 1)
+
+
 def n_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
@@ -154,7 +173,7 @@ def test_shapes_and_range(model: str, channels: int) -> None:
         for p in G.parameters():
             p.mul_(10)
     assert (G(z).abs().max() <= 1) == FAMILIES[model].tanh
-    assert D(x).shape == (8,)
+    assert as_output(D(x)).logit.shape == (8,)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)
 
@@ -176,7 +195,7 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
     for size in [32] if first is None else stage_sizes(first, 32):
         for net in (G, D):
             set_stage(net, size, 0.5)
-        D(G(torch.randn(8, 6), y), y).square().sum().backward()
+        said(D, G(torch.randn(8, 6), y), y).square().sum().backward()
     for net in (G, D):
         for name, p in net.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
@@ -196,11 +215,11 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
     x = G(z, y)
     torch.default_generator.manual_seed(1)
     G2, D2 = (net.eval() for net in pair())
-    assert torch.equal(G2(z, y), x) and torch.equal(D2(x, y), D(x, y))
+    assert torch.equal(G2(z, y), x) and torch.equal(said(D2, x, y), said(D, x, y))
     G3, D3 = (net.eval() for net in pair())
-    assert not torch.equal(G3(z, y), x) and not torch.equal(D3(x, y), D(x, y))
+    assert not torch.equal(G3(z, y), x) and not torch.equal(said(D3, x, y), said(D, x, y))
     G3.load_state_dict(G.state_dict()), D3.load_state_dict(D.state_dict())
-    assert torch.equal(G3(z, y), x) and torch.equal(D3(x, y), D(x, y))
+    assert torch.equal(G3(z, y), x) and torch.equal(said(D3, x, y), said(D, x, y))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -209,7 +228,7 @@ def test_default_floating_type_is_followed(model: str) -> None:
     try:
         options = of_d(model, minibatch_stddev=True, noise_std=0.1)
         G, D = generator(model), discriminator(model, **options)
-        assert D(G(torch.randn(4, 6))).dtype == torch.float64
+        assert said(D, G(torch.randn(4, 6))).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -220,7 +239,7 @@ def test_half_precision_under_autocast(model: str) -> None:
     options = of_d(model, noise_std=0.1, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert D(G(torch.randn(4, 6))).isfinite().all()
+        assert said(D, G(torch.randn(4, 6))).isfinite().all()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -389,8 +408,8 @@ def test_each_option_acts(model: str, option: str) -> None:
     D.load_state_dict(shared, strict=False)
     x = images()
     torch.default_generator.manual_seed(5)
-    assert D(x).shape == (8,)
-    assert not torch.allclose(D(x), plain(x))
+    assert as_output(D(x)).logit.shape == (8,)
+    assert not torch.allclose(said(D, x), said(plain, x))
 
 
 @pytest.mark.parametrize("model", PLAIN)

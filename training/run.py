@@ -48,13 +48,17 @@ from training.device import choose_device
 from training.errors import UserError, blaming_user, cli, tell
 from training.generator import label_examples
 from training.hooks import Previews
+from training.infogan import InfoGAN
 from training.logs import RunLog
 from training.loop import Loop
 from training.rng import key
 from training.task import NoiseToImage
 from training.veegan import VEEGAN
 
-GAMES: dict[str, type[NoiseToImage]] = {"veegan": VEEGAN}  # by model; other models play the ordinary one
+GAMES: dict[str, type[NoiseToImage]] = {
+    "veegan": VEEGAN,
+    "infogan": InfoGAN,
+}  # by model; other models play the ordinary one
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (
     128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input

@@ -355,16 +355,16 @@ class NoiseToImage(Task):
             loss = self.method.d(d_real, d_fake)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         stats["d/real_sign"] = sign
-        loss = self._with_terms(loss, stats, self.d_terms(real, fake, micro.y))
+        loss = self._with_terms(loss, stats, self.d_terms(micro, real, fake))
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         context = self._context(micro, "d-penalty", x_real, x_fake, **logits)
         return self._penalised("d", micro, loss, stats, context)
 
-    def d_terms(self, real: DOutput, fake: DOutput, y: Tensor | None) -> Terms:
+    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
         """Further terms of D's loss, by name: weight and value."""
         return {}
 
-    def g_terms(self, fake: DOutput, y: Tensor | None) -> Terms:
+    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
         """Further terms of G's loss."""
         return {}
 
@@ -431,7 +431,7 @@ class NoiseToImage(Task):
                 d_real = self._judge(micro, "g-real", self._real(micro)).logit
         loss = self.method.g(d_real, fake.logit)
         stats = {"loss/g": loss.detach()}
-        loss = self._with_terms(loss, stats, self.g_terms(fake, micro.y))
+        loss = self._with_terms(loss, stats, self.g_terms(micro, fake))
         if not self.every_step["g"]:
             return loss, stats
         context = self._context(micro, "g-penalty", self._real(micro), x_fake)
