@@ -170,12 +170,13 @@ def test_bf16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--method wgan", "--method wgan: --model veegan is a game of its own"),
-        ("--r1_weight 10", "--penalty r1: --model veegan"),
-        ("--penalty drift", "--penalty drift: --model veegan"),
-        ("--label_smoothing 0.1", "--label_smoothing: --model veegan"),
+        ("--method wgan", "--method wgan is not for --model veegan, whose game is its own: leave it out"),
+        ("--r1_weight 10", "--penalty r1 is not for --model veegan"),
+        ("--penalty drift", "--penalty drift is not for --model veegan"),
+        ("--label_smoothing 0.1", "--label_smoothing is not for --model veegan"),
         ("--conditional", "veegan sees no labels: leave --conditional out"),
-        ("--augment color", "--augment: --model veegan"),
+        ("--augment color", "--augment is not for --model veegan"),
+        ("--sync_bn", "--sync_bn is not for --model veegan"),
         ("--norm_g instance", "unknown norm of mlp 'instance': choose from none, batch"),
     ],
 )

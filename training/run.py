@@ -55,10 +55,8 @@ from training.rng import key
 from training.task import NoiseToImage
 from training.veegan import VEEGAN
 
-GAMES: dict[str, type[NoiseToImage]] = {
-    "veegan": VEEGAN,
-    "infogan": InfoGAN,
-}  # by model; other models play the ordinary one
+# By model; all others play the ordinary one.
+GAMES: dict[str, type[NoiseToImage]] = {"veegan": VEEGAN, "infogan": InfoGAN}
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (
     128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input

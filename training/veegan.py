@@ -31,17 +31,16 @@ class VEEGAN(NoiseToImage):
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
-        """Its losses are its own, and D sees pairs."""
+        """Its losses are its own, D sees pairs, and R's batch norm is not synchronised."""
         others = {
             f"--method {config.method}": config.method != "gan",
             f"--penalty {' '.join(config.penalties())}": config.penalties(),
             "--label_smoothing": config.label_smoothing,
             "--augment": config.augment,
+            "--sync_bn": config.sync_bn,
         }
         if refused := [flag for flag, given in others.items() if given]:
-            raise UserError(
-                f"{refused[0]}: --model veegan is a game of its own, with --method gan; leave it out"
-            )
+            raise UserError(f"{refused[0]} is not for --model veegan, whose game is its own: leave it out")
 
     def _pairs(self, x: Tensor, z: Tensor) -> Tensor:
         """D's logits (n,) of images and latents."""
