@@ -117,7 +117,7 @@ class TimedLoop:
         loop.batches.micro = self._timed("data", plain[0])
         loop._apply = self._timed("optimiser", plain[1])
         loop._average = self._timed("ema", plain[2])
-        loop._run_phase = lambda phase, *rest: self._timed(phase.trains.lower(), plain[3])(phase, *rest)
+        loop._run_phase = lambda phase, *rest: self._timed(phase.trains[0].lower(), plain[3])(phase, *rest)
         power = self._timed("power_iteration", iterate_spectral_norm)
         with mock.patch.object(training_loop, "iterate_spectral_norm", power):
             for _ in range(steps):

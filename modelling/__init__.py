@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from modelling import (
     biggan,
     dcgan,
+    infogan,
     mlp,
     progressive_gan,
     sagan,
@@ -17,6 +18,7 @@ from modelling import (
     sngan,
     stylegan,
     stylegan2,
+    veegan,
 )
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
@@ -30,10 +32,10 @@ from ops.spectral_norm import apply_spectral_norm
 class Model:
     """A pair of networks and what the trainer must know of them.
 
-    conditions_g, conditions_d: how G and D can see labels, its paper's choice first; `concat` wraps the network (see
-    cgan.py), the others are the network's own. spectral_norm: the sides, of "gd", that have it by default. styles: G
-    maps latents to styles (see styles.py); grows_from: the size in px at which growing starts, None for a model that
-    does not grow.
+    conditions_g, conditions_d: how G and D can see labels, its paper's choice first, none where they see none; `concat`
+    wraps the network (see cgan.py), the others are the network's own. spectral_norm: the sides, of "gd", that have it
+    by default. styles: G maps latents to styles (see styles.py); grows_from: the size in px at which growing starts,
+    None for a model that does not grow.
     """
 
     Generator: type[nn.Module]
@@ -63,6 +65,8 @@ MODELS = {
     "sagan": Model(sagan.Generator, sagan.Discriminator, **_SNGAN | {"spectral_norm": "gd"}),
     "biggan": Model(biggan.Generator, biggan.Discriminator, _NORMS, _HEADS, spectral_norm="gd"),
     "mlp": Model(mlp.Generator, mlp.Discriminator),
+    "veegan": Model(veegan.Generator, veegan.Discriminator, (), ()),
+    "infogan": Model(infogan.Generator, infogan.Discriminator, (), ()),
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),
     "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, **_STYLED),
@@ -94,6 +98,12 @@ def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
 def network_classes(model: str) -> dict[str, type[nn.Module]]:
     """The model's Generator as "g" and Discriminator as "d"."""
     return {"g": MODELS[model].Generator, "d": MODELS[model].Discriminator}
+
+
+def check_sees_labels(model: str) -> None:
+    """ValueError for a model that cannot be conditional."""
+    if not MODELS[model].conditions_g:
+        raise ValueError(f"{model} sees no labels: leave --conditional out")
 
 
 def check_condition(model: str, side: str, given: str) -> None:
@@ -156,6 +166,7 @@ def build_discriminator(
     *,
     img_size: Size,
     img_channels: int,
+    z_dim: int | None = None,
     n_labels: int = 0,
     condition: str | None = None,
     spectral_norm: bool = False,
@@ -163,20 +174,23 @@ def build_discriminator(
 ) -> nn.Module:
     """The discriminator of MODELS[name]: D(x (N, img_channels, H, W), y) -> logits (N,), or a DOutput.
 
-    Arguments and errors as for build_generator.
+    z_dim: of the latents that a D of pairs (veegan's) sees, of no use to the others. Further arguments and errors as
+    for build_generator.
     """
     check_choice("model", name, MODELS)
     network = MODELS[name].Discriminator
     check_settings(name, network, kwargs, "--d_kwargs")
     check_number("img_channels", img_channels, 1, whole=True)
-    img_size = as_size(img_size)
+    sizes = {"img_size": as_size(img_size)}
+    if "z_dim" in inspect.signature(network).parameters:
+        sizes["z_dim"] = z_dim
     labels = _label_arguments(name, "d", n_labels, condition)
     if labels is None:
         extra = embed_dim(n_labels)
-        D = network(img_size=img_size, img_channels=img_channels + extra, **kwargs)
+        D = network(img_channels=img_channels + extra, **sizes, **kwargs)
         D = ConditionalDiscriminator(D, n_labels, extra)
     else:
-        D = network(img_size=img_size, img_channels=img_channels, **labels, **kwargs)
+        D = network(img_channels=img_channels, **sizes, **labels, **kwargs)
     return _with_spectral_norm(D, name, "d") if spectral_norm else D
 
 
@@ -185,6 +199,7 @@ def _label_arguments(name: str, side: str, n_labels: int, condition: str | None)
     check_number("n_labels", n_labels, 0, whole=True)
     if not n_labels:
         return {}
+    check_sees_labels(name)
     condition = getattr(MODELS[name], f"conditions_{side}")[0] if condition is None else condition
     check_condition(name, side, condition)
     if condition == "concat":

@@ -42,6 +42,17 @@ def norm_of(name: str, width: int) -> nn.Module | None:
     return None if factory is None else factory(width)
 
 
+def hidden_layers(n_in: int, width: int, norms: Sequence[str]) -> nn.Sequential:
+    """As many fully connected layers as `norms`, each of `width` with its norm and LeakyReLU."""
+    dims = [n_in] + [width] * len(norms)
+    return nn.Sequential(
+        *(
+            hidden_block(linear(n_in, n_out), norm_of(norm, n_out), "leaky_relu")
+            for (n_in, n_out), norm in zip(itertools.pairwise(dims), norms, strict=True)
+        )
+    )
+
+
 class Generator(nn.Module):
     """z (N, z_dim) -> images (N, img_channels, H, W) in [-1, 1].
 
@@ -55,13 +66,7 @@ class Generator(nn.Module):
         for name, value in {"img_channels": img_channels, "z_dim": z_dim, "width": width}.items():
             check_number(name, value, 1, whole=True)
         self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
-        dims = [z_dim] + [width] * N_HIDDEN
-        self.blocks = nn.Sequential(
-            *(
-                hidden_block(linear(n_in, n_out), norm_of(norm, n_out), "leaky_relu")
-                for n_in, n_out in itertools.pairwise(dims)
-            )
-        )
+        self.blocks = hidden_layers(z_dim, width, [norm] * N_HIDDEN)
         self.to_image = linear(width, img_channels * math.prod(image_shape(img_size)))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:

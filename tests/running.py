@@ -21,6 +21,7 @@ TINY = (
 )
 # A narrow one of each model of 32 px or less: the settings of G and of D.
 _NARROW = {"width": 4}
+_CODES = {"n_categories": 3}
 _FEW = {"channel_base": 128, "channel_max": 8}
 SMALL = {
     "dcgan": (_NARROW, _NARROW),
@@ -30,6 +31,8 @@ SMALL = {
     "sagan": (_NARROW, _NARROW),
     "biggan": (_NARROW, _NARROW),
     "mlp": (_NARROW, _NARROW),
+    "veegan": (_NARROW, _NARROW),
+    "infogan": (_NARROW | _CODES, _NARROW | _CODES),
     "progressive_gan": (_FEW, _FEW),
     "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),
     "stylegan2": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW | {"mapping_layers": 2}),

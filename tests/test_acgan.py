@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def bare_task(**weights: float) -> ACGAN:
 def test_terms_and_their_weights() -> None:
     task, y = bare_task(ac_weight_d=2.0, ac_weight_fake=0.5, ac_weight_g=0.25), torch.tensor([0, 1, 0])
     real, fake = DOutput(torch.zeros(3), LOGITS), DOutput(torch.zeros(3), -LOGITS)
-    of_d, of_g = task.d_terms(real, fake, y), task.g_terms(fake, y)
+    micro = SimpleNamespace(y=y)
+    of_d, of_g = task.d_terms(micro, real, fake), task.g_terms(micro, fake)
     assert {name: weight for name, (weight, _) in of_d.items()} == {
         "class/d_real": 2, "class/accuracy_real": 0, "class/d_fake": 0.5,
     }  # fmt: skip
@@ -100,9 +102,8 @@ def test_terms_and_their_weights() -> None:
 
 def test_a_weight_of_zero_leaves_the_classes_of_fakes_out() -> None:
     task = bare_task(ac_weight_d=1.0, ac_weight_fake=0.0, ac_weight_g=1.0)
-    terms = task.d_terms(
-        DOutput(torch.zeros(3), LOGITS), DOutput(torch.zeros(3), None), torch.tensor([0, 1, 0])
-    )
+    micro = SimpleNamespace(y=torch.tensor([0, 1, 0]))
+    terms = task.d_terms(micro, DOutput(torch.zeros(3), LOGITS), DOutput(torch.zeros(3), None))
     assert terms.keys() == {"class/d_real", "class/accuracy_real"}
 
 

@@ -6,13 +6,23 @@ import pytest
 import torch
 
 from tests.running import differing, run, state
+from tests.test_processes import JOINT
 from tests.test_training import finite, lines, poison
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("method", ["gan --r1_weight 1", "wgan-gp", "ragan"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "gan --r1_weight 1",
+        "wgan-gp",
+        "ragan",
+        "gan --model veegan",
+        f"gan --model infogan --img_size 32 --r1_weight 10 {JOINT}",
+    ],
+)
 def test_half_precision_stays_finite(tmp_path, precision, method):
     loop = run(f"--log_name a --method {method} --mixed_precision {precision} --n_steps 200 --ema", tmp_path)
     assert finite(loop)

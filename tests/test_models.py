@@ -64,6 +64,20 @@ _EQUALISED = partial(Family, tanh=False, equalised=True)
 PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
 FAMILIES = {
     **dict.fromkeys(PLAIN, _PLAIN),
+    "veegan": Family({}, [*_WIDTHS, {"norm": "instance"}, {"z_dim": 0}, {"z_dim": None}]),
+    "infogan": Family(
+        {"architecture": "conv"},
+        [
+            *_WIDTHS,
+            {"architecture": "fc"},
+            {"norm": "instance"},
+            {"n_categories": 1},
+            {"n_continuous": -1},
+            {"joint": 2},
+            {"category_weight": -1},
+            {"continuous_weight": "x"},
+        ],
+    ),
     "sngan": Family({}, _WIDTHS),
     "sndcgan": Family({}, _WIDTHS),
     "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
@@ -88,6 +102,7 @@ FAMILIES = {
     ),
 }
 EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
+SEEING = [model for model, row in MODELS.items() if row.conditions_g]  # labels
 WAYS = {  # (model, condition) of each side
     side: [(model, way) for model, row in MODELS.items() for way in getattr(row, f"conditions_{side}")]
     for side in ("g", "d")
@@ -110,7 +125,7 @@ def generator(model: str, **settings: object) -> nn.Module:
 
 def discriminator(model: str, **settings: object) -> nn.Module:
     """A narrow one of 32 px and one channel."""
-    return build_discriminator(model, **IMAGE | SMALL[model][1] | settings)
+    return build_discriminator(model, **IMAGE | SMALL[model][1] | {"z_dim": 6} | settings)
 
 
 def of_d(model: str, **settings: object) -> dict[str, object]:
@@ -124,6 +139,12 @@ def open_gates(net: nn.Module) -> None:
     for p in net.parameters():
         if p.dim() == 0 and not p:
             nn.init.ones_(p)
+
+
+def said(D: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """All that D says of each image, (N, n): the logit, and what else there is."""
+    logit, further = as_output(D(x, y))
+    return logit[:, None] if further is None else torch.cat([logit[:, None], further], 1)
 
 
 def n_parameters(net: nn.Module) -> int:
@@ -152,7 +173,7 @@ def test_shapes_and_range(model: str, channels: int) -> None:
         for p in G.parameters():
             p.mul_(10)
     assert (G(z).abs().max() <= 1) == FAMILIES[model].tanh
-    assert D(x).shape == (8,)
+    assert as_output(D(x)).logit.shape == (8,)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)
 
@@ -164,6 +185,7 @@ def test_shapes_and_range(model: str, channels: int) -> None:
 @pytest.mark.parametrize("labels", [0, 3])
 def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm: bool) -> None:
     """In the course of growing, for networks that grow: each size has image layers of its own."""
+    labels = labels if model in SEEING else 0
     G = generator(model, n_labels=labels, spectral_norm=spectral_norm)
     options = of_d(model, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, n_labels=labels, spectral_norm=spectral_norm, **options)
@@ -173,7 +195,7 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
     for size in [32] if first is None else stage_sizes(first, 32):
         for net in (G, D):
             set_stage(net, size, 0.5)
-        D(G(torch.randn(8, 6), y), y).square().sum().backward()
+        said(D, G(torch.randn(8, 6), y), y).square().sum().backward()
     for net in (G, D):
         for name, p in net.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
@@ -184,7 +206,8 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
     def pair() -> tuple[nn.Module, nn.Module]:
         options = of_d(model, noise_std=0.1, minibatch_discrimination=2)
         options["spectral_norm"] = not FAMILIES[model].equalised
-        return generator(model, n_labels=3), discriminator(model, n_labels=3, **options)
+        labels = 3 if model in SEEING else 0
+        return generator(model, n_labels=labels), discriminator(model, n_labels=labels, **options)
 
     z, y = torch.randn(4, 6), torch.arange(4) % 3
     torch.default_generator.manual_seed(1)
@@ -192,11 +215,11 @@ def test_seeded_repeat_and_state_dict(model: str) -> None:
     x = G(z, y)
     torch.default_generator.manual_seed(1)
     G2, D2 = (net.eval() for net in pair())
-    assert torch.equal(G2(z, y), x) and torch.equal(D2(x, y), D(x, y))
+    assert torch.equal(G2(z, y), x) and torch.equal(said(D2, x, y), said(D, x, y))
     G3, D3 = (net.eval() for net in pair())
-    assert not torch.equal(G3(z, y), x) and not torch.equal(D3(x, y), D(x, y))
+    assert not torch.equal(G3(z, y), x) and not torch.equal(said(D3, x, y), said(D, x, y))
     G3.load_state_dict(G.state_dict()), D3.load_state_dict(D.state_dict())
-    assert torch.equal(G3(z, y), x) and torch.equal(D3(x, y), D(x, y))
+    assert torch.equal(G3(z, y), x) and torch.equal(said(D3, x, y), said(D, x, y))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -205,7 +228,7 @@ def test_default_floating_type_is_followed(model: str) -> None:
     try:
         options = of_d(model, minibatch_stddev=True, noise_std=0.1)
         G, D = generator(model), discriminator(model, **options)
-        assert D(G(torch.randn(4, 6))).dtype == torch.float64
+        assert said(D, G(torch.randn(4, 6))).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -216,7 +239,7 @@ def test_half_precision_under_autocast(model: str) -> None:
     options = of_d(model, noise_std=0.1, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert D(G(torch.randn(4, 6))).isfinite().all()
+        assert said(D, G(torch.randn(4, 6))).isfinite().all()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -385,8 +408,8 @@ def test_each_option_acts(model: str, option: str) -> None:
     D.load_state_dict(shared, strict=False)
     x = images()
     torch.default_generator.manual_seed(5)
-    assert D(x).shape == (8,)
-    assert not torch.allclose(D(x), plain(x))
+    assert as_output(D(x)).logit.shape == (8,)
+    assert not torch.allclose(said(D, x), said(plain, x))
 
 
 @pytest.mark.parametrize("model", PLAIN)
@@ -650,7 +673,7 @@ def test_gradient_reaches_every_parameter_in_every_way(side: str, model: str, wa
 
 
 @pytest.mark.parametrize("side", ["g", "d"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SEEING)
 def test_the_first_way_is_the_one_without_a_word(model: str, side: str) -> None:
     build = generator if side == "g" else discriminator
     first = getattr(MODELS[model], f"conditions_{side}")[0]
@@ -664,7 +687,14 @@ def test_the_first_way_is_the_one_without_a_word(model: str, side: str) -> None:
     assert shapes(bare) == shapes(told) != shapes(nets[0])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in SEEING])
+def test_models_that_see_no_labels_say_so(model: str) -> None:
+    for build in (generator, discriminator):
+        with pytest.raises(ValueError, match=f"{model} sees no labels: leave --conditional out$"):
+            build(model, n_labels=3)
+
+
+@pytest.mark.parametrize("model", SEEING)
 def test_refused_ways_list_what_the_model_knows(model: str) -> None:
     for side, build in (("g", generator), ("d", discriminator)):
         known = getattr(MODELS[model], f"conditions_{side}")

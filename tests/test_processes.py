@@ -16,6 +16,11 @@ STYLED = "--g_kwargs channel_base=128 w_dim=8 mapping_layers=2 --d_kwargs channe
 GROWN = "--stable_kimg 0.08 --fade_kimg 0.128"
 NARROW = "--g_kwargs channel_base=128 --d_kwargs channel_base=128"
 LABELLED = "--conditional --method hinge --img_size 32 --ema"
+CODES = "--g_kwargs width=4 n_categories=3 --d_kwargs width=4 n_categories=3"
+JOINT = (
+    "--g_kwargs width=4 n_categories=3 prior=normal architecture=conv "
+    "--d_kwargs width=4 n_categories=3 architecture=conv joint=true"
+)
 RUNS = {
     "progressive_gan": f"--model progressive_gan --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} --ema",
     "stylegan": f"--model stylegan --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} {GROWN}",
@@ -30,6 +35,9 @@ RUNS = {
     "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
     "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 5 "
     "--g_kwargs width=4 hierarchical=true",
+    "veegan": "--model veegan --train_g_interval 2 --ema",
+    "infogan": f"--model infogan {CODES} --ema",
+    "infogan-joint": f"--model infogan --img_size 32 --r1_weight 10 --train_g_interval 2 --ema {JOINT}",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 10",
 }
 
@@ -69,6 +77,9 @@ EQUAL = {
     "sngan": f"--model sngan {LABELLED} --condition_g cin --condition_d ac",
     "sagan": f"--model sagan {LABELLED} --condition_g cin --r1_weight 1 --accumulate 2",
     "biggan": f"--model biggan {LABELLED} --condition_g cin --ortho_weight 1 --g_kwargs width=4 hierarchical=true",
+    "veegan": "--model veegan --accumulate 2",
+    "infogan": f"--model infogan {CODES} --accumulate 2 --r1_weight 10",
+    "infogan-joint": f"--model infogan --img_size 32 --train_g_interval 2 {JOINT}",
     "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",

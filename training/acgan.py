@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelling.conditioning import DOutput
-from training.task import NoiseToImage, Terms
+from training.task import Micro, NoiseToImage, Terms
 
 
 def class_loss(classes: Tensor, y: Tensor) -> Tensor:
@@ -31,19 +31,19 @@ def class_accuracy(classes: Tensor, y: Tensor) -> Tensor:
 class ACGAN(NoiseToImage):
     """The ordinary game with classification terms, weights --ac_weight_d, --ac_weight_fake and --ac_weight_g."""
 
-    def d_terms(self, real: DOutput, fake: DOutput, y: Tensor) -> Terms:
+    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
         """Classes of reals and, unless its weight is 0, of fakes."""
         terms = {
-            "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, y)),
-            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), y)),
+            "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, micro.y)),
+            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), micro.y)),
         }
         if self.config.ac_weight_fake:
-            terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, y))
+            terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, micro.y))
         return terms
 
-    def g_terms(self, fake: DOutput, y: Tensor) -> Terms:
+    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
         """Classes that were asked of G, as D tells them."""
         return {
-            "class/g": (self.config.ac_weight_g, class_loss(fake.classes, y)),
-            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), y)),
+            "class/g": (self.config.ac_weight_g, class_loss(fake.classes, micro.y)),
+            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), micro.y)),
         }

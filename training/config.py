@@ -19,7 +19,15 @@ import yaml
 
 from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
-from modelling import CONDITIONS, MODELS, STYLED, check_condition, network_classes, own_settings
+from modelling import (
+    CONDITIONS,
+    MODELS,
+    STYLED,
+    check_condition,
+    check_sees_labels,
+    network_classes,
+    own_settings,
+)
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, ClassHead
 from modelling.layers import NORMS, Size, image_shape, size_text
 from training.checkpoint import difference
@@ -649,6 +657,8 @@ def _validate_labels(config: TrainConfig) -> None:
         if getattr(config, name) is not None and not config.conditional:
             raise UserError(f"--{name} {getattr(config, name)} needs --conditional")
     with blaming_user():
+        if config.conditional:
+            check_sees_labels(config.model)
         for side in ("g", "d"):
             if (condition := getattr(config, f"condition_{side}")) is not None:
                 check_condition(config.model, side, condition)

@@ -144,11 +144,10 @@ class Loop:
         self.hooks: list[tuple[int, Callable[[int], None]]] = []
 
     def _network(self, name: str) -> Network:
-        lazy = sum(1 / p.interval for p in self.task.phases if p.trains == name and p.interval > 1)
-        module = self.task.networks[name]
-        return Network(
-            module, make_optimizer(self.config, module, self.config.rates[name], self.device, 1 / (1 + lazy))
-        )
+        lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
+        module, rates = self.task.networks[name], self.config.rates
+        rate = rates.get(name, rates["G"])  # what a game has beside G and D learns with G
+        return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
 
     def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
         """Name -> (average, its decay now). The first one is what is sampled from."""
@@ -206,7 +205,7 @@ class Loop:
 
         What a lazy phase adds after it enters the average with the next step.
         """
-        return phase.trains == self.task.averaged and phase.interval == 1
+        return self.task.averaged in phase.trains and phase.interval == 1
 
     def _set_rates(self, step: int) -> None:
         start = self.config.lr_decay_from
@@ -218,9 +217,10 @@ class Loop:
                 group["lr"] = rate * factor
 
     def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> None:
-        active = self.networks[phase.trains]
-        for network in self.networks.values():
-            network.train_only(network is active)
+        for name, network in self.networks.items():
+            network.train_only(name in phase.trains)
+        active = [self.networks[name] for name in phase.trains]
+        params = [p for network in active for p in network.params]
         before = [t.clone() for t in (*self.all_statistics, *self.task.running)]
         seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.batches.process)
         for micro in micros:
@@ -229,20 +229,21 @@ class Loop:
             scaler = (
                 self.accelerator.scaler
             )  # accelerator.backward would also divide by the launcher's accumulation
-            (loss if scaler is None else scaler.scale(loss)).backward(inputs=active.params)
+            (loss if scaler is None else scaler.scale(loss)).backward(inputs=params)
             for name, value in stats.items():
                 self.stats[name] = value / len(micros) + (self.stats[name] if micro is not micros[0] else 0)
-        grads = [p.grad for p in active.params if p.grad is not None]
+        grads = [p.grad for p in params if p.grad is not None]
         self._reduce(grads + self.all_statistics)
         norm, ok = self._apply(active, grads)
         self._keep_finite(before, ok)
-        active.optimizer.zero_grad(set_to_none=True)
+        for network in active:
+            network.optimizer.zero_grad(set_to_none=True)
         self.stats[f"grad_norm/{phase.name}"] = norm
-        if phase.trains in self.task.clip:
-            bound = self.task.clip[phase.trains]
+        for name in self.task.clip.keys() & set(phase.trains):
+            bound, clipped = self.task.clip[name], self.networks[name].params
             with torch.no_grad():
-                torch._foreach_clamp_min_(active.params, -bound)
-                torch._foreach_clamp_max_(active.params, bound)
+                torch._foreach_clamp_min_(clipped, -bound)
+                torch._foreach_clamp_max_(clipped, bound)
         if self._averages(phase):
             self._average(ok)
 
@@ -255,16 +256,30 @@ class Loop:
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 overwrite(tensor, part.view_as(tensor))
 
-    def _apply(self, active: Network, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Step the optimiser unless the gradient is not finite: (norm, 1 or 0 as a device flag)."""
-        optimizer, scaler = active.optimizer, self.accelerator.scaler
+    def _apply(self, active: list[Network], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Step the optimisers, or none where a gradient is not finite: (norm of all, 1 or 0 as a device flag)."""
+        scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.unscale_(optimizer)
+            if len(active) > 1:  # the scaler judges each optimiser alone: what one meets must stop all
+                torch._foreach_add_(grads, 0 * torch.nn.utils.get_total_norm(grads))
+            for network in active:
+                scaler.unscale_(network.optimizer)
         norm = torch.nn.utils.get_total_norm(grads)
         ok = torch.isfinite(norm)
+        bad = (~ok).to(self.skipped.dtype)
+        for network in active:
+            self._step(network, ok)
+            network.bad_run = (network.bad_run + bad) * bad
+        if scaler is not None:
+            scaler.update()
+        self.skipped += bad
+        return norm, ok
+
+    def _step(self, network: Network, ok: Tensor) -> None:
+        """Step one optimiser where the flag is 1, in the way that waits least for the device."""
+        optimizer, scaler = network.optimizer, self.accelerator.scaler
         if scaler is not None:
             scaler.step(optimizer)
-            scaler.update()
         elif self.device.type == "cpu":
             if ok:
                 optimizer.step()
@@ -274,11 +289,7 @@ class Loop:
             ).float()  # the fused kernel leaves everything untouched: no wait for the device
             optimizer.step()
         else:
-            step_or_leave(active, ok)
-        bad = (~ok).to(self.skipped.dtype)
-        self.skipped += bad
-        active.bad_run = (active.bad_run + bad) * bad
-        return norm, ok
+            step_or_leave(network, ok)
 
     @torch.no_grad()
     def _keep_finite(self, before: list[Tensor], ok: Tensor) -> None:

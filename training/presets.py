@@ -97,6 +97,19 @@ _MNIST_MODES = {"z_dim": 100, "img_size": 28, "n_steps": 50_000, "sample_interva
 _OF_RING8: dict[str, dict[str, Any]] = {"wgan-gp": {"gp_weight": 0.1}}
 _OF_MNIST: dict[str, dict[str, Any]] = {"lsgan": {"norm_g": "batch", "norm_d": "batch"}}
 
+# 50 epochs of 100 updates. The authors' code has weight 1 for both kinds of codes, and 62 + 10 + 2 latents.
+_INFOGAN = {
+    "model": "infogan", "method": "gan", "img_size": 28, "z_dim": 74, "batch_size": 128, "n_steps": 5000,
+    "lr_g": 1e-3, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
+}  # fmt: skip
+# 10,000 updates of G after five of D each; digits come without batch norm, with it the category is said to turn them.
+_INFOGAN_JOINT = {
+    "model": "infogan", "method": "gan", "r1_weight": 10.0, "img_size": 32, "z_dim": 112, "batch_size": 256,
+    "n_steps": 50_000, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.9, "beta2": 0.999,
+    "norm_g": "none", "norm_d": "none",
+    "g_kwargs": {"architecture": "conv", "prior": "normal"}, "d_kwargs": {"architecture": "conv", "joint": True},
+}  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
     "mnist-dcgan-conditional": Preset("gan_mnist", _MNIST | {"conditional": True}, _GAU),
@@ -106,6 +119,8 @@ PRESETS: dict[str, Preset] = {
         _MNIST | {"dataset": "stacked-mnist", "batch_size": 64, "z_dim": 100},
         "arXiv:1712.04086, Stacked MNIST",
     ),
+    "mnist-infogan": Preset("gan_mnist", _INFOGAN, "arXiv:1606.03657, its code's MNIST"),
+    "mnist-infogan-joint": Preset("gan_mnist", _INFOGAN_JOINT, _XYF),
     "celeba-dcgan": Preset("gan_celeba", _CELEBA | {"method": "gan", "ema": True}, _GAU),
     "celeba-dcgan-wgan": Preset("gan_celeba", _CELEBA_WGAN | {"n_steps": 100_000}, _GAU),
     # its 200,000 counted the updates of both networks

@@ -48,11 +48,15 @@ from training.device import choose_device
 from training.errors import UserError, blaming_user, cli, tell
 from training.generator import label_examples
 from training.hooks import Previews
+from training.infogan import InfoGAN
 from training.logs import RunLog
 from training.loop import Loop
 from training.rng import key
 from training.task import NoiseToImage
+from training.veegan import VEEGAN
 
+# By model; all others play the ordinary one.
+GAMES: dict[str, type[NoiseToImage]] = {"veegan": VEEGAN, "infogan": InfoGAN}
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (
     128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input
@@ -361,7 +365,7 @@ def network_settings(
     image = {"img_size": img_size, "img_channels": img_channels, "n_labels": n_labels}
     settings = {
         "g": image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_g},
-        "d": image | {"spectral_norm": config.spectral_norm_d},
+        "d": image | {"z_dim": config.z_dim, "spectral_norm": config.spectral_norm_d},
     }
     if n_labels:
         settings["g"]["condition"] = config.condition_g
@@ -394,6 +398,7 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
         if "ortho" in config.penalties() and not weight_matrices(G):
             raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
         y = torch.empty(n, n_labels) if n_labels else None
+        game_of(config).check(config, G, D)
         D(G(torch.empty(n, config.z_dim), y), y)
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
         if wanted:
@@ -434,6 +439,12 @@ def make_networks(
     return (networks[0], networks[1]), g
 
 
+def game_of(config: TrainConfig) -> type[NoiseToImage]:
+    """The game that the model plays; the ordinary one has a variant for a D that tells classes."""
+    head = config.class_head()
+    return GAMES.get(config.model, ACGAN if head is not None and head.classifies else NoiseToImage)
+
+
 def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn.Module) -> NoiseToImage:
     """The game, with compiled forwards where the launcher asked for them."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
@@ -442,8 +453,7 @@ def make_task(config: TrainConfig, accelerator: Accelerator, G: nn.Module, D: nn
     if config.growth() is not None:  # a graph for each size, fade and set of frozen weights
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
     fast = [None, None] if options is None else [torch.compile(network, **options) for network in (G, D)]
-    head = config.class_head()
-    game = ACGAN if head is not None and head.classifies else NoiseToImage
+    game = game_of(config)
     return game(config, G, D, forward_g=fast[0], forward_d=fast[1], autocast=autocast, half=dtype is not None)
 
 

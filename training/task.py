@@ -29,14 +29,14 @@ Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)
 
 @dataclass(frozen=True)
 class Phase:
-    """One backward and one optimiser step of one network.
+    """One backward and one optimiser step of one network, or of several together.
 
-    trains: its name in task.networks; loss: micro-batch -> (scalar, logged values);
+    trains: their names in task.networks; loss: micro-batch -> (scalar, logged values);
     due: step -> whether the phase runs in it; interval: n > 1 for a lazy penalty, whose loss is scaled by n.
     """
 
     name: str
-    trains: str
+    trains: tuple[str, ...]
     loss: Callable[["Micro"], tuple[Tensor, Stats]]
     due: Callable[[int], bool]
     interval: int = 1
@@ -225,16 +225,20 @@ class NoiseToImage(Task):
         self.clip = {} if clip is None else {"D": clip}
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
         lazy = {name: n for name, (_, n) in active.items() if n > 1}
-        self.phases = [Phase("d", "D", self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
+        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
         # After g: the graph that d keeps of G for g must meet G's weights unchanged.
-        self.phases += [Phase("g", "G", self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+
+    @classmethod
+    def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
+        """UserError for settings, or networks, that the game cannot be played with."""
 
     def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
         updates = (
             1 if side == "d" else self.config.train_g_interval
         )  # steps from one of the network to the next
         return [
-            Phase(name, side.upper(), self._lazy(name), every(n * updates), interval=n)
+            Phase(name, (side.upper(),), self._lazy(name), every(n * updates), interval=n)
             for name, n in lazy.items()
             if PENALTIES[name].side == side
         ]
@@ -351,16 +355,16 @@ class NoiseToImage(Task):
             loss = self.method.d(d_real, d_fake)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         stats["d/real_sign"] = sign
-        loss = self._with_terms(loss, stats, self.d_terms(real, fake, micro.y))
+        loss = self._with_terms(loss, stats, self.d_terms(micro, real, fake))
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         context = self._context(micro, "d-penalty", x_real, x_fake, **logits)
         return self._penalised("d", micro, loss, stats, context)
 
-    def d_terms(self, real: DOutput, fake: DOutput, y: Tensor | None) -> Terms:
+    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
         """Further terms of D's loss, by name: weight and value."""
         return {}
 
-    def g_terms(self, fake: DOutput, y: Tensor | None) -> Terms:
+    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
         """Further terms of G's loss."""
         return {}
 
@@ -427,7 +431,7 @@ class NoiseToImage(Task):
                 d_real = self._judge(micro, "g-real", self._real(micro)).logit
         loss = self.method.g(d_real, fake.logit)
         stats = {"loss/g": loss.detach()}
-        loss = self._with_terms(loss, stats, self.g_terms(fake, micro.y))
+        loss = self._with_terms(loss, stats, self.g_terms(micro, fake))
         if not self.every_step["g"]:
             return loss, stats
         context = self._context(micro, "g-penalty", self._real(micro), x_fake)

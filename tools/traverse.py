@@ -1,0 +1,189 @@
+"""See what the codes of a trained InfoGAN do, and how well its category tells the digit.
+
+    python -m tools.traverse RUN --out traversal.png
+    python -m tools.traverse RUN --out traversal.png --rows 5 --range 2
+    python -m tools.traverse RUN --out traversal.png --extractor mnist-cnn --n 10000
+
+One picture with a block a code. category: a column a category, a row a sample of noise and other codes. c1, c2, ...: a
+column a value from -RANGE to RANGE, a row a sample, their categories in turn. With --extractor the classifier reads N
+samples, and the best one-to-one assignment of categories to its classes says how many it would name rightly.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from metrics.features import EXTRACTORS, Extractor, extract, load_extractor, to_uint8, weights_file
+from metrics.modes import assignment_accuracy, confusion
+from modelling.infogan import Generator
+from tools.common import add_generator_flags, add_machine_flags, finite, make_parser, positive
+from training.cache import cache_dirs
+from training.device import choose_device
+from training.errors import UserError, blaming_user, cli
+from training.generator import CHUNK, load_generator
+from training.sampling import latents, render, to_picture
+
+RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
+STEPS = 9  # columns of a continuous code
+LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
+GAP, INK, PAPER = 2, (60, 60, 60), (255, 255, 255)
+
+Block = tuple[str, list[str], Tensor]  # title, names of the columns, uint8 images (rows, columns, C, H, W)
+
+
+def traversals(G: Generator, z: Tensor, limit: float) -> Iterator[Block]:
+    """A block a code from latents (rows, z_dim)."""
+    noise, category, continuous = G.codes(z)
+    rows = len(z)
+    names = [str(i) for i in range(G.n_categories)]
+    each = torch.arange(G.n_categories, device=z.device)
+    yield "category", names, columns_of(G, noise, each.expand(rows, -1), continuous[:, None])
+    category = torch.arange(rows, device=z.device) % G.n_categories
+    values = torch.linspace(-limit, limit, STEPS, device=z.device, dtype=z.dtype)
+    for i in range(G.n_continuous):
+        moved = continuous[:, None].repeat(1, STEPS, 1)  # (rows, columns, n_continuous)
+        moved[:, :, i] = values
+        names = [f"{v:.2g}" for v in values.tolist()]
+        yield f"c{i + 1}", names, columns_of(G, noise, category[:, None].expand(-1, STEPS), moved)
+
+
+def columns_of(G: Generator, noise: Tensor, category: Tensor, continuous: Tensor) -> Tensor:
+    """uint8 images (rows, columns, C, H, W) of noise (rows, n) that all columns of a row share.
+
+    category: (rows, columns); continuous: (rows, columns or 1, n_continuous).
+    """
+    rows, columns = category.shape
+    noise = noise[:, None].expand(-1, columns, -1)
+    continuous = continuous.expand(-1, columns, -1)
+    images = G.decode(noise.flatten(0, 1), category.flatten(), continuous.flatten(0, 1))
+    return to_uint8(images).cpu().unflatten(0, (rows, columns))
+
+
+def draw(blocks: Sequence[Block]) -> Image.Image:
+    """The blocks below each other, each under its title and the names of its columns."""
+    height, width = blocks[0][2].shape[-2:]
+    scale = math.ceil(LEAST_SIDE / min(height, width))
+    cell_w, cell_h = scale * width + GAP, scale * height + GAP
+    font = ImageFont.load_default()
+    left, line = 64, 16  # px of the titles' column and of a line of text
+    total_w = left + cell_w * max(len(names) for _, names, _ in blocks)
+    total_h = sum(2 * line + cell_h * len(images) for _, _, images in blocks)
+    picture = Image.new("RGB", (total_w, total_h), PAPER)
+    pen, top = ImageDraw.Draw(picture), 0
+    for title, names, images in blocks:
+        top += line
+        pen.text((4, top), title, fill=INK, font=font)
+        for j, name in enumerate(names):
+            pen.text((left + j * cell_w + (cell_w - GAP) // 2, top), name, fill=INK, font=font, anchor="ma")
+        top += line
+        for row in images:
+            for j, image in enumerate(row):
+                cell = to_picture(image).convert("RGB")
+                cell = cell.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+                picture.paste(cell, (left + j * cell_w, top))
+            top += cell_h
+    return picture
+
+
+def read_samples(G: Generator, extractor: Extractor, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Categories (n,) asked of G and the extractor's logits (n, K), of the samples 0 to n - 1."""
+    asked: list[Tensor] = []
+
+    def images() -> Iterator[Tensor]:
+        for start in range(0, n, CHUNK):
+            z = latents(seed, start, min(CHUNK, n - start), G.z_dim)
+            asked.append(G.codes(z)[1])
+            yield render(G, z, None)
+
+    _, logits = extract(extractor, images())
+    return torch.cat(asked), logits.cpu()
+
+
+def report(category: Tensor, logits: Tensor, n_categories: int) -> str:
+    """Accuracy of the best assignment, and how often each category shows each class."""
+    seen, n_classes = logits.argmax(1), logits.shape[1]
+    n = max(n_categories, n_classes)
+    accuracy, assignment = assignment_accuracy(category, seen, n)
+    counts = confusion(category, seen, n)[:n_categories, :n_classes]
+    lines = [
+        f"category tells the class: {accuracy:.2%}, by the best of one-to-one assignments",
+        "category -> class  " + "".join(f"{j:>6}" for j in range(n_classes)),
+    ]
+    for i, row in enumerate(counts.tolist()):
+        to = str(assignment[i]) if assignment[i] < n_classes else "-"
+        lines.append(f"{i:>8} -> {to:<7}" + "".join(f"{count:>6}" for count in row))
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = make_parser("tools.traverse", __doc__)
+    add_generator_flags(p)
+    p.add_argument("--out", required=True, help="NAME.png")
+    p.add_argument("--rows", type=positive, default=10, help="samples in each block [10]")
+    about = "continuous codes go from minus this to this [1 for uniform codes, 2 for normal ones]"
+    p.add_argument("--range", dest="limit", metavar="RANGE", type=finite, help=about)
+    p.add_argument(
+        "--extractor", choices=tuple(EXTRACTORS), help="classifier that reads samples (default: none)"
+    )
+    p.add_argument(
+        "--extractor_weights", type=Path, help="its file (default: as tools.train_classifier wrote it)"
+    )
+    p.add_argument("--n", type=positive, default=10_000, help="samples that it reads [10000]")
+    p.add_argument("--seed", type=int, default=0, help="samples are a function of it [0]")
+    add_machine_flags(p)
+    return p
+
+
+def open_extractor(args: argparse.Namespace, device: str) -> Extractor:
+    """The classifier from the file given, or from whichever cache folder holds it."""
+    given = args.extractor_weights
+    files = (
+        [weights_file(f, args.extractor) for f in cache_dirs(args.cache_dir)] if given is None else [given]
+    )
+    with blaming_user():
+        return load_extractor(args.extractor, next((f for f in files if f.is_file()), files[0]), device)
+
+
+@cli
+@torch.inference_mode()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load the generator, draw the picture, read samples where asked."""
+    args = parser().parse_args(argv)
+    out = Path(args.out)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out {args.out}: give NAME.png")
+    if args.limit is not None and args.limit <= 0:
+        raise UserError(f"--range {args.limit:g} must be above 0")
+    device = choose_device(args.device)
+    G, config = load_generator(args.run, args.weights, device)
+    if not isinstance(G, Generator):
+        raise UserError(f"{args.run}: {config['model']} has no codes; --model infogan has")
+    extractor = None if args.extractor is None else open_extractor(args, device)
+    z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
+    with blaming_user():
+        blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(blocks).save(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    print(
+        f"{config['model']}, step {config['step']}, {config['chosen']} weights, seed {args.seed}: wrote {out}"
+    )
+    if extractor is not None:
+        with blaming_user():
+            category, logits = read_samples(G, extractor, args.n, args.seed)
+            print(f"{args.n} samples read by {extractor.name} {extractor.checksum[:16]}")
+            print(report(category, logits, G.n_categories))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
