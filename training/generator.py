@@ -93,9 +93,12 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
 
     Running statistics of batch norm lag behind the weights and never belong to averaged ones, so they are
     measured anew over 512 latents (standing statistics, arXiv:1809.11096); sigma of spectral norm likewise.
-    truncation: threshold of these latents as of those that the copy is for, None for none.
+    truncation: threshold of these latents as of those that the copy is for, None for none. Whatever memory layout G
+    trains in, the copy has the plain one: convolutions round by it, and a copy that is loaded from a file has that.
     """
     G = without_sync(copy.deepcopy(G)).requires_grad_(False)
+    for tensor in (*G.parameters(), *G.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     iterate_spectral_norm(G, 15)
     param = next(G.parameters())
     source = seeded(seed, "standing")
