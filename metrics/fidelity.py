@@ -1,4 +1,4 @@
-"""torch-fidelity's functions of features, imported when called. arXiv:1801.01401, arXiv:1606.03498, arXiv:1904.06991."""
+"""torch-fidelity's functions of features. arXiv:1801.01401, arXiv:1606.03498, arXiv:1904.06991."""
 
 import importlib
 from types import ModuleType

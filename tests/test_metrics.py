@@ -158,9 +158,9 @@ def test_confidence_by_hand() -> None:
 
 @pytest.mark.parametrize("logits", [torch.zeros(0, 3), torch.zeros(3), torch.full((2, 3), math.nan)])
 def test_classes_refuse_what_cannot_be_read(logits: Tensor) -> None:
-    for read in (class_shares, mean_confidence):
+    for reader in (class_shares, mean_confidence):
         with pytest.raises(ValueError, match="logits"):
-            read(logits)
+            reader(logits)
 
 
 def test_class_accuracy_by_hand() -> None:
@@ -369,7 +369,7 @@ def test_density_and_coverage_by_hand() -> None:
 
 def test_density_and_coverage_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metrics.neighbours.ROWS", 7)  # several pieces, the last one short
-    real, fake = gaussian_features(30, 3, 0), gaussian_features(40, 3, 1, 0.4)
+    real, fake = gaussian_features(30, 3, 0), gaussian_features(40, 3, 1, 1.5)
     inside = torch.zeros(30, 40, dtype=torch.bool)
     for i in range(30):
         reach = sorted(float((real[i] - other).norm()) for other in real)[5]

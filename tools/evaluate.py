@@ -67,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but intra_fid)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
-    p.add_argument("--n", type=positive, default=FEW, help="number of fakes [10000]")
+    about = "number of fakes [10000]; under torchrun say --n_fake, since --n could be one of its own"
+    p.add_argument("--n", "--n_fake", type=positive, default=FEW, help=about)
     p.add_argument("--n_real", type=positive, help="number of reals (default: as many as fakes)")
     p.add_argument("--split", default="train", choices=(*SPLIT_ORDER, "all"), help="of the reals [train]")
     about = (
@@ -104,14 +105,6 @@ def load_images(
         cache_dir=args.cache_dir,
         is_main=process() == 0,
     )
-
-
-def load_reference(args: argparse.Namespace, config: dict[str, Any]) -> ImageData:
-    """The reals; warns where they are not what the run was trained on."""
-    data, held = load_images(args, config, args.split), config["data"]
-    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
-        warn("the reference is not the data that the run was trained on")
-    return data
 
 
 def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> Images | None:
@@ -198,7 +191,10 @@ def table(result: dict[str, Any]) -> str:
         if about[name] is not None:
             reader += f", {name.replace('_', ' ')}{': ' if name == 'batch_norm' else ' '}{about[name]}"
     scores = {k: v for k, v in result.items() if k not in ("step", "protocol", "date") and "_std" not in k}
-    rows = [f"{TITLES.get(name, name):<24} {shown(name, value, result)}" for name, value in scores.items()]
+    width = max(len(TITLES.get(name, name)) for name in scores)
+    rows = [
+        f"{TITLES.get(name, name):<{width}}  {shown(name, value, result)}" for name, value in scores.items()
+    ]
     return "\n".join([head, reader, *rows])
 
 
@@ -207,7 +203,7 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
     G, config = load_generator(args.run, args.weights, device)
     G, how = truncated(args, G, config)
     extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
-    data = load_reference(args, config)
+    data, held = load_images(args, config, args.split), config["data"]
     evaluator = Evaluator(
         extractor,
         data,
@@ -221,6 +217,8 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
         fakes=load_fakes(args, config, data),
         cache_dir=cache_folder(args.cache_dir),
     )
+    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
+        warn("the reference is not the data that the run was trained on")
     of_generator = (
         {} if evaluator.fakes else {"weights": config["chosen"], "batch_norm": config["batch_norm"]}
     )

@@ -29,7 +29,7 @@ from metrics.features import (
     weights_file,
 )
 from metrics.fidelity import library
-from metrics.inception import NAME, SHA256, download, find_inception, load_inception
+from metrics.inception import N_BYTES, NAME, SHA256, download, find_inception, load_inception
 from metrics.score import METRICS, Sets, check_classes, score
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
 from training.batches import ImageData, images_of
@@ -49,8 +49,10 @@ GENERATOR = "generator"
 def _open_inception(given: Path | None, cache_dir: str | None, device: str | torch.device) -> Extractor:
     def find() -> Path:
         folders = [weights_file(folder, NAME).parent for folder in cache_dirs(cache_dir)]
-        found = find_inception(folders)
-        return download(weights_file(cache_folder(cache_dir), NAME).parent) if found is None else found
+        if (found := find_inception(folders)) is not None:
+            return found
+        with tqdm(desc=NAME, total=N_BYTES, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            return download(weights_file(cache_folder(cache_dir), NAME).parent, bar.update)
 
     file = from_main(find) if given is None else given
     extractor = agree(lambda: load_inception(file, trusted=given is not None, device=device))
@@ -138,16 +140,11 @@ def generated(
     """
 
     def chunk(start: int, stop: int) -> Tensor:
-        seed_noise(seed, start)
+        torch.manual_seed(key(seed, "evaluation", start))  # of what a generator draws by itself
         z = latents(seed, start, stop - start, G.z_dim, threshold)
         return render(G, z, None if y is None else y[start:stop], **how)
 
     return Images(n, chunk, y)
-
-
-def seed_noise(seed: int, start: int) -> None:
-    """Whatever a generator draws by itself is a function of the chunk too."""
-    torch.manual_seed(key(seed, "evaluation", start))
 
 
 def labels_for(data: ImageData, n: int, config: dict[str, Any], balanced: bool) -> Tensor | None:
@@ -273,6 +270,8 @@ class Evaluator:
             check_classes(self.reals.y, self.y, data.label_names)
         self.keeps_features = any("features" in METRICS[name].needs for name in self.metrics)
         self.real: Reading | None = None  # on the main process, from the first score on
+        if (n := min(n_fake, self.n_real)) < FEW:
+            tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")
 
     def _check_numbers(self) -> None:
         given = min(self.n_fake, self.n_real)
@@ -282,10 +281,6 @@ class Evaluator:
             raise ValueError(
                 f"{self.n_real} reals are asked for, but the reference, {self.data.name} {self.split}, has "
                 f"{len(self.data)} images: lower --n_real (by default --n; in training --eval_n)"
-            )
-        if given < FEW:
-            tell(
-                f"warning: {given} images are below {FEW}: fid rises as n falls; compare only scores of the same n"
             )
 
     def _choose(self, asked: Sequence[str] | None) -> list[str]:
