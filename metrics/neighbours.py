@@ -18,7 +18,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     covered = torch.zeros_like(inside)
     for rows in real.split(ROWS):
         # the smallest is the distance to itself
-        radii = torch.cdist(rows, real).kthvalue(k + 1, dim=1).values
+        radii = torch.cdist(rows, real).topk(k + 1, dim=1, largest=False).values[:, -1]
         within = torch.cdist(rows, fake) < radii[:, None]
         inside += within.sum()
         covered += within.any(dim=1).sum()
