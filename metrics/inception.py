@@ -6,6 +6,7 @@ sees a copy of the tensors.
 """
 
 import hashlib
+import http.client
 import io
 import os
 import urllib.request
@@ -90,7 +91,7 @@ def download(folder: Path, tick: Callable[[int], object]) -> Path:
         if (found := sha256_of(temporary)) != SHA256:
             raise ValueError(f"{URL} gave other bytes: sha256 {found}")
         os.replace(temporary, file)
-    except (OSError, ValueError) as error:  # no network is an OSError too
+    except (OSError, http.client.HTTPException, ValueError) as error:  # no network is an OSError
         raise ValueError(
             f"no Inception weights and no way to get them ({' '.join(str(error).split())}): download {URL} "
             f"({N_BYTES:,} bytes, sha256 {SHA256}) and put it into {folder} as {FILE}, or name it with "

@@ -190,7 +190,18 @@ def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageDat
 def test_two_processes_share_less_than_a_chunk_and_fail_together(
     run: Path, weights: Path, tmp_path: Path
 ) -> None:
-    few = ["--n_fake", 40, "--n_real", 200, "--cache_dir", tmp_path, "--metrics", "fid", "intra_fid", "--balanced"]
+    few = [
+        "--n_fake",
+        40,
+        "--n_real",
+        200,
+        "--cache_dir",
+        tmp_path,
+        "--metrics",
+        "fid",
+        "intra_fid",
+        "--balanced",
+    ]
     launched([str(run), *flags(weights, *few)], 2)
     assert last_line(run)["protocol"]["n_real"] == 200
     broken = export(tmp_path / "broken")
@@ -408,6 +419,12 @@ def test_refusals_before_anything_is_computed(
     assert "invalid choice: 'vgg'" in line("--metrics", "vgg")
     assert f"no weights of digits-cnn at {tmp_path / 'x'}" in line("--metric_weights", tmp_path / "x")
     assert not (tmp_path / "statistics").exists()
+
+
+def test_points_are_no_images(extractor: Extractor, tmp_path: Path) -> None:
+    points = load_dataset("ring8", img_size=1, img_channels=2)
+    with pytest.raises(ValueError, match="ring8: its samples are points"):
+        Evaluator(extractor, points, PLAIN, n_fake=40, cache_dir=tmp_path)
 
 
 def test_features_that_are_not_finite_are_counted(data: ImageData, tmp_path: Path) -> None:

@@ -204,10 +204,8 @@ def read_images(extractor: Extractor, images: Images, what: str) -> tuple[Tensor
 
     def own() -> tuple[Tensor, int]:
         pairs = []
-        bar = tqdm(
-            total=images.n, desc=what, unit="img", leave=False, disable=None if process() == 0 else True
-        )
-        with bar:
+        quiet = None if process() == 0 else True  # None: where stderr is no terminal
+        with tqdm(total=images.n, desc=what, unit="img", leave=False, disable=quiet) as bar:
             for start in starts[process() :: world]:
                 stop = min(start + CHUNK, images.n)
                 pairs.append(extract(extractor, [images.chunk(start, stop)]))
@@ -260,7 +258,7 @@ class Evaluator:
         self.extractor, self.data, self.config, self.cache_dir = extractor, data, config, cache_dir
         self.n_fake, self.n_real = n_fake, n_fake if n_real is None else n_real
         self.split, self.seed, self.balanced, self.fakes = split, seed, balanced, fakes
-        self._check_numbers()
+        self._check_reference()
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
         self.labels = labels
         self.y = labels if labels is not None and labels.dim() == 1 else None
@@ -273,7 +271,11 @@ class Evaluator:
         if (n := min(n_fake, self.n_real)) < FEW:
             tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")
 
-    def _check_numbers(self) -> None:
+    def _check_reference(self) -> None:
+        if self.data.img_channels == 2:
+            raise ValueError(
+                f"{self.data.name}: its samples are points of the plane, and extractors read images"
+            )
         given = min(self.n_fake, self.n_real)
         if given < 2:
             raise ValueError(f"{given} images: a covariance needs at least 2")
@@ -286,18 +288,16 @@ class Evaluator:
     def _choose(self, asked: Sequence[str] | None) -> list[str]:
         """Rows of METRICS to compute; ValueError for one that was asked for and cannot be, or for no torch-fidelity."""
         classes, names = tuple(self.extractor.classes), tuple(self.data.label_names)
-        lacks = {
-            "names": None if classes else f"{self.extractor.name} reads no classes that have names",
-            "classes": "it needs one class an image, of reals and fakes"
-            if self.reals.y is None or self.y is None
-            else None,
-            "asked": f"{self.extractor.name} reads ({', '.join(classes)}), the data have ({', '.join(names)})"
-            if not classes or classes != names
-            else None,
-        }
+        lacks: dict[str, str] = {}
+        if not classes:
+            lacks["names"] = f"{self.extractor.name} reads no classes that have names"
+        if self.reals.y is None or self.y is None:
+            lacks["classes"] = "it needs one class an image, of reals and fakes"
+        if not classes or classes != names:
+            lacks["asked"] = f"{self.extractor.name} reads ({', '.join(classes)}), not ({', '.join(names)})"
         chosen = []
         for name in [n for n, row in METRICS.items() if row.default] if asked is None else asked:
-            missing = [lacks[need] for need in sorted(METRICS[name].needs) if lacks.get(need)]
+            missing = [lacks[need] for need in sorted(METRICS[name].needs) if need in lacks]
             if missing and asked is not None:
                 raise ValueError(f"--metrics {name}: {missing[0]}")
             if not missing:
