@@ -19,12 +19,14 @@ from metrics.features import CHUNK, DigitCNN, Extractor, load_extractor, save_ex
 from metrics.score import METRICS
 from modelling import build_generator
 from tests.running import ROOT
+from tests.running import run as train
 from tests.test_tools import export, refused
 from tools import evaluate
 from training.batches import ImageData, images_of
 from training.data import load_dataset
 from training.evaluation import (
     Evaluator,
+    append_score,
     generated,
     labels_for,
     noise_images,
@@ -33,7 +35,7 @@ from training.evaluation import (
     real_images,
     reference_index,
 )
-from training.generator import export_generator, load_generator, sampling_copy
+from training.generator import batch_norm_of, export_generator, load_generator, sampling_copy
 from training.logs import best_steps
 
 N = 501  # no multiple of CHUNK, nor of anything that two processes would share out
@@ -187,7 +189,7 @@ def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageDat
     assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
 
 
-def test_two_processes_share_less_than_a_chunk_and_fail_together(
+def test_two_processes_share_less_than_a_chunk_and_fail_together_where_one_does(
     run: Path, weights: Path, tmp_path: Path
 ) -> None:
     few = [
@@ -214,7 +216,7 @@ def test_two_processes_share_less_than_a_chunk_and_fail_together(
     export_generator(broken / "generator", config, {"ema": G.eval()}, step=7)
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
-         "tools.evaluate", str(broken), *flags(weights, "--n_fake", N, "--cache_dir", tmp_path)],
+         "tools.evaluate", str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", tmp_path)],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -311,6 +313,22 @@ def test_a_copy_from_training_and_one_from_disk_draw_the_same(tmp_path: Path) ->
     assert any(not p.is_contiguous() for p in G.parameters())
     with torch.inference_mode():
         assert torch.equal(copy(z), loaded(z))
+
+
+def test_a_score_in_training_is_that_from_disk(
+    weights: Path, extractor: Extractor, data: ImageData, tmp_path: Path
+) -> None:
+    """To the last digit, protocol included: the network of the loop, in its layout, against generator/."""
+    loop = train("--log_name a --conditional --ema --n_steps 3", tmp_path)
+    _, config = load_generator(tmp_path / "a")
+    evaluator = Evaluator(extractor, data, config, n_fake=300, cache_dir=tmp_path)
+    for name, network in (("ema", loop.emas["ema"][0].module), ("raw", loop.task.networks["G"])):
+        G = sampling_copy(network, config, config["seed"])
+        line = evaluator.score(G, step=3, weights=name, batch_norm=batch_norm_of(G))
+        append_score(loop.log.folder / "scores.jsonl", line)
+        in_training = last_line(loop.log.folder)
+        assert evaluate.main([str(tmp_path / "a"), *flags(weights, "--n", 300, "--weights", name)]) == 0
+        assert line["fid[digits-cnn]"] > 0 and in_training == last_line(loop.log.folder)
 
 
 # -- what is scored ---------------------------------------------------------------------------------
