@@ -5,7 +5,7 @@
     python -m tools.evaluate RUN --extractor mnist-cnn --balanced --metrics fid intra_fid
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes test              the floor: real images as fakes
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes noise             the ceiling
-    torchrun --standalone --nproc_per_node 2 -m tools.evaluate RUN               on several processes, the same numbers
+    torchrun --standalone --nproc_per_node 2 -m tools.evaluate RUN --n_fake 50000      on several processes alike
 
 RUN is a run's folder or its generator/ folder alone. N fakes are compared with as many reals, or --n_real. Prints a
 table and appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/
