@@ -18,7 +18,7 @@ from metrics.modes import class_shares
 # Images go through an extractor in chunks of this many, so that no other setting can move a score.
 CHUNK = 256
 # Part of the key of cached statistics: raise it when the same weights would read an image differently.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ EXTRACTORS: dict[str, ExtractorRow] = {
 class Extractor:
     """A loaded extractor: module (uint8 images -> features, logits), content checksum, what its file says.
 
-    classes: names of the logits in order; mode_share: as in its row.
+    classes: names of its logits in order, none for logits that name nothing to look for; mode_share: a class counts
+    as shown from this share of the images on, 0: from one image on.
     """
 
     name: str
@@ -85,6 +86,11 @@ class Extractor:
     metadata: dict[str, str]
     classes: tuple[str, ...] = ()
     mode_share: float = 0.01
+
+    @property
+    def device(self) -> torch.device:
+        """Where it reads."""
+        return next(self.module.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,20 @@ class Statistics:
     mean: Tensor
     covariance: Tensor
     shares: Tensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an extractor has read in one set of images.
+
+    features (N, d), logits (N, K): None where only statistics are kept; y: the class (N,) of each image, or that it
+    was asked for, None without.
+    """
+
+    statistics: Statistics
+    features: Tensor | None = None
+    logits: Tensor | None = None
+    y: Tensor | None = None
 
 
 def weights_owner(name: str) -> str:
@@ -136,7 +156,7 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise ValueError(f"unknown extractor {name}; known: {', '.join(EXTRACTORS)}")
     row = EXTRACTORS[name]
     if not file.is_file():
-        raise ValueError(f"no weights of {name} at {file}: run `{row.make}` or give --extractor_weights")
+        raise ValueError(f"no weights of {name} at {file}: run `{row.make}` or give --metric_weights")
     try:
         state = load_file(file)
         with safe_open(file, "pt") as opened:
@@ -153,7 +173,7 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
     owner = weights_owner(name)
     if metadata.get("extractor", owner) != owner:
-        raise ValueError(f"{file} holds {metadata['extractor']}, not {owner}; check --extractor_weights")
+        raise ValueError(f"{file} holds {metadata['extractor']}, not {owner}; check --metric_weights")
     module = module.requires_grad_(False).eval().to(device)
     return Extractor(name, module, content, metadata, classes, row.mode_share)
 
@@ -184,44 +204,60 @@ def rechunk(batches: Iterable[Tensor], size: int = CHUNK) -> Iterable[Tensor]:
 @torch.inference_mode()
 def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features (N, d) and logits (N, K) on the CPU of uint8 batches (n, C, H, W), read in fixed chunks."""
-    device = next(extractor.module.parameters()).device
-    pairs = [extractor.module(chunk.to(device)) for chunk in rechunk(images)]
+    pairs = [extractor.module(chunk.to(extractor.device)) for chunk in rechunk(images)]
     if not pairs:
         raise ValueError("no images to score")
     features, logits = zip(*pairs, strict=True)
     return torch.cat(features).cpu(), torch.cat(logits).cpu()
 
 
-def statistics(features: Tensor, logits: Tensor) -> Statistics:
-    """Statistics of one set of images from its features (N, d) and logits (N, K)."""
-    return Statistics(len(features), *gaussian_statistics(features), class_shares(logits))
+def read(features: Tensor, logits: Tensor, y: Tensor | None = None) -> Reading:
+    """A set of images by its features (N, d) and logits (N, K), with statistics.
 
-
-def cached_statistics(
-    extractor: Extractor, images: Callable[[], Iterable[Tensor]], identity: dict, cache_dir: str | Path
-) -> Statistics:
-    """Statistics of real images, computed once per extractor and identity, kept in the cache folder.
-
-    images: makes the uint8 batches, called only when nothing is cached; identity: all that decides which
-    pixels those are (data fingerprint, N, size, ...), plain values. A damaged file is computed anew; a cache
-    folder that cannot be written costs only time.
+    ValueError: fewer than 2 images, or how many of them have features or logits that are not finite.
     """
-    device = next(extractor.module.parameters()).device.type
-    key = repr((VERSION, extractor.name, extractor.checksum, device, sorted(identity.items())))
+    bad = int((~torch.isfinite(features).all(dim=1) | ~torch.isfinite(logits).all(dim=1)).sum())
+    if bad:
+        raise ValueError(f"{bad} of {len(features)} images have features that are not finite")
+    statistics = Statistics(len(features), *gaussian_statistics(features), class_shares(logits))
+    return Reading(statistics, features, logits, y)
+
+
+def reading_file(extractor: Extractor, identity: dict, cache_dir: str | Path) -> Path:
+    """Where the reading of one set of real images is kept.
+
+    identity: all that decides which pixels those are (data fingerprint, N, size, ...), plain values.
+    """
+    kind = extractor.device.type
+    key = repr((VERSION, extractor.name, extractor.checksum, kind, sorted(identity.items())))
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    file = Path(cache_dir) / "statistics" / f"{extractor.name}-{digest}.safetensors"
+    return Path(cache_dir) / "statistics" / f"{extractor.name.replace(':', '-')}-{digest}.safetensors"
+
+
+def _features_file(file: Path) -> Path:
+    return file.with_name(f"features-{file.name}")
+
+
+def load_reading(file: Path, with_features: bool) -> Reading | None:
+    """What save_reading kept there, without logits; None for a file that is absent, damaged or foreign."""
     try:
         held = load_file(file)
-        return Statistics(int(held["n"]), held["mean"], held["covariance"], held["shares"])
-    except Exception:  # absent, truncated or foreign: whatever is wrong with it, computing is the answer
-        result = statistics(*extract(extractor, images()))
-    tensors = {"n": torch.tensor(result.n), "mean": result.mean, "shares": result.shares}
-    tensors["covariance"] = result.covariance
-    try:
-        _replace(file, lambda temporary: save_file(tensors, temporary, {"key": key}))
-    except OSError:
-        return result
-    return result
+        statistics = Statistics(int(held["n"]), held["mean"], held["covariance"], held["shares"])
+        features = load_file(_features_file(file))["features"] if with_features else None
+    except Exception:  # whatever is wrong with it, computing is the answer
+        return None
+    return Reading(statistics, features)
+
+
+def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
+    """Keep statistics, and features if wished, for the next evaluation; OSError where that cannot be written."""
+    found = reading.statistics
+    tensors = {"n": torch.tensor(found.n), "mean": found.mean, "shares": found.shares}
+    tensors["covariance"] = found.covariance
+    if with_features:
+        features = {"features": reading.features.contiguous()}
+        _replace(_features_file(file), lambda temporary: save_file(features, temporary))
+    _replace(file, lambda temporary: save_file(tensors, temporary))
 
 
 def _replace(file: Path, write: Callable[[Path], None]) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+WELL_CONDITIONED = 1e-7  # smallest over largest pivot: rounding then moves a root by 1e-9 of the largest
+
 
 def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and covariance (d, d) over N - 1 of features (N, d), in float64 on the CPU.
@@ -32,16 +34,32 @@ def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tenso
         raise ValueError(f"features of {tuple(mean_1.shape)} and {tuple(mean_2.shape)} cannot be compared")
     if not all(torch.isfinite(t).all() for t in (mean_1, cov_1, mean_2, cov_2)):
         raise ValueError("the statistics of the features are not finite")
-    # tr (S1 S2)^(1/2) is the sum of the singular values of S1^(1/2) S2^(1/2): the square roots of the
-    # eigenvalues of S1^(1/2) S2 S1^(1/2), without squaring the matrix first, which would turn rounding
-    # errors of 1e-16 in the null space of a singular covariance into 1e-8.
-    cross = torch.linalg.svdvals(_symmetric_sqrt(cov_1) @ _symmetric_sqrt(cov_2)).sum()
-    trace = cov_1.trace() + cov_2.trace() - 2 * cross
+    trace = cov_1.trace() + cov_2.trace() - 2 * _trace_of_root(cov_1, cov_2)
     return float((mean_1 - mean_2).square().sum() + trace)
 
 
-def _symmetric_sqrt(matrix: Tensor) -> Tensor:
-    """Symmetric square root of a positive semi-definite matrix (d, d)."""
+def _trace_of_root(cov_1: Tensor, cov_2: Tensor) -> Tensor:
+    """tr (S1 S2)^(1/2): with S = F F^T of each the sum of the singular values of F1^T F2.
+
+    Their squares are the eigenvalues of a symmetric matrix, which take a third of the time; but squaring turns rounding
+    errors of 1e-16 in the null space of a singular covariance into 1e-8, so that is for well-conditioned ones alone.
+    """
+    (factor_1, good_1), (factor_2, good_2) = _factor(cov_1), _factor(cov_2)
+    product = factor_1.T @ factor_2
+    if good_1 and good_2:
+        return torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+    return torch.linalg.svdvals(product).sum()
+
+
+def _factor(matrix: Tensor) -> tuple[Tensor, bool]:
+    """(F (d, d) with F F^T a positive semi-definite matrix, whether that is well-conditioned).
+
+    Cholesky's factor, which takes a hundredth of the time, or of a singular matrix the symmetric root.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed:
+        pivots = factor.diagonal().square()
+        return factor, bool(pivots.min() > WELL_CONDITIONED * pivots.max())
     values, vectors = torch.linalg.eigh(matrix)
     # Rounding makes eigenvalues of a singular covariance slightly negative.
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T, False

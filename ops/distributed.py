@@ -1,9 +1,14 @@
-"""Means over the batch of all processes, differentiable to any order."""
+"""Means over the batch of all processes, differentiable to any order; steps that all take together or not at all."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+T = TypeVar("T")
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -30,6 +35,56 @@ class _AllReduceSum(torch.autograd.Function):
 def n_processes() -> int:
     """Number of processes that train together; 1 without an initialised process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process() -> int:
+    """Number of this process, 0 for the main one."""
+    return dist.get_rank() if n_processes() > 1 else 0
+
+
+def agree(action: Callable[[], T]) -> T:
+    """action() here, returned once it has succeeded on every process; where one fails, all raise, and none waits.
+
+    A ValueError of one is a ValueError of all; anything else is a RuntimeError for those that did not fail.
+    """
+    if n_processes() == 1:
+        return action()
+    failure: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:  # raised below, when the others know
+        failure = error
+    told: list[tuple[bool, str] | None] = [None] * n_processes()
+    mine = None if failure is None else (isinstance(failure, ValueError), str(failure))
+    dist.all_gather_object(told, mine)
+    if failure is not None:
+        raise failure
+    for is_value, text in (failed for failed in told if failed is not None):
+        raise (ValueError if is_value else RuntimeError)(text)
+    return result
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What action() gives on the main process, which alone runs it, on all; its failure is the failure of all."""
+    if n_processes() == 1:
+        return action()
+    held = [agree(lambda: action() if process() == 0 else None)]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
+    """The rows (counts[r], d) of every process r, on the CPU of the main process; None on the others."""
+    if n_processes() == 1:
+        return [rows.cpu()]
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    padded = rows.new_zeros(max(counts), rows.shape[1], device=device)
+    padded[: len(rows)] = rows
+    held = [torch.empty_like(padded) for _ in counts] if process() == 0 else None
+    dist.gather(padded, held)
+    if held is None:
+        return None
+    return [part[:n].cpu() for part, n in zip(held, counts, strict=True)]
 
 
 def global_mean(x: Tensor, dim: int | None = None) -> Tensor:

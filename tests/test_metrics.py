@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,25 @@ from torch.testing import assert_close
 from metrics.features import (
     EXTRACTORS,
     Extractor,
-    cached_statistics,
+    Reading,
     checksum,
     extract,
     load_extractor,
+    load_reading,
+    read,
+    reading_file,
     rechunk,
     save_extractor,
-    statistics,
+    save_reading,
     to_uint8,
     weights_file,
     weights_owner,
 )
+from metrics.fidelity import inception_score, kernel_distance, precision_recall
 from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.modes import class_shares, kl_divergence, kl_to_uniform, mean_confidence, n_modes
-from metrics.score import class_accuracy, score
+from metrics.neighbours import density_coverage
+from metrics.score import METRICS, Sets, check_classes, class_accuracy, score
 
 
 def random_covariance(dim: int, rank: int, seed: int) -> Tensor:
@@ -158,9 +164,9 @@ def test_confidence_by_hand() -> None:
 
 @pytest.mark.parametrize("logits", [torch.zeros(0, 3), torch.zeros(3), torch.full((2, 3), math.nan)])
 def test_classes_refuse_what_cannot_be_read(logits: Tensor) -> None:
-    for read in (class_shares, mean_confidence):
+    for reader in (class_shares, mean_confidence):
         with pytest.raises(ValueError, match="logits"):
-            read(logits)
+            reader(logits)
 
 
 def test_class_accuracy_by_hand() -> None:
@@ -293,49 +299,214 @@ def test_wrong_weight_files_are_refused(tmp_path: Path, extractor: Extractor) ->
         load_extractor("digits-cnn", file)
 
 
-def test_statistics_are_cached_and_a_damaged_file_is_made_anew(tmp_path: Path, extractor: Extractor) -> None:
-    calls = []
+def test_readings_are_kept_and_a_damaged_file_is_none(tmp_path: Path, extractor: Extractor) -> None:
+    found = read(*extract(extractor, [random_images(40, 0)]))
+    file = reading_file(extractor, {"data": "abc", "n": 40}, tmp_path)
+    assert file != reading_file(extractor, {"data": "abc", "n": 41}, tmp_path)
+    assert load_reading(file, False) is None
+    save_reading(file, found, with_features=False)
+    held = load_reading(file, False)
+    assert held.statistics.n == 40 and torch.equal(held.statistics.covariance, found.statistics.covariance)
+    assert torch.equal(held.statistics.shares, found.statistics.shares) and held.features is None
+    assert load_reading(file, True) is None
+    save_reading(file, found, with_features=True)
+    assert torch.equal(load_reading(file, True).features, found.features)
+    for damaged in (tmp_path / "statistics").iterdir():
+        damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert load_reading(file, False) is None and load_reading(file, True) is None
+    assert not list((tmp_path / "statistics").glob("tmp-*"))
 
-    def images() -> Iterator[Tensor]:
-        calls.append(1)
-        yield random_images(40, 0)
 
-    identity = {"data": "abc", "n": 40}
-    first = cached_statistics(extractor, images, identity, tmp_path)
-    again = cached_statistics(extractor, images, identity, tmp_path)
-    assert len(calls) == 1 and again.n == 40
-    assert torch.equal(first.covariance, again.covariance) and torch.equal(first.shares, again.shares)
-    cached_statistics(extractor, images, identity | {"n": 41}, tmp_path)
-    assert len(calls) == 2
-    for file in (tmp_path / "statistics").iterdir():
-        file.write_bytes(file.read_bytes()[:-5])
-    healed = cached_statistics(extractor, images, identity, tmp_path)
-    assert len(calls) == 3 and torch.equal(first.mean, healed.mean)
+@pytest.mark.parametrize("which", [0, 1], ids=["features", "logits"])
+def test_images_that_cannot_be_read_are_counted(which: int) -> None:
+    rows = [torch.zeros(5, 3), torch.zeros(5, 2)]
+    rows[which][1, 0], rows[which][4, 1] = math.nan, math.inf
+    with pytest.raises(ValueError, match="2 of 5 images have features that are not finite"):
+        read(*rows)
+
+
+# -- kernel distance, Inception Score ---------------------------------------------------------------
+
+
+def gaussian_features(n: int, dim: int, seed: int, shift: float = 0.0) -> Tensor:
+    """Normal features (n, dim) around `shift`."""
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def test_fid_of_samples_nears_the_closed_form_of_their_gaussians() -> None:
+    """|shift|^2 d between equal covariances, up to the bias of N samples, d (d + 1) / N or so."""
+    real, fake = (
+        gaussian_statistics(gaussian_features(40_000, 4, i, shift)) for i, shift in ((0, 0), (1, 2))
+    )
+    assert frechet_distance(*real, *fake) == pytest.approx(16, rel=0.02)
+
+
+def test_fast_and_careful_ways_to_the_trace_agree() -> None:
+    """Well-conditioned covariances take eigenvalues, others singular values; nearby ones give nearby numbers."""
+    zero, first, second = torch.zeros(30), random_covariance(30, 30, 0), random_covariance(30, 300, 1)
+    fast = frechet_distance(zero, second, zero, second + torch.eye(30).double())
+    values = torch.linalg.eigvalsh(second)
+    assert fast == pytest.approx(float((values.sqrt() - (values + 1).sqrt()).square().sum()), rel=1e-10)
+    careful = frechet_distance(zero, first, zero, second)
+    cross = torch.linalg.eigvals(first @ second).sqrt().real.sum()
+    assert careful == pytest.approx(float(first.trace() + second.trace() - 2 * cross), rel=1e-8)
+
+
+def test_kernel_distance_by_its_formula() -> None:
+    real, fake = gaussian_features(40, 3, 0), gaussian_features(40, 3, 1, 0.5)
+    within = [(x.double() @ x.double().T / 3 + 1) ** 3 for x in (real, fake)]
+    off = ~torch.eye(40, dtype=torch.bool)
+    between = (real.double() @ fake.double().T / 3 + 1) ** 3
+    expected = within[0][off].mean() + within[1][off].mean() - 2 * between.mean()
+    mean, deviation = kernel_distance(real, fake)  # of 40 images every subset is the whole set
+    assert mean == pytest.approx(float(expected), rel=1e-5) and deviation < 1e-5 * mean
+
+
+def test_inception_score_by_hand() -> None:
+    """Sure and of k classes alike: k. Sure of one class, or unsure of all: 1."""
+    sure = torch.eye(4).repeat(50, 1) * 100
+    assert inception_score(sure)[0] == pytest.approx(4, rel=0.15)  # ten splits of 20 are not quite even
+    assert inception_score(torch.eye(4)[:1].repeat(30, 1) * 100) == pytest.approx((1, 0), abs=1e-12)
+    assert inception_score(torch.zeros(30, 4)) == pytest.approx((1, 0), abs=1e-12)
+    # Two images, so two splits of one image each, whose p(y|x) is p(y).
+    assert inception_score(torch.tensor([[5.0, 0.0], [0.0, 5.0]])) == pytest.approx((1, 0), abs=1e-12)
+
+
+def test_inception_score_of_worked_logits() -> None:
+    """p(y|x) = (3/4, 1/4) for a half, (1/4, 3/4) for the other: exp(3/4 log 3/2 + 1/4 log 1/2) in even splits."""
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(3.0)]]).repeat(5000, 1)
+    mean, deviation = inception_score(logits)
+    expected = math.exp(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert mean == pytest.approx(expected, rel=1e-3) and deviation < 1e-3
+
+
+# -- neighbours ------------------------------------------------------------------------------------
+
+
+def test_precision_and_recall_are_1_on_identical_sets_and_0_on_far_ones() -> None:
+    real = gaussian_features(60, 5, 0)
+    assert precision_recall(real, real.clone()) == (1, 1)
+    assert precision_recall(real, real + 1000) == (0, 0)
+    # All fakes on one real: each within reach of it, and hardly a real within reach of them.
+    precision, recall = precision_recall(real, real[:1].repeat(60, 1))
+    assert precision == 1 and recall <= 2 / 60
+    with pytest.raises(ValueError, match="more than 3 images of each kind, got 3"):
+        precision_recall(real, real[:3])
+
+
+def test_density_and_coverage_by_hand() -> None:
+    """Reals at 0, 1, 3, 7 on a line, k = 1: balls of radius 1, 1, 2, 4."""
+    real = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    fake = torch.tensor([[0.5], [4.0], [100.0]])
+    # 0.5 lies in the balls around 0, 1; 4 in those around 3 and 7; 100 in none.
+    assert density_coverage(real, fake, k=1) == pytest.approx((4 / 3, 1.0))
+    assert density_coverage(real, fake[:1], k=1) == pytest.approx((2.0, 0.5))
+    assert density_coverage(real, fake[2:], k=1) == (0, 0)
+    with pytest.raises(ValueError, match="more than 4 reals, got 4"):
+        density_coverage(real, fake, k=4)
+
+
+def test_density_and_coverage_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.neighbours.ROWS", 7)  # several pieces, the last one short
+    real, fake = gaussian_features(30, 3, 0), gaussian_features(40, 3, 1, 1.5)
+    inside = torch.zeros(30, 40, dtype=torch.bool)
+    for i in range(30):
+        reach = sorted(float((real[i] - other).norm()) for other in real)[5]
+        inside[i] = torch.tensor([float((real[i] - x).norm()) < reach for x in fake])
+    expected = float(inside.sum() / (5 * 40)), float(inside.any(1).float().mean())
+    assert density_coverage(real, fake) == pytest.approx(expected, rel=1e-6) and 0 < expected[1] < 1
+
+
+def test_identical_sets_have_density_and_coverage_1() -> None:
+    real = gaussian_features(60, 5, 0)
+    assert density_coverage(real, real.clone()) == (1, 1)
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def sets_of(extractor: Extractor, real: Tensor, fake: Tensor, y: Tensor | None = None) -> Sets:
+    """Sets of uint8 images, all with the classes y."""
+    real, fake = (read(*extract(extractor, [images]), y) for images in (real, fake))
+    return Sets(extractor, real, fake, tuple("0123456789"))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_tells_the_reference_from_noise(name: str, extractor: Extractor) -> None:
+    """In the direction that its row says, under the extractor's name where it has none of its own."""
+    images, y = random_images(300, 0), torch.arange(300) % 10
+    images[::2] //= 8
+    same = score(
+        [name],
+        sets_of(
+            extractor, images, images, extract(extractor, [images])[1].argmax(1) if name == "accuracy" else y
+        ),
+    )
+    other = score([name], sets_of(extractor, images, random_images(300, 1) // 2, y))
+    assert same.keys() == other.keys() and METRICS[name].better in ("low", "high")
+    assert all(("[digits-cnn]" in key) != METRICS[name].own_name for key in same)
+    first = next(iter(same))
+    if name not in ("is", "modes"):  # these look at the fakes alone
+        assert (same[first] < other[first]) == (METRICS[name].better == "low")
+
+
+def test_scores_of_the_published_network_have_plain_names(extractor: Extractor) -> None:
+    images = random_images(20, 0)
+    for name, expected in (("inception", "fid"), ("inception:3f2a1b9c", "fid[inception:3f2a1b9c]")):
+        found = score(["fid"], sets_of(replace(extractor, name=name), images, images))
+        assert list(found) == [expected] and abs(found[expected]) < 1e-9
 
 
 def test_score_is_zero_for_the_reference_itself_and_large_for_others(extractor: Extractor) -> None:
     images = random_images(300, 0)
-    reference = statistics(*extract(extractor, [images]))
-    same = score(extractor, images.split(64), reference)
-    other = score(extractor, [random_images(300, 1) // 2], reference)
+    same = score(["fid", "modes"], sets_of(extractor, images, images))
+    other = score(["fid"], sets_of(extractor, images, random_images(300, 1) // 2))
     assert abs(same["fid[digits-cnn]"]) < 1e-9 and same["kl_data"] == 0
     assert other["fid[digits-cnn]"] > 100 * abs(same["fid[digits-cnn]"]) + 1e-3
-    assert same["shares"] == reference.shares.tolist() and same["classes"] == n_modes(reference.shares)
-    assert same["class_accuracy"] is None and same["class_accuracies"] is None
-    with pytest.raises(ValueError, match="no images"):
-        score(extractor, [], reference)
+    share = class_shares(extract(extractor, [images])[1])
+    assert same["shares"] == share.tolist() and same["classes"] == n_modes(share)
 
 
-def test_score_reads_fakes_as_asked_in_their_order(extractor: Extractor) -> None:
+def test_a_mode_may_be_a_single_image(extractor: Extractor) -> None:
+    logits = torch.zeros(1000, 10)
+    logits[:, 0], logits[7, 3] = 1, 2
+    reading = Reading(read(torch.zeros(1000, 2), logits).statistics, None, logits)
+    for share, expected in ((0.01, 1), (0.0, 2)):
+        sets = Sets(replace(extractor, mode_share=share), reading, reading)
+        assert score(["modes"], sets)["classes"] == expected
+
+
+def test_intra_fid_is_the_mean_over_separate_classes(extractor: Extractor) -> None:
+    real, fake, y = random_images(200, 0), random_images(200, 1) // 2, torch.arange(200) % 10
+    found = score(["intra_fid"], sets_of(extractor, real, fake, y))
+    each = [
+        score(["fid"], sets_of(extractor, real[y == i], fake[y == i]))["fid[digits-cnn]"] for i in range(10)
+    ]
+    assert found["intra_fids[digits-cnn]"] == pytest.approx(each, rel=1e-9)
+    assert found["intra_fid[digits-cnn]"] == pytest.approx(sum(each) / 10, rel=1e-9)
+
+
+def test_empty_classes_are_named() -> None:
+    whole, lacking = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 0, 0, 0])
+    check_classes(whole, whole, ("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"of the fakes there are: b 1, c 0;"):
+        check_classes(whole, lacking, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="of the reals there are: b 1, c 0;"):
+        check_classes(lacking, whole, ("a", "b", "c"))
+
+
+def test_reading_as_asked_keeps_the_order(extractor: Extractor) -> None:
     images = random_images(300, 0)
     images[::2] //= 8  # two kinds, which even an untrained network tells apart
-    features, logits = extract(extractor, [images])
-    read = logits.argmax(1)
-    reference = statistics(features, logits)
-    right, wrong = (score(extractor, images.split(64), reference, y) for y in (read, (read + 1) % 10))
-    assert right["class_accuracy"] == 1 and wrong["class_accuracy"] == 0
-    half = torch.where(torch.arange(300) < 75, read, (read + 1) % 10)
-    assert score(extractor, images.split(64), reference, half)["class_accuracy"] == pytest.approx(0.25)
-    assert {k: v for k, v in right.items() if "class_" not in k} == {
-        k: v for k, v in score(extractor, [images], reference).items() if "class_" not in k
-    }
+    seen = extract(extractor, [images])[1].argmax(1)
+    half = torch.where(torch.arange(300) < 75, seen, (seen + 1) % 10)
+    found = score(["accuracy"], sets_of(extractor, images, images, half))
+    assert found["class_accuracy"] == pytest.approx(0.25)
+
+
+def test_without_torch_fidelity_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch_fidelity", "torch_fidelity.metric_kid"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match="pip install 'torch-fidelity>=0.4,<0.5'"):
+        kernel_distance(torch.zeros(5, 2), torch.zeros(5, 2))
+    assert density_coverage(gaussian_features(9, 2, 0), gaussian_features(9, 2, 0)) == (1, 1)

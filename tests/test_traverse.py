@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from metrics.features import DigitCNN, load_extractor, save_extractor
+from metrics.classifiers import DigitCNN
+from metrics.features import load_extractor, save_extractor
 from metrics.modes import assignment_accuracy, best_assignment, confusion
 from modelling import build_generator
 from modelling.infogan import Generator

@@ -1,23 +1,24 @@
-"""What several commands share: flags, the cache folder, images as tensors, the version of the code."""
+"""What several commands share: flags, processes, truncation, warnings."""
 
 import argparse
-import hashlib
 import math
-import subprocess
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from accelerate import PartialState
+from torch import nn
 
-from metrics.features import weights_file
-from training.cache import cache_dirs, is_writable
-from training.data import ImageData
-from training.errors import Parser, UserError
+from modelling import MODELS, STYLED
+from training.batches import images_of as images_of
+from training.cache import cache_folder as cache_folder
+from training.device import choose_device
+from training.errors import Parser, UserError, tell
+from training.generator import sampling_copy
 
-ROOT = Path(__file__).resolve().parent.parent
+MIN_THRESHOLD = 0.01  # below it all latents are one
 
 
 def positive(text: str) -> int:
@@ -103,44 +104,49 @@ def parse_with_attributes(parser: argparse.ArgumentParser, argv: Sequence[str] |
     return parser.parse_args(join_value(sys.argv[1:] if argv is None else argv, "--attributes"))
 
 
-def cache_folder(cache_dir: str | None) -> Path:
-    """The cache folder that can be written to, as for decoded images; UserError where there is none."""
-    folders = cache_dirs(cache_dir)
-    for folder in folders:
-        if is_writable(folder):
-            return folder
-    first, second = folders
-    raise UserError(f"neither {first} nor {second} can be written to: give --cache_dir a folder of yours")
+def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
+    """--truncation and --truncation_layers, for truncated()."""
+    about = "psi of models with styles, 0 for the mean style alone; threshold of latents for others [none]"
+    parser.add_argument("--truncation", type=finite, help=about)
+    about = "only the first so many layers are truncated (models with styles; default: all)"
+    parser.add_argument("--truncation_layers", type=positive, help=about)
 
 
-def find_weights(name: str, cache_dir: str | None) -> Path:
-    """The extractor's weights in whichever cache folder holds them; else where they should stand."""
-    files = [weights_file(folder, name) for folder in cache_dirs(cache_dir)]
-    return next((file for file in files if file.is_file()), files[0])
+def truncated(
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(G as the flags want it, what they add to the arguments of `sample`); UserError for what does not fit."""
+    if args.truncation is None:
+        if args.truncation_layers is not None:
+            raise UserError("--truncation_layers needs --truncation")
+        return G, {}
+    if MODELS[config["model"]].styles:
+        return G, {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
+    if args.truncation_layers is not None:
+        raise UserError(f"--truncation_layers: {config['model']} has no styles; {STYLED} have")
+    if args.truncation < MIN_THRESHOLD:
+        raise UserError(
+            f"--truncation {args.truncation:g}: for {config['model']} it is the threshold of latents, at least "
+            f"{MIN_THRESHOLD}; psi is for models with styles: {STYLED}"
+        )
+    return sampling_copy(G, config, config["seed"], args.truncation), {"threshold": args.truncation}
 
 
-def images_of(data: ImageData, index: Tensor | slice = slice(None)) -> Tensor:
-    """uint8 images (n, C, H, W) in memory, all or those of an index."""
-    images = data.images[index.numpy() if isinstance(index, Tensor) else index]
-    # (n, H, W, C) -> (n, C, H, W)
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous()
+@contextmanager
+def together(asked: str) -> Iterator[str]:
+    """The device of this process, and a process group with the others where a launcher started several."""
+    device = choose_device(asked)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    # cpu=True must be said: without it torchrun's processes never meet
+    state = PartialState(cpu=device == "cpu")
+    try:
+        yield state.device.type
+    finally:
+        state.destroy_process_group()
 
 
 def warn(text: str) -> None:
-    """One line on stderr; the command goes on."""
-    print(f"warning: {text}", file=sys.stderr)
-
-
-def code_version() -> str:
-    """`git describe` of this checkout; outside git a hash over its Python files."""
-    if (ROOT / ".git").exists():
-        try:
-            command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            pass  # no git here, or no commit yet: the hash says the same
-    digest = hashlib.sha256()
-    for file in sorted(ROOT.rglob("*.py")):
-        if not any(part.startswith(".") for part in file.relative_to(ROOT).parts):
-            digest.update(file.read_bytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    """One line on stderr, from the first process alone; the command goes on."""
+    tell(f"warning: {text}")

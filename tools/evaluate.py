@@ -1,68 +1,84 @@
-"""Score a trained generator: Frechet distance to its data, the classes it shows, and how it was measured.
+"""Score a trained generator: how far its images are from the data, what they show, and how that was measured.
 
-    python -m tools.evaluate RUN --extractor mnist-cnn --n 10000
-    python -m tools.evaluate RUN --extractor mnist-cnn --n 10000 --balanced      as many fakes of each class
+    python -m tools.evaluate RUN                                                 Inception: needs its weights once
+    python -m tools.evaluate RUN --extractor mnist-cnn                           an offline network in its place
+    python -m tools.evaluate RUN --extractor mnist-cnn --balanced --metrics fid intra_fid
+    python -m tools.evaluate RUN --extractor mnist-cnn --fakes test              the floor: real images as fakes
+    python -m tools.evaluate RUN --extractor mnist-cnn --fakes noise             the ceiling
+    torchrun --standalone --nproc_per_node 2 -m tools.evaluate RUN --n_fake 50000      on several processes alike
 
-RUN is a run's folder or its generator/ folder alone. N fakes are compared with N reals. Prints a table and
-appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/ folder
-that stands alone. Two scores can be compared when their protocols are equal, extractor's checksum included.
-"read as asked": the share of fakes in which the extractor reads the class that was asked for, where it knows the
-generator's classes.
+RUN is a run's folder or its generator/ folder alone. N fakes are compared with as many reals, or --n_real. Prints a
+table and appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/
+folder that stands alone. Two scores can be compared when their protocols are equal, extractor's checksum included;
+scores of other networks than the published Inception carry their name: fid[mnist-cnn].
+
+Metrics:
+{METRICS}
 """
 
 import argparse
-import json
-import math
-import platform
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from metrics.features import CHUNK, EXTRACTORS, Extractor, cached_statistics, load_extractor
-from metrics.score import score
-from modelling.layers import image_shape
+from metrics.score import METRICS
+from ops.distributed import process
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
-    cache_folder,
-    code_version,
-    find_weights,
-    images_of,
+    add_truncation_flags,
     make_parser,
     positive,
+    together,
+    truncated,
     warn,
 )
+from training.cache import cache_folder
 from training.data import ImageData, load_dataset
-from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
+from training.evaluation import (
+    FEW,
+    GENERATOR,
+    OPENERS,
+    Evaluator,
+    Images,
+    append_score,
+    noise_images,
+    opposite_index,
+    real_images,
+)
 from training.generator import find_generator, load_generator
-from training.rng import generator
-from training.sampling import sample
-
-FEW = 10_000
+from training.layout import SPLIT_ORDER
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("tools.evaluate", __doc__)
+    about = "\n".join(
+        f"  {name:<10} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
+    )
+    p = make_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
     add_generator_flags(p)
-    p.add_argument(
-        "--extractor", required=True, choices=tuple(EXTRACTORS), help="network that reads the images"
+    about = "network that reads the images [inception]"
+    p.add_argument("--extractor", default="inception", choices=tuple(OPENERS), help=about)
+    about = (
+        "file of its weights (default: as tools.train_classifier wrote it; Inception's are downloaded once)"
     )
-    p.add_argument(
-        "--extractor_weights", type=Path, help="its file (default: as tools.train_classifier wrote it)"
+    p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
+    about = "scores to compute (default: all that the extractor and the data allow, but intra_fid)"
+    p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
+    about = "number of fakes [10000]; under torchrun say --n_fake, since --n could be one of its own"
+    p.add_argument("--n", "--n_fake", type=positive, default=FEW, help=about)
+    p.add_argument("--n_real", type=positive, help="number of reals (default: as many as fakes)")
+    p.add_argument("--split", default="train", choices=(*SPLIT_ORDER, "all"), help="of the reals [train]")
+    about = (
+        f"what is scored: {GENERATOR}, a split of the data ({', '.join(SPLIT_ORDER)}), uniform noise, or a folder or "
+        f"archive of images [{GENERATOR}]"
     )
-    p.add_argument("--n", type=positive, default=FEW, help="number of fakes, and of reals [10000]")
-    p.add_argument(
-        "--split", default="train", choices=("train", "val", "test", "all"), help="of the reals [train]"
-    )
+    p.add_argument("--fakes", default=GENERATOR, metavar=f"{GENERATOR}|test|train|noise|PATH", help=about)
     about = "fakes of a generator of classes take turns through them (default: the labels of the reference)"
     p.add_argument("--balanced", action="store_true", help=about)
+    add_truncation_flags(p)
     p.add_argument("--seed", type=int, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
     p.add_argument("--data", help="folder or archive of images in place of them (default: as in training)")
@@ -70,99 +86,49 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def load_reference(args: argparse.Namespace, config: dict[str, Any]) -> ImageData:
-    """The run's data set at its size; --data_root and --data win over what training remembered."""
+def load_images(
+    args: argparse.Namespace, config: dict[str, Any], split: str, data: str | None = None
+) -> ImageData:
+    """A split of the run's data set at its size, or of the images at `data`.
+
+    --data_root and --data win over what training remembered.
+    """
     held = config["data"]
-    with blaming_user():
-        data = load_dataset(
-            config["dataset"],
-            img_size=config["build"]["img_size"],
-            img_channels=config["build"]["img_channels"],
-            split=args.split,
-            data_root=held.get("data_root") if args.data_root is None else args.data_root,
-            data=held.get("data") if args.data is None else args.data,
-            cache_dir=args.cache_dir,
-        )
-    if len(data.images) < args.n:
-        raise UserError(
-            f"--n {args.n}: the reference, {data.name} {args.split}, has {len(data.images)} images"
-        )
-    if config["n_labels"] and list(data.label_names) != list(config["label_names"]):
-        raise UserError(
-            f"the labels of the reference ({', '.join(data.label_names) or 'none'}) are not the generator's "
-            f"({', '.join(config['label_names'])}); check --data and --data_root"
-        )
-    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
-        warn("the reference is not the data that the run was trained on")
-    return data
+    remembered = held.get("data") if args.data is None else args.data
+    return load_dataset(
+        config["dataset"],
+        img_size=config["build"]["img_size"],
+        img_channels=config["build"]["img_channels"],
+        split=split,
+        data_root=held.get("data_root") if args.data_root is None else args.data_root,
+        data=remembered if data is None else data,
+        cache_dir=args.cache_dir,
+        is_main=process() == 0,
+    )
 
 
-def reference_index(data: ImageData, n: int) -> Tensor:
-    """Which n images are the reference: a fixed draw without order, so that no class folder is left out."""
-    return torch.randperm(len(data.images), generator=generator(0, "reference"))[:n].sort().values
-
-
-def real_batches(data: ImageData, index: Tensor) -> Iterator[Tensor]:
-    """The reference as uint8 batches (<= 256, C, H, W)."""
-    for i in range(0, len(index), CHUNK):
-        yield images_of(data, index[i : i + CHUNK])
-
-
-def labels_of(data: ImageData, index: Tensor, config: dict[str, Any], balanced: bool) -> Tensor | None:
-    """Labels for the fakes of a conditional generator: those of the reference images, or the classes in turn."""
-    if not config["n_labels"]:
+def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> Images | None:
+    """What --fakes names in place of the generator's images, None for those; UserError for too few."""
+    if args.fakes == GENERATOR:
         return None
-    if balanced:
-        return torch.arange(len(index)) % config["n_labels"]
-    y = torch.from_numpy(data.labels[index.numpy()])
-    return y.to(torch.get_default_dtype()) if config["multi_hot"] else y.long()
-
-
-def check_balanced(config: dict[str, Any]) -> None:
-    """UserError for a generator whose samples are of no one class each."""
-    if not config["n_labels"]:
-        raise UserError("--balanced: this generator was trained without --conditional")
-    if config["multi_hot"]:
-        raise UserError(
-            "--balanced: this generator knows attributes, of which an image has several; leave it out"
+    if args.balanced or args.truncation is not None:
+        raise UserError(f"--fakes {args.fakes}: --balanced and --truncation are for a generator's")
+    if args.fakes == "noise":
+        return noise_images(data, args.n, args.seed)
+    if args.fakes in SPLIT_ORDER:
+        others, kind = load_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
+    else:
+        others, kind = load_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
+    if len(others) < args.n:
+        raise UserError(f"--n {args.n}: --fakes {args.fakes} has {len(others)} images; lower --n")
+    n_real = args.n if args.n_real is None else args.n_real
+    if others.fingerprint == data.fingerprint and args.n + n_real > len(data):
+        warn(
+            f"{args.n + n_real - len(data)} fakes are among the reference: give --n less than half of the images"
         )
-
-
-def asked_classes(y: Tensor | None, config: dict[str, Any], extractor: Extractor) -> Tensor | None:
-    """The labels y (N,) of the fakes if the extractor reads the same classes in the same order, else None."""
-    same = not config["multi_hot"] and tuple(config["label_names"]) == extractor.classes
-    return y if same else None
-
-
-def protocol(
-    args: argparse.Namespace, config: dict[str, Any], data: ImageData, extractor: Extractor, device: str
-) -> dict[str, Any]:
-    """Everything that a reader needs to measure the same again."""
-    build = config["build"]
-    labels = "balanced: the classes in turn" if args.balanced else "of the reference images"
-    return {
-        "n_real": args.n,
-        "n_fake": args.n,
-        "reference": data.name,
-        "split": args.split,
-        "data_fingerprint": data.fingerprint,
-        "size": [*image_shape(build["img_size"]), build["img_channels"]],
-        "crop": "as in training: the data set's own cache",
-        "resize": extractor.module.resize,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.checksum,
-        "extractor_accuracy": extractor.metadata.get("accuracy"),
-        "quantised": "round and clamp to uint8",
-        "labels": labels if config["n_labels"] else None,
-        "weights": config["chosen"],
-        "truncation": None,
-        "batch_norm": config["batch_norm"],
-        "seed": args.seed,
-        "step": config["step"],
-        "code": code_version(),
-        "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device} ({platform.machine()})",
-    }
+    index = opposite_index(others, args.n)
+    labelled = others.label_names == data.label_names
+    return real_images(others, index, f"{kind}, {others.fingerprint}", labelled=labelled)
 
 
 def scores_file(run: str) -> Path:
@@ -174,71 +140,100 @@ def scores_file(run: str) -> Path:
 
 def append(file: Path, line: dict[str, Any]) -> None:
     """Add one JSON line; a folder that cannot be written to costs only the line."""
-    # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
     try:
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(plain) + "\n")
+        append_score(file, line)
         print(f"appended to {file}")
     except OSError as error:
         warn(f"{file} cannot be written: {error.strerror}")
 
 
-def table(result: dict[str, Any], about: dict[str, Any]) -> str:
-    """The result as lines for people."""
-    extractor = about["extractor"]
-    shares = result["shares"]
-    rows = [
-        (f"fid[{extractor}]", f"{result[f'fid[{extractor}]']:.3f}"),
-        ("classes >= 1 %", f"{result['classes']} of {len(shares)}"),
-        ("KL to uniform", f"{result['kl_uniform']:.4f} nats"),
-        ("KL to data", f"{result['kl_data']:.4f} nats"),
-        ("confidence", f"{result['confidence']:.3f}"),
-        ("shares in %", "  ".join(f"{i}: {100 * share:.1f}" for i, share in enumerate(shares))),
-    ]
-    if result["class_accuracy"] is not None:
-        rows.append(("read as asked", f"{result['class_accuracy']:.1%}"))
+# How people read a score, by its name without the extractor's; in any other case four digits.
+FORMATS = {
+    "fid": "{:.3f}",
+    "intra_fid": "{:.3f}",
+    "classes": "{}",
+    "kl_uniform": "{:.4f} nats",
+    "kl_data": "{:.4f} nats",
+    "class_accuracy": "{:.1%}",
+}
+TITLES = {
+    "classes": "classes shown",
+    "kl_uniform": "KL to uniform",
+    "kl_data": "KL to data",
+    "class_accuracy": "read as asked",
+}
+LISTED = 20  # classes shown one by one
+
+
+def shown(name: str, value: Any, result: dict[str, Any]) -> str:
+    """One score as text, with its deviation where it has one."""
+    if isinstance(value, list):
+        each = [f"{i}: {'-' if v is None else f'{v:.3g}'}" for i, v in enumerate(value[:LISTED])]
+        return "  ".join(each) + (" ..." if len(value) > LISTED else "")
+    stem, bracket, rest = name.partition("[")
+    text = FORMATS.get(stem, "{:.4f}").format(value)
+    if stem == "classes":
+        text += f" of {len(result['shares'])}"
+    deviation = result.get(f"{stem}_std{bracket}{rest}")
+    return text if deviation is None else f"{text} +- {deviation:.4f}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line of scores.jsonl as lines for people."""
+    about = result["protocol"]
+    what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else about["fakes"]
     head = (
-        f"step {about['step']}, {about['weights']} weights, seed {about['seed']}: {about['n_fake']} fakes, "
+        f"step {about['step']}, {what}, seed {about['seed']}: {about['n_fake']} fakes, "
         f"{about['n_real']} reals of {about['reference']} {about['split']}"
     )
-    reader = f"{extractor} {about['extractor_sha256'][:16]}, batch norm: {about['batch_norm']}"
-    if about["labels"] is not None:
-        reader += f", labels {about['labels']}"
-    return "\n".join([head, reader, *(f"{name:<18} {value}" for name, value in rows)])
+    reader = f"{about['extractor']} {about['extractor_sha256'][:16]}"
+    for name in ("truncation", "batch_norm", "labels"):
+        if about[name] is not None:
+            reader += f", {name.replace('_', ' ')}{': ' if name == 'batch_norm' else ' '}{about[name]}"
+    scores = {k: v for k, v in result.items() if k not in ("step", "protocol", "date") and "_std" not in k}
+    width = max(len(TITLES.get(name, name)) for name in scores)
+    rows = [
+        f"{TITLES.get(name, name):<{width}}  {shown(name, value, result)}" for name, value in scores.items()
+    ]
+    return "\n".join([head, reader, *rows])
+
+
+def evaluate(args: argparse.Namespace, device: str) -> None:
+    """Load generator, extractor and reference, score, print and append."""
+    G, config = load_generator(args.run, args.weights, device)
+    G, how = truncated(args, G, config)
+    extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
+    data, held = load_images(args, config, args.split), config["data"]
+    evaluator = Evaluator(
+        extractor,
+        data,
+        config,
+        n_fake=args.n,
+        n_real=args.n_real,
+        split=args.split,
+        metrics=args.metrics,
+        seed=args.seed,
+        balanced=args.balanced,
+        fakes=load_fakes(args, config, data),
+        cache_dir=cache_folder(args.cache_dir),
+    )
+    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
+        warn("the reference is not the data that the run was trained on")
+    of_generator = (
+        {} if evaluator.fakes else {"weights": config["chosen"], "batch_norm": config["batch_norm"]}
+    )
+    line = evaluator.score(G, step=config["step"], **of_generator, **how)
+    if process() == 0:
+        print(table(line))
+        append(scores_file(args.run), line)
 
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load generator, extractor and reference, score, print and append."""
+    """Read the command line, join the other processes, evaluate."""
     args = parser().parse_args(argv)
-    if args.n < 2:
-        raise UserError(f"--n {args.n}: a covariance needs at least 2 images")
-    device = choose_device(args.device)
-    G, config = load_generator(args.run, args.weights, device)
-    if args.balanced:
-        check_balanced(config)
-    with blaming_user():
-        given = args.extractor_weights
-        file = find_weights(args.extractor, args.cache_dir) if given is None else given
-        extractor = load_extractor(args.extractor, file, device)
-    data = load_reference(args, config)
-    if args.n < FEW:
-        warn(f"--n {args.n} is below {FEW}: fid rises as n falls; compare only with scores of the same n")
-    index = reference_index(data, args.n)
-    y = labels_of(data, index, config, args.balanced)
-    shape = tuple(data.images.shape[1:])
-    identity = {"data": data.fingerprint, "n": args.n, "shape": shape, "draw": "reference"}
-    with blaming_user():
-        reference = cached_statistics(
-            extractor, lambda: real_batches(data, index), identity, cache_folder(args.cache_dir)
-        )
-        fakes = sample(G, args.n, args.seed, y)
-        result = score(extractor, fakes, reference, asked_classes(y, config, extractor))
-    about = protocol(args, config, data, extractor, device)
-    print(table(result, about))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    append(scores_file(args.run), {"step": config["step"], **result, "protocol": about, "date": now})
+    with blaming_user(), together(args.device) as device:
+        evaluate(args, device)
     return 0
 
 

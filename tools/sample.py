@@ -23,24 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelling import MODELS, STYLED
 from tools.common import (
     add_device_flag,
     add_generator_flags,
     add_label_flags,
-    finite,
+    add_truncation_flags,
     make_parser,
     parse_with_attributes,
     positive,
+    truncated,
 )
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
-from training.generator import load_generator, sampling_copy
+from training.generator import load_generator
 from training.sampling import sample, sample_labels, to_grid, to_picture
-
-MIN_THRESHOLD = 0.01  # below it all latents are one
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,32 +50,9 @@ def parser() -> argparse.ArgumentParser:
     add_label_flags(p)
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=int, default=0, help=about)
-    about = "psi of models with styles, 0 for the mean style alone; threshold of latents for others [none]"
-    p.add_argument("--truncation", type=finite, help=about)
-    about = "only the first so many layers are truncated (models with styles; default: all)"
-    p.add_argument("--truncation_layers", type=positive, help=about)
+    add_truncation_flags(p)
     add_device_flag(p)
     return p
-
-
-def truncated(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """(G as the flags want it, what they add to the arguments of `sample`); UserError for what does not fit."""
-    if args.truncation is None:
-        if args.truncation_layers is not None:
-            raise UserError("--truncation_layers needs --truncation")
-        return G, {}
-    if MODELS[config["model"]].styles:
-        return G, {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
-    if args.truncation_layers is not None:
-        raise UserError(f"--truncation_layers: {config['model']} has no styles; {STYLED} have")
-    if args.truncation < MIN_THRESHOLD:
-        raise UserError(
-            f"--truncation {args.truncation:g}: for {config['model']} it is the threshold of latents, at least "
-            f"{MIN_THRESHOLD}; psi is for models with styles: {STYLED}"
-        )
-    return sampling_copy(G, config, config["seed"], args.truncation), {"threshold": args.truncation}
 
 
 def columns(n: int, config: dict[str, Any], classes: list[str] | None) -> int:

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics.features import CHUNK, EXTRACTORS, save_extractor, weights_file
-from tools.common import add_machine_flags, cache_folder, images_of, make_parser, positive, warn
+from tools.common import add_machine_flags, cache_folder, make_parser, positive, warn
+from training.batches import ImageData, images_of
 from training.cache import Progress
-from training.data import ImageData, load_dataset
+from training.data import load_dataset
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.rng import generator, key

@@ -60,6 +60,13 @@ class ImageData:
         return self.images.shape[3]
 
 
+def images_of(data: ImageData, index: Tensor | slice = slice(None)) -> Tensor:
+    """uint8 images (n, C, H, W) in memory, all or those of an index."""
+    images = data.images[index.numpy() if isinstance(index, Tensor) else index]
+    # (n, H, W, C) -> (n, C, H, W)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous()
+
+
 def check_batch_size(batch_size: int, n_images: int, n_processes: int, accumulate: int) -> None:
     """Raise UserError unless batches of this size can be cut from n_images and shared out."""
     if batch_size < 1:

@@ -114,6 +114,16 @@ def cache_dirs(cache_dir: str | Path | None) -> list[Path]:
     return [first, Path(tempfile.gettempdir()) / f"{APP}-{user}"]
 
 
+def cache_folder(cache_dir: str | None) -> Path:
+    """The cache folder that can be written to, as for decoded images; UserError where there is none."""
+    folders = cache_dirs(cache_dir)
+    for folder in folders:
+        if is_writable(folder):
+            return folder
+    first, second = folders
+    raise UserError(f"neither {first} nor {second} can be written to: give --cache_dir a folder of yours")
+
+
 def stem_of(source: Source, shape: Shape) -> str:
     """The cache's name without suffix: source, size and a key of everything that its pixels depend on."""
     what = repr((CODE_VERSION, source.name, source.stamp(), "centre crop", shape))

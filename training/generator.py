@@ -93,9 +93,12 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
 
     Running statistics of batch norm lag behind the weights and never belong to averaged ones, so they are
     measured anew over 512 latents (standing statistics, arXiv:1809.11096); sigma of spectral norm likewise.
-    truncation: threshold of these latents as of those that the copy is for, None for none.
+    truncation: threshold of these latents as of those that the copy is for, None for none. Whatever memory layout G
+    trains in, the copy has the plain one: convolutions round by it, and a copy that is loaded from a file has that.
     """
     G = without_sync(copy.deepcopy(G)).requires_grad_(False)
+    for tensor in (*G.parameters(), *G.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     iterate_spectral_norm(G, 15)
     param = next(G.parameters())
     source = seeded(seed, "standing")
@@ -113,8 +116,10 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
     return standing_statistics(G, batches)
 
 
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+def batch_norm_of(network: nn.Module) -> str:
+    """What a protocol says of the batch norm of a sampling copy."""
+    has = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    return f"standing statistics over {STANDING_LATENTS} latents" if has else "none"
 
 
 def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module], step: int) -> None:
@@ -130,9 +135,7 @@ def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module],
         save_file(tensors, temporary, metadata={"step": str(step)})
         os.replace(temporary, folder / f"{name}.safetensors")
     full = {"format": FORMAT, **config, "weights": list(networks), "step": step}
-    full["batch_norm"] = (
-        f"standing statistics over {STANDING_LATENTS} latents" if _has_batch_norm(network) else "none"
-    )
+    full["batch_norm"] = batch_norm_of(network)
     temporary = folder / "tmp-config.json"
     temporary.write_text(json.dumps(full, indent=2) + "\n")
     os.replace(temporary, folder / "config.json")

@@ -150,18 +150,33 @@ class RunLog:
         )
 
 
+# What two scores must share to be compared, beside their name.
+COMPARABLE = (
+    "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation", "truncation_layers",
+    "batch_norm", "seed", "extractor_sha256",
+)  # fmt: skip
+
+
 def best_steps(path: Path) -> set[int]:
-    """For each fid[...] in a scores.jsonl the step that has the lowest."""
-    best: dict[str, tuple[float, int]] = {}
+    """For each fid[...] of generated images in a scores.jsonl the step that has the lowest.
+
+    Among those that can be compared with the newest one.
+    """
+    found: dict[str, dict[str, tuple[float, int]]] = {}  # by name and protocol, the newest last
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-        except ValueError:
+            about, step = row.get("protocol", {}), row["step"]
+            protocol = json.dumps([about.get(name) for name in COMPARABLE])
+        except (ValueError, KeyError, AttributeError):  # half a line, or another's
             continue
-        for name, value in row.items() if isinstance(row, dict) else ():
-            if name.startswith("fid") and isinstance(value, int | float) and "step" in row:
-                best[name] = min(best.get(name, (math.inf, -1)), (value, row["step"]))
-    return {step for _, step in best.values()}
+        if about.get("fakes", "generator") != "generator":
+            continue
+        for name, value in row.items():
+            if name.startswith("fid") and isinstance(value, int | float):
+                groups = found.setdefault(name, {})
+                groups[protocol] = min(groups.pop(protocol, (math.inf, -1)), (value, step))
+    return {next(reversed(groups.values()))[1] for groups in found.values()}
 
 
 def _clock(seconds: float) -> str:

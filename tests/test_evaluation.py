@@ -1,0 +1,570 @@
+"""Whole evaluations: equal to torch-fidelity's own, equal on any number of processes, and refusals in one line."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from metrics import inception
+from metrics.classifiers import DigitCNN
+from metrics.features import CHUNK, Extractor, load_extractor, save_extractor
+from metrics.score import METRICS
+from modelling import build_generator
+from tests.running import ROOT
+from tests.running import run as train
+from tests.test_tools import export, refused
+from tools import evaluate
+from training.batches import ImageData, images_of
+from training.data import load_dataset
+from training.evaluation import (
+    Evaluator,
+    append_score,
+    generated,
+    labels_for,
+    noise_images,
+    opposite_index,
+    read_images,
+    real_images,
+    reference_index,
+)
+from training.generator import batch_norm_of, export_generator, load_generator, sampling_copy
+from training.logs import best_steps
+
+N = 501  # no multiple of CHUNK, nor of anything that two processes would share out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Room for a run, weights and caches."""
+    return tmp_path_factory.mktemp("evaluation")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    """A run with ten classes."""
+    return export(folder / "run", 10, tuple("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> Path:
+    """Random weights of digits-cnn, whose features of digits and noise lie apart."""
+    file = folder / "digits-cnn.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
+    return file
+
+
+@pytest.fixture(scope="module")
+def extractor(weights: Path) -> Extractor:
+    """The same, loaded."""
+    return load_extractor("digits-cnn", weights)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    """What the run was trained on."""
+    return load_dataset("digits", img_size=16, img_channels=1)
+
+
+def flags(weights: Path, *more: object) -> list[str]:
+    """Of an evaluation with the local network."""
+    given = ("--extractor", "digits-cnn", "--metric_weights", weights, "--device", "cpu", *more)
+    return [str(word) for word in given]
+
+
+def launched(argv: list[str], processes: int) -> str:
+    """stderr of tools.evaluate in new processes of one thread each."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [*launcher, "-m", "tools.evaluate", *argv],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("fid[digits-cnn]") == 2  # and intra_fid: the main process alone prints
+    return done.stderr
+
+
+def last_line(run: Path) -> dict:
+    """The newest score, but for its date."""
+    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
+    return {k: v for k, v in line.items() if k != "date"}
+
+
+class Pixels(torch.utils.data.Dataset):
+    """Images (N, C, H, W) one by one, as calculate_metrics takes them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+def of_the_library(real: Tensor, fake: Tensor, weights: Path) -> dict[str, float]:
+    """What torch-fidelity's own loop makes of the images with the same network."""
+    import torch_fidelity
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    class Tiny(FeatureExtractorBase):
+        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str, **_: object):
+            super().__init__(name, features)
+            self.network = DigitCNN().eval()
+            self.network.load_state_dict(load_file(feature_extractor_weights_path))
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return "128", "logits_unbiased"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "logits_unbiased" if metric == "isc" else "128"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            both = dict(zip(("128", "logits_unbiased"), self.network(images), strict=True))
+            return tuple(both[name] for name in self.features_list)
+
+    torch_fidelity.register_feature_extractor("tiny", Tiny)
+    return torch_fidelity.calculate_metrics(
+        input1=Pixels(fake), input2=Pixels(real), fid=True, kid=True, isc=True, prc=True,
+        feature_extractor="tiny", feature_extractor_weights_path=str(weights), kid_subset_size=len(real),
+        batch_size=CHUNK, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
+    )  # fmt: skip
+
+
+def test_two_processes_equal_one_to_the_last_digit_and_the_library(
+    run: Path, weights: Path, data: ImageData, folder: Path
+) -> None:
+    """All metrics, the reals read anew by both."""
+    lines = []
+    for processes in (1, 2):
+        cache = folder / f"cache-{processes}"
+        launched(
+            [str(run), *flags(weights, "--n_fake", N, "--cache_dir", cache, "--metrics", *METRICS)], processes
+        )
+        lines.append(last_line(run))
+        assert len(list((cache / "statistics").iterdir())) == 2
+    one, two = lines
+    assert one == two
+    G, config = load_generator(run)
+    y = labels_for(data, N, config, balanced=False)
+    fakes = generated(G, N, 0, y)
+    fake = torch.cat([fakes.chunk(i, min(i + CHUNK, N)) for i in range(0, N, CHUNK)])
+    expected = of_the_library(images_of(data, reference_index(data, N)), fake, weights)
+    for ours, theirs in {
+        "fid": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+        "is": "inception_score_mean",
+        "is_std": "inception_score_std",
+        "precision": "precision",
+        "recall": "recall",
+    }.items():
+        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=1e-6), ours
+    assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
+
+
+@pytest.mark.parametrize("n", [3, CHUNK, CHUNK + 1])
+def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageData, n: int) -> None:
+    index = reference_index(data, n)
+    features, logits = read_images(extractor, real_images(data, index, ""), "")
+    expected = extractor.module(images_of(data, index))
+    assert features.shape == (n, 128) and logits.shape == (n, 10)
+    assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
+
+
+def test_two_processes_share_less_than_a_chunk_and_fail_together_where_one_does(
+    run: Path, weights: Path, tmp_path: Path
+) -> None:
+    few = [
+        "--n_fake",
+        40,
+        "--n_real",
+        200,
+        "--cache_dir",
+        tmp_path,
+        "--metrics",
+        "fid",
+        "intra_fid",
+        "--balanced",
+    ]
+    launched([str(run), *flags(weights, *few)], 2)
+    assert last_line(run)["protocol"]["n_real"] == 200
+    broken = export(tmp_path / "broken")
+    file = broken / "generator" / "ema.safetensors"
+    state = load_file(file)
+    state[next(k for k in state if k.endswith("weight"))].fill_(float("nan"))
+    config = json.loads((broken / "generator" / "config.json").read_text())
+    G = build_generator(config["model"], **config["build"])
+    G.load_state_dict(state)
+    export_generator(broken / "generator", config, {"ema": G.eval()}, step=7)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
+         "tools.evaluate", str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0 and ours == ["error: the generator's images are not finite"]
+
+
+# -- what an evaluation leaves alone ----------------------------------------------------------------
+
+
+class Restless(nn.Module):
+    """A generator with layers of both modes, which draws from torch's global generator and says how it was called."""
+
+    z_dim = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.frozen = nn.Linear(3, 256), nn.Dropout(0.5)
+        self.seen: list[tuple[bool, bool, torch.dtype]] = []
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of noise and latents."""
+        x = self.layer(z)
+        self.seen.append((self.training or self.frozen.training, torch.is_grad_enabled(), x.dtype))
+        return (x + torch.randn_like(x)).tanh().view(-1, 1, 16, 16)
+
+
+PLAIN = {"n_labels": 0, "multi_hot": False, "label_names": []}
+
+
+def test_modes_and_global_randomness_are_as_before(
+    extractor: Extractor, data: ImageData, tmp_path: Path
+) -> None:
+    G = Restless()
+    G.train()
+    G.frozen.eval()
+    evaluator = Evaluator(extractor, data, PLAIN, n_fake=300, metrics=["fid"], cache_dir=tmp_path)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        first = evaluator.score(G, step=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert G.training and G.layer.training and not G.frozen.training and torch.is_grad_enabled()
+    assert set(G.seen) == {(False, False, torch.float32)}
+    torch.manual_seed(6)  # what stands there must not matter
+    again = evaluator.score(G, step=1)
+    assert first["fid[digits-cnn]"] == again["fid[digits-cnn]"]
+
+
+def test_modes_are_as_before_after_a_failure(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
+    G = Restless().train()
+    with torch.no_grad():
+        G.layer.bias.fill_(float("nan"))
+    evaluator = Evaluator(extractor, data, PLAIN, n_fake=300, metrics=["fid"], cache_dir=tmp_path)
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.score(G, step=1)
+    assert G.training and torch.equal(before, torch.random.get_rng_state())
+
+
+def test_reals_are_read_once(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
+    read = []
+    handle = extractor.module.register_forward_pre_hook(lambda _module, args: read.append(len(args[0])))
+    try:
+        evaluator = Evaluator(
+            extractor, data, PLAIN, n_fake=40, n_real=60, metrics=["fid"], cache_dir=tmp_path
+        )
+        for _ in range(2):
+            evaluator.score(Restless(), step=0)
+        assert read == [60, 40, 40]
+        another = Evaluator(extractor, data, PLAIN, n_fake=40, n_real=60, metrics=["fid"], cache_dir=tmp_path)
+        another.score(Restless(), step=0)
+        assert read == [60, 40, 40, 40]
+        features = Evaluator(
+            extractor, data, PLAIN, n_fake=40, n_real=60, metrics=["kid"], cache_dir=tmp_path
+        )
+        features.score(Restless(), step=0)
+        features.score(Restless(), step=0)
+        assert read == [60, 40, 40, 40, 60, 40, 40]
+    finally:
+        handle.remove()
+
+
+def test_a_copy_from_training_and_one_from_disk_draw_the_same(tmp_path: Path) -> None:
+    """Training holds weights in channels_last, by which convolutions round; bytes must not depend on that."""
+    torch.manual_seed(0)
+    labels = {"n_labels": 0, "multi_hot": False, "label_names": [], "model": "dcgan"}
+    build = {"img_size": 32, "img_channels": 3, "z_dim": 16, "width": 16}
+    G = build_generator("dcgan", **build).to(memory_format=torch.channels_last)
+    copy = sampling_copy(G, labels)
+    export_generator(tmp_path, labels | {"build": build}, {"raw": copy}, step=1)
+    loaded, _ = load_generator(tmp_path)
+    z = torch.randn(64, 16)
+    assert all(p.is_contiguous() for p in copy.parameters())
+    assert any(not p.is_contiguous() for p in G.parameters())
+    with torch.inference_mode():
+        assert torch.equal(copy(z), loaded(z))
+
+
+def test_a_score_in_training_is_that_from_disk(
+    weights: Path, extractor: Extractor, data: ImageData, tmp_path: Path
+) -> None:
+    """To the last digit, protocol included: the network of the loop, in its layout, against generator/."""
+    loop = train("--log_name a --conditional --ema --n_steps 3", tmp_path)
+    _, config = load_generator(tmp_path / "a")
+    evaluator = Evaluator(extractor, data, config, n_fake=300, cache_dir=tmp_path)
+    for name, network in (("ema", loop.emas["ema"][0].module), ("raw", loop.task.networks["G"])):
+        G = sampling_copy(network, config, config["seed"])
+        line = evaluator.score(G, step=3, weights=name, batch_norm=batch_norm_of(G))
+        append_score(loop.log.folder / "scores.jsonl", line)
+        in_training = last_line(loop.log.folder)
+        assert evaluate.main([str(tmp_path / "a"), *flags(weights, "--n", 300, "--weights", name)]) == 0
+        assert line["fid[digits-cnn]"] > 0 and in_training == last_line(loop.log.folder)
+
+
+# -- what is scored ---------------------------------------------------------------------------------
+
+
+def test_floor_and_ceiling(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Test against train lies near 0, noise far away; the protocol says which is which, and neither is a best step."""
+    for kind in ("test", "noise"):
+        assert (
+            evaluate.main([str(run), *flags(weights, "--n", 300, "--fakes", kind, "--cache_dir", tmp_path)])
+            == 0
+        )
+    floor, ceiling = (json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()[-2:])
+    assert floor["fid[digits-cnn]"] < 0.2 * ceiling["fid[digits-cnn]"]
+    assert floor["protocol"]["fakes"].startswith("reals: digits test")
+    assert ceiling["protocol"]["fakes"] == "uniform noise" and ceiling["protocol"]["weights"] is None
+    assert "class_accuracy" in floor and "class_accuracy" not in ceiling
+    assert "uniform noise" in capsys.readouterr().out
+
+
+def test_real_fakes_are_not_the_reference(
+    run: Path, weights: Path, data: ImageData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not set(reference_index(data, 700).tolist()) & set(opposite_index(data, 700).tolist())
+    evaluate.main([str(run), *flags(weights, "--n", 900, "--fakes", "train", "--metrics", "fid")])
+    assert "warning: 303 fakes are among the reference" in capsys.readouterr().err
+
+
+def test_a_folder_is_scored(run: Path, weights: Path, data: ImageData, tmp_path: Path) -> None:
+    from training.sampling import to_picture
+
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images_of(data, opposite_index(data, 30))):
+        to_picture(image).save(tmp_path / "images" / f"{i}.png")
+    words = ["--n", 30, "--n_real", 60, "--cache_dir", tmp_path, "--metrics", "fid", "--fakes"]
+    fids = []
+    for kind in (tmp_path / "images", "train"):
+        assert evaluate.main([str(run), *flags(weights, *words, kind)]) == 0
+        fids.append(last_line(run)["fid[digits-cnn]"])
+    assert fids[0] == pytest.approx(fids[1], rel=1e-9)
+    assert last_line(run)["protocol"]["n_real"] == 60
+
+
+def test_noise_does_not_depend_on_chunks(data: ImageData) -> None:
+    noise = noise_images(data, 600, seed=3)
+    assert torch.equal(noise.chunk(256, 512), noise_images(data, 512, seed=3).chunk(256, 512))
+    assert not torch.equal(noise.chunk(0, 256), noise.chunk(256, 512))
+    assert noise.chunk(512, 600).shape == (88, 1, 16, 16)
+
+
+def test_truncation_is_scored_and_said(run: Path, weights: Path) -> None:
+    plain = ["--n", 60, "--metrics", "fid"]
+    fids = []
+    for more in ([], ["--truncation", 0.5]):
+        assert evaluate.main([str(run), *flags(weights, *plain, *more)]) == 0
+        line = last_line(run)
+        assert line["protocol"]["truncation"] == (more[1] if more else None)
+        fids.append(line["fid[digits-cnn]"])
+    assert fids[0] != fids[1]
+
+
+def test_labels_of_more_fakes_than_reals_go_round(data: ImageData) -> None:
+    config = {"n_labels": 10, "multi_hot": False, "label_names": list("0123456789")}
+    y = labels_for(data, len(data) + 5, config, balanced=False)
+    assert torch.equal(y[: len(data)], torch.from_numpy(data.labels)) and torch.equal(y[len(data) :], y[:5])
+
+
+# -- the best step ----------------------------------------------------------------------------------
+
+
+def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
+    def line(step: int, fid: float, **about: object) -> str:
+        return json.dumps({"step": step, "fid[a]": fid, "intra_fid[a]": 0.0, "protocol": about}) + "\n"
+
+    file = tmp_path / "scores.jsonl"
+    file.write_text(
+        line(1, 9.0, n_fake=100) + line(2, 1.0, n_fake=10_000) + line(3, 8.0, n_fake=100)
+        + line(4, 0.1, n_fake=100, fakes="uniform noise") + line(5, 10.0, n_fake=100, fakes="generator")
+        + '[1]\n{"step": 6, "protocol": 3}\n{"half'
+    )  # fmt: skip
+    assert best_steps(file) == {3}
+    file.write_text(file.read_text() + "\n" + line(7, 2.0, n_fake=10_000))
+    assert best_steps(file) == {2}
+    assert best_steps(tmp_path / "none") == set()
+
+
+# -- refusals ---------------------------------------------------------------------------------------
+
+
+def test_refusals_before_anything_is_computed(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(*more: object, where: Path = run) -> str:
+        return refused(capsys, evaluate.main, where, *flags(weights, "--cache_dir", tmp_path, *more))
+
+    plain = export(tmp_path / "plain")
+    assert "1498 reals are asked for" in line("--n", 60, "--n_real", 1498) and "--n_real" in line("--n", 1498)
+    assert "--metrics intra_fid: it needs one class" in line("--n", 60, "--metrics", "intra_fid", where=plain)
+    few = ("--n", 18, "--n_real", 300, "--balanced", "--metrics", "intra_fid")
+    assert "of the fakes there are: 8 1, 9 1;" in line(*few)
+    assert "for a generator's" in line("--fakes", "noise", "--balanced", "--n", 60)
+    assert "has 300 images" in line("--fakes", "test", "--n", 400)
+    assert "no split 'val'" in line("--fakes", "val", "--n", 60)
+    assert "invalid choice: 'vgg'" in line("--metrics", "vgg")
+    assert f"no weights of digits-cnn at {tmp_path / 'x'}" in line("--metric_weights", tmp_path / "x")
+    assert not (tmp_path / "statistics").exists()
+
+
+def test_points_are_no_images(extractor: Extractor, tmp_path: Path) -> None:
+    points = load_dataset("ring8", img_size=1, img_channels=2)
+    with pytest.raises(ValueError, match="ring8: its samples are points"):
+        Evaluator(extractor, points, PLAIN, n_fake=40, cache_dir=tmp_path)
+
+
+def test_features_that_are_not_finite_are_counted(data: ImageData, tmp_path: Path) -> None:
+    class Dim(nn.Module):
+        resize = "none"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            features = images.float().flatten(1)[:, :2].clone()
+            features[:3] = float("inf")
+            return features, features[:, :1] * 0
+
+    dim = Extractor("dim", Dim(), "0" * 64, {})
+    evaluator = Evaluator(dim, data, PLAIN, n_fake=40, metrics=["fid"], cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="3 of 40 images have features that are not finite"):
+        evaluator.score(Restless(), step=0)
+
+
+# -- Inception --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, and torch.hub's folder elsewhere."""
+    monkeypatch.setattr(inception, "URL", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_inception_weights_that_are_nowhere(
+    run: Path, offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, evaluate.main, run, "--n", 20, "--cache_dir", offline, "--device", "cpu")
+    for said in (
+        "no Inception weights", "refused", inception.FILE, "95,628,359 bytes", inception.SHA256, inception.URL,
+        str(offline / "classifiers"), "--metric_weights", "--extractor", "mnist-cnn", "digits-cnn",
+    ):  # fmt: skip
+        assert said in line
+    assert not list((offline / "classifiers").iterdir())
+
+
+@pytest.mark.parametrize("place", ["classifiers", "hub/checkpoints"])
+def test_found_weights_of_another_checksum_are_refused(
+    run: Path, offline: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    file = offline / place / inception.FILE
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a download")
+    line = refused(capsys, evaluate.main, run, "--n", 20, "--cache_dir", offline, "--device", "cpu")
+    assert f"{file} is not the published file" in line and "15 bytes" in line and inception.SHA256 in line
+
+
+def test_a_download_is_verified_before_it_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served = io.BytesIO(b"as published")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: served)
+    with pytest.raises(ValueError, match="gave other bytes: sha256"):
+        inception.download(tmp_path, lambda n: None)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"as published"))
+    other = tmp_path / "x"
+    other.write_bytes(b"as published")
+    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(other))
+    ticks: list[int] = []
+    assert inception.download(tmp_path, ticks.append).read_bytes() == b"as published" and sum(ticks) == 12
+    assert inception.find_inception([tmp_path / "no", tmp_path]) == tmp_path / inception.FILE
+
+
+def test_given_weights_must_be_tensors_of_the_network(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(file: Path) -> str:
+        return refused(capsys, evaluate.main, run, "--n", 20, "--metric_weights", file, "--device", "cpu")
+
+    file = tmp_path / "weights.pth"
+    assert f"--metric_weights {file}: there is no such file" in line(file)
+    file.write_bytes(b"<html>")
+    assert "does not hold the weights of inception" in line(file)
+    torch.save({"a": [1]}, file)
+    assert "no dict of tensors" in line(file)
+    torch.save({"a": torch.zeros(1)}, file)
+    assert "does not hold the weights of inception" in line(file) and len(line(file)) < 600
+
+
+def test_random_inception_weights_by_path_work_and_are_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network's own random weights: the way from file to scores, with the warning and the name."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.manual_seed(0)
+    state = {}
+    with pytest.MonkeyPatch.context() as patch:  # its constructor loads a file: take what it has drawn
+        patch.setattr(
+            FeatureExtractorInceptionV3, "load_state_dict", lambda self, _: state.update(self.state_dict())
+        )
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], "x")
+    for weight in network.parameters():
+        if weight.dim() == 4:  # in place, so in `state`; torch's own would fade out before the last layer
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    file = tmp_path / "random.pth"
+    torch.save(state, file)
+    short = inception.sha256_of(file)[:8]
+    argv = ["--n", "6", "--metric_weights", str(file), "--cache_dir", str(tmp_path), "--device", "cpu"]
+    assert evaluate.main([str(run), *argv]) == 0
+    said = capsys.readouterr().err
+    assert (
+        "is not the published network" in said
+        and inception.SHA256 in said
+        and inception.sha256_of(file) in said
+    )
+    line = last_line(run)
+    assert f"fid[inception:{short}]" in line and "fid" not in line and "classes" not in line
+    assert line["protocol"]["extractor_sha256"] == inception.sha256_of(file)
+    assert line[f"fid[inception:{short}]"] > 1e-3 and line[f"is[inception:{short}]"] >= 1
+    assert line[f"precision[inception:{short}]"] >= 0 and line[f"kid[inception:{short}]"] is not None
+
+
+def test_a_run_without_a_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "has no generator" in refused(capsys, evaluate.main, tmp_path, "--device", "cpu")
