@@ -118,9 +118,9 @@ class Reading:
 
 
 def weights_owner(name: str) -> str:
-    """The extractor whose file of weights the named one reads: itself, unless its row says otherwise."""
-    owner = EXTRACTORS[name].owner
-    return name if owner is None else owner
+    """The extractor whose file of weights the named one reads: itself, unless it has a row that says otherwise."""
+    row = EXTRACTORS.get(name)
+    return name if row is None or row.owner is None else row.owner
 
 
 def weights_file(cache_dir: str | Path, name: str) -> Path:
