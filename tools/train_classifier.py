@@ -64,7 +64,7 @@ _COLOUR = {
 RECIPES = {
     "mnist": Recipe("mnist-cnn", epochs=3, expected=0.99),
     "digits": Recipe("digits-cnn", epochs=30, expected=0.97, batch_size=64, shift=2),
-    "cifar10": Recipe("cifar10-cnn", epochs=8, expected=0.85, mirror=True, **_COLOUR),
+    "cifar10": Recipe("cifar10-cnn", epochs=8, expected=0.8, mirror=True, **_COLOUR),
     # not mirrored: letters and left hands would change
     "folder": Recipe("folder-cnn", epochs=10, expected=0.8, min_steps=500, **_COLOUR),
 }
