@@ -40,7 +40,7 @@ def grid(n: int, spacing: float, std: float) -> Mixture:
 
 
 MIXTURES = {
-    # radius 10 and std 0.5 in a box of 15, the ring of xyfJASON's study: wider than the literature's (radius 1, std 0.01)
+    # radius 10 and std 0.5 in a box of 15, the ring of xyfJASON's study: wider than the literature's 1 and 0.01
     "ring8": ring(8, 2 / 3, 1 / 30),
     # spacing 2 and std 0.05 (arXiv:1705.07761, arXiv:1712.04086) in a box of 5
     "grid25": grid(5, 0.4, 0.01),

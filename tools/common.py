@@ -60,11 +60,13 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generator_flags(parser: argparse.ArgumentParser) -> None:
-    """RUN and --weights."""
+    """RUN, --weights and --checkpoint."""
     parser.add_argument("run", metavar="RUN", help="runs/NAME or a generator/ folder")
     parser.add_argument(
         "--weights", help="ema, raw or ema-DECAY (default: the averaged ones where the run has any)"
     )
+    about = "of a kept checkpoint: its step, or best for that of the best score (default: the newest weights)"
+    parser.add_argument("--checkpoint", metavar="STEP|best", help=about)
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metrics.inception import NAME as INCEPTION
 from metrics.score import METRICS
 from ops.distributed import process
 from tools.common import (
@@ -35,21 +36,21 @@ from tools.common import (
     warn,
 )
 from training.cache import cache_folder
-from training.data import ImageData, load_dataset
+from training.data import DATASETS, ImageData, load_dataset
 from training.errors import UserError, blaming_user, cli
 from training.evaluation import (
     FEW,
-    GENERATOR,
     OPENERS,
     Evaluator,
     Images,
-    append_score,
+    PointEvaluator,
     noise_images,
     opposite_index,
     real_images,
 )
 from training.generator import find_generator, load_generator
 from training.layout import SPLIT_ORDER
+from training.logs import GENERATOR, append_score
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p = make_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
     add_generator_flags(p)
     about = "network that reads the images [inception]"
-    p.add_argument("--extractor", default="inception", choices=tuple(OPENERS), help=about)
+    p.add_argument("--extractor", choices=tuple(OPENERS), help=about)
     about = (
         "file of its weights (default: as tools.train_classifier wrote it; Inception's are downloaded once)"
     )
@@ -182,29 +183,51 @@ def table(result: dict[str, Any]) -> str:
     """A line of scores.jsonl as lines for people."""
     about = result["protocol"]
     what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else about["fakes"]
-    head = (
-        f"step {about['step']}, {what}, seed {about['seed']}: {about['n_fake']} fakes, "
-        f"{about['n_real']} reals of {about['reference']} {about['split']}"
-    )
-    reader = f"{about['extractor']} {about['extractor_sha256'][:16]}"
+    reference = about["reference"]
+    if "split" in about:
+        reference = f"{about['n_real']} reals of {reference} {about['split']}"
+    head = f"step {about['step']}, {what}, seed {about['seed']}: {about['n_fake']} fakes, {reference}"
+    notes = [f"{about['extractor']} {about['extractor_sha256'][:16]}"] if "extractor" in about else []
     for name in ("truncation", "batch_norm", "labels"):
-        if about[name] is not None:
-            reader += f", {name.replace('_', ' ')}{': ' if name == 'batch_norm' else ' '}{about[name]}"
+        if about.get(name) is not None:
+            notes.append(f"{name.replace('_', ' ')}{': ' if name == 'batch_norm' else ' '}{about[name]}")
     scores = {k: v for k, v in result.items() if k not in ("step", "protocol", "date") and "_std" not in k}
     width = max(len(TITLES.get(name, name)) for name in scores)
     rows = [
         f"{TITLES.get(name, name):<{width}}  {shown(name, value, result)}" for name, value in scores.items()
     ]
-    return "\n".join([head, reader, *rows])
+    return "\n".join([head, ", ".join(notes), *rows])
 
 
-def evaluate(args: argparse.Namespace, device: str) -> None:
-    """Load generator, extractor and reference, score, print and append."""
-    G, config = load_generator(args.run, args.weights, device)
-    G, how = truncated(args, G, config)
-    extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
+def check_points(args: argparse.Namespace, name: str) -> None:
+    """UserError for flags that mean nothing for points, which are held against the mixture they are drawn from."""
+    unfit = {
+        "extractor": args.extractor is not None,
+        "metric_weights": args.metric_weights is not None,
+        "metrics": args.metrics is not None,
+        "n_real": args.n_real is not None,
+        "fakes": args.fakes != GENERATOR,
+        "balanced": args.balanced,
+        "truncation": args.truncation is not None,
+    }
+    if given := [flag for flag, is_given in unfit.items() if is_given]:
+        raise UserError(
+            f"--{given[0]}: the points of {name} are held against its mixture; leave the flag out"
+        )
+
+
+def make_evaluator(
+    args: argparse.Namespace, config: dict[str, Any], device: str
+) -> Evaluator | PointEvaluator:
+    """What scores the run as the flags want it."""
+    if DATASETS[config["dataset"]].points:
+        check_points(args, config["dataset"])
+        return PointEvaluator(load_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
+    extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
     data, held = load_images(args, config, args.split), config["data"]
-    evaluator = Evaluator(
+    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
+        warn("the reference is not the data that the run was trained on")
+    return Evaluator(
         extractor,
         data,
         config,
@@ -217,11 +240,16 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
         fakes=load_fakes(args, config, data),
         cache_dir=cache_folder(args.cache_dir),
     )
-    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
-        warn("the reference is not the data that the run was trained on")
-    of_generator = (
-        {} if evaluator.fakes else {"weights": config["chosen"], "batch_norm": config["batch_norm"]}
-    )
+
+
+def evaluate(args: argparse.Namespace, device: str) -> None:
+    """Load generator, extractor and reference, score, print and append."""
+    G, config = load_generator(args.run, args.weights, device, args.checkpoint)
+    G, how = truncated(args, G, config)
+    evaluator = make_evaluator(args, config, device)
+    of_generator = {"weights": config["chosen"], "batch_norm": config["batch_norm"]}
+    if args.fakes != GENERATOR:
+        of_generator = {}
     line = evaluator.score(G, step=config["step"], **of_generator, **how)
     if process() == 0:
         print(table(line))

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_folder = args.out.endswith("/") or out.is_dir() or not out.suffix
     if not is_folder and out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
-    G, config = load_generator(args.run, args.weights, choose_device(args.device))
+    G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
     G, how = truncated(args, G, config)
     with blaming_user():

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(args.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: give NAME.png")
-    G, config = load_generator(args.run, args.weights, choose_device(args.device))
+    G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     if not MODELS[config["model"]].styles:
         raise UserError(f"{args.run}: {config['model']} has no styles; {STYLED} have")
     n = 2 * args.rows if args.show == "mixing" else args.rows

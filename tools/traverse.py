@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.limit is not None and args.limit <= 0:
         raise UserError(f"--range {args.limit:g} must be above 0")
     device = choose_device(args.device)
-    G, config = load_generator(args.run, args.weights, device)
+    G, config = load_generator(args.run, args.weights, device, args.checkpoint)
     if not isinstance(G, Generator):
         raise UserError(f"{args.run}: {config['model']} has no codes; --model infogan has")
     extractor = None if args.extractor is None else open_extractor(args, device)

@@ -22,7 +22,8 @@ DATA_DEVICES = ("auto", "cpu", "device")
 class ImageData:
     """Decoded images of one split.
 
-    images: uint8 (N, H, W, C), or float (N, 1, 1, 2) for points of the plane; labels: int64 (N,) classes, uint8 (N, K) multi-hot attributes, or None;
+    images: uint8 (N, H, W, C), or float (N, 1, 1, 2) for points of the plane; labels: int64 (N,) classes, uint8 (N, K)
+    multi-hot attributes, or None;
     fingerprint: hash of pixels and labels; files: names in the same order, empty for embedded images;
     path, offset: the file that images is a memmap of and the byte where its first pixel stands, or None.
     """

@@ -19,6 +19,9 @@ import yaml
 
 from augmentation import AUGMENTATIONS
 from losses import METHODS, PENALTIES
+from metrics.features import EXTRACTORS
+from metrics.inception import NAME as INCEPTION
+from metrics.score import METRICS
 from modelling import (
     CONDITIONS,
     MODELS,
@@ -44,6 +47,7 @@ ACCELERATORS = {
     "mps": "mps",
     "auto": "auto",
 }  # the oldest command's
+EXTRACTOR_NAMES = (INCEPTION, *EXTRACTORS)
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name: module that must be importable
 
 
@@ -233,6 +237,29 @@ class TrainConfig:
     tf32: bool = flag("speed", True, "TF32 matrix products on CUDA")
     sync_bn: bool = flag("speed", False, "batch statistics over all processes (CUDA)")
 
+    eval_interval: int | None = flag(
+        "evaluation", None, "steps between scores of the samples (default: none are taken)"
+    )
+    eval_n: int = flag("evaluation", 10_000, "number of fakes, and of reals they are compared with")
+    extractor: str | None = flag(
+        "evaluation",
+        None,
+        "network that reads images for scores (default: inception)",
+        choices=EXTRACTOR_NAMES,
+    )
+    metric_weights: str | None = flag(
+        "evaluation", None, "file of its weights (default: where tools.train_classifier or a download put it)"
+    )
+    metrics: tuple[str, ...] = flag(
+        "evaluation",
+        ("fid",),
+        "scores to take; by the first the best checkpoint is kept",
+        choices=tuple(METRICS),
+    )
+    eval_patience: int | None = flag(
+        "evaluation", None, "training ends after so many scores in a row without a better one"
+    )
+
     loggers: tuple[str, ...] = flag(
         "output", ("tensorboard",), "trackers; give none to switch off", choices=tuple(LOGGERS)
     )
@@ -282,6 +309,7 @@ HINTS = typing.get_type_hints(TrainConfig)
 FREE_ON_RESUME = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir", "data_device",
     "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
+    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
 NOTICED_ON_RESUME = {"lr", "lr_d", "lr_g"}
 
@@ -621,6 +649,8 @@ def validate(config: TrainConfig, flags: frozenset[str]) -> None:
     _validate_ema(config, flags)
     _validate_model(config)
     _validate_augmentation(config, flags)
+    _validate_evaluation(config, flags)
+    _validate_points(config)
     if (
         config.log_name is not None
         and Path(config.log_name).name != config.log_name
@@ -670,6 +700,27 @@ def _validate_labels(config: TrainConfig) -> None:
     condition = _with_labels(config).condition_g
     if condition in CONDITIONAL_NORMS and (config.norm_g is not None or "norm" in config.g_kwargs):
         raise UserError(f"--condition_g {condition} is the norm of G: leave out --norm_g")
+
+
+def _validate_evaluation(config: TrainConfig, flags: frozenset[str]) -> None:
+    given = sorted({"eval_n", "extractor", "metric_weights", "metrics", "eval_patience"} & flags)
+    if given and config.eval_interval is None:
+        raise UserError(f"--{given[0]} needs --eval_interval")
+    for name, least in (("eval_interval", 1), ("eval_n", 2), ("eval_patience", 1)):
+        if (value := getattr(config, name)) is not None and value < least:
+            raise UserError(f"--{name} {value} must be at least {least}")
+    if not config.metrics or len(set(config.metrics)) < len(config.metrics):
+        raise UserError(f"--metrics {' '.join(config.metrics)}: at least one, each once")
+    if DATASETS[config.dataset].points and (reader := {"extractor", "metric_weights", "metrics"} & flags):
+        raise UserError(
+            f"--{min(reader)}: the points of {config.dataset} are held against its mixture; leave the flag out"
+        )
+
+
+def _validate_points(config: TrainConfig) -> None:
+    if DATASETS[config.dataset].points and (config.flip or config.augment):
+        what = "--flip" if config.flip else f"--augment {' '.join(config.augment)}"
+        raise UserError(f"{what}: {config.dataset} is of points, not of images; leave the flag out")
 
 
 def _validate_augmentation(config: TrainConfig, flags: frozenset[str]) -> None:

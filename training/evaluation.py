@@ -1,7 +1,5 @@
 """Scores of a generator with everything that is needed to measure the same again."""
 
-import json
-import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,17 +28,18 @@ from metrics.features import (
 )
 from metrics.fidelity import library
 from metrics.inception import N_BYTES, NAME, SHA256, download, find_inception, load_inception
+from metrics.mixture import MIXTURES, mixture_scores
 from metrics.score import METRICS, Sets, check_classes, score
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
 from training.batches import ImageData, images_of
 from training.cache import cache_dirs, cache_folder
 from training.errors import tell
+from training.logs import GENERATOR
 from training.rng import generator, key
-from training.sampling import latents, render
+from training.sampling import generate, latents, render
 from training.version import code_version
 
 FEW = 10_000
-GENERATOR = "generator"
 
 
 # -- extractors ----------------------------------------------------------------------------------------------------
@@ -230,6 +229,21 @@ def read_images(extractor: Extractor, images: Images, what: str) -> tuple[Tensor
 # -- scores --------------------------------------------------------------------------------------------------------
 
 
+def now() -> str:
+    """The date of a score."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings(device: torch.device) -> dict[str, str]:
+    """What a protocol says of code and machine."""
+    cuda = device.type == "cuda"
+    return {
+        "code": code_version(),
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} ({platform.machine()})",
+    }
+
+
 class Evaluator:
     """Scores of one generator after another, or of other images, against one reference by one extractor.
 
@@ -306,6 +320,11 @@ class Evaluator:
             library("metric_kid")
         return chosen
 
+    @property
+    def better(self) -> str:
+        """Whether the first of the metrics, which decides what is best, should be "low" or "high"."""
+        return METRICS[self.metrics[0]].better
+
     def _read_reals(self) -> None:
         """The reference, from the cache where it is whole."""
         shape = tuple(self.data.images.shape[1:])
@@ -361,8 +380,8 @@ class Evaluator:
         def line() -> dict[str, Any]:
             real, fake = replace(self.real, y=self.reals.y), read(*rows, self.y)
             found = score(self.metrics, Sets(self.extractor, real, fake, tuple(self.data.label_names)))
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            return {"step": step, **found, "protocol": self._protocol(images) | about, "date": now}
+            about["best_by"] = [next(iter(found)), self.better]
+            return {"step": step, **found, "protocol": self._protocol(images) | about, "date": now()}
 
         return from_main(line)
 
@@ -386,17 +405,47 @@ class Evaluator:
             "quantised": "round and clamp to uint8",
             "labels": labels if self.fakes is None and self.labels is not None else None,
             "seed": self.seed,
-            "code": code_version(),
-            "torch": str(torch.__version__),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"{device.type} ({platform.machine()})",
+        } | surroundings(device)
+
+
+class PointEvaluator:
+    """Scores of generators of points, against the mixture that the data are drawn from; a family of Evaluator.
+
+    n_fake points are drawn as tools.sample draws them. ValueError for fewer than one.
+    """
+
+    better = "low"
+
+    def __init__(self, data: ImageData, config: dict[str, Any], *, n_fake: int, seed: int = 0) -> None:
+        if n_fake < 1:
+            raise ValueError(f"{n_fake} points: give at least 1")
+        self.data, self.n_fake, self.seed = data, n_fake, seed
+        self.mixture = MIXTURES[data.name]
+        self.labels = labels_for(data, n_fake, config, balanced=False)
+
+    def score(
+        self, G: nn.Module, *, step: int, weights: str | None = None, batch_norm: str | None = None
+    ) -> dict[str, Any]:
+        """One line of scores.jsonl, equal on all processes; ValueError for points that are not finite."""
+        device = next(G.parameters()).device
+
+        def line() -> dict[str, Any]:
+            with undisturbed(G, device):
+                z = latents(self.seed, 0, self.n_fake, G.z_dim)
+                points = generate(G, z, self.labels).flatten(1)
+            found = mixture_scores(points, self.mixture)
+            return {"step": step, **found, "protocol": about | surroundings(device), "date": now()}
+
+        about = {
+            "fakes": GENERATOR,
+            "n_fake": self.n_fake,
+            "reference": f"{self.data.name}: the mixture itself",
+            "data_fingerprint": self.data.fingerprint,
+            "labels": None if self.labels is None else "of the data",
+            "seed": self.seed,
+            "weights": weights,
+            "batch_norm": batch_norm,
+            "step": step,
+            "best_by": ["jsd", self.better],
         }
-
-
-def append_score(file: Path, line: dict[str, Any]) -> None:
-    """Add a line to scores.jsonl; OSError where that cannot be written."""
-    # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(plain) + "\n")
+        return from_main(line)

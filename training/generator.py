@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from modelling import build_generator
 from modelling.layers import standing_statistics
 from ops.spectral_norm import iterate_spectral_norm
+from training.checkpoint import CheckpointStore, load_checkpoint
 from training.errors import UserError
+from training.logs import best_steps
 from training.rng import generator as seeded
 
 FORMAT = 1
@@ -153,13 +155,32 @@ def find_generator(path: str | Path) -> Path:
     )
 
 
+def find_checkpoint(folder: Path, which: str) -> Path:
+    """The file of a run's checkpoint by its step or, for "best", by its scores; UserError that says what there is."""
+    run = folder.parent if folder.name == "generator" else folder
+    store = CheckpointStore(run / "checkpoints")
+    steps = store.steps()
+    if which == "best":
+        best = best_steps(run / "scores.jsonl")
+        if not best:
+            raise UserError(
+                f"--checkpoint best: {run} has no scores yet; tools.evaluate or --eval_interval take some"
+            )
+        which = str(list(best.values())[-1])
+    if not which.isdecimal() or int(which) not in steps:
+        there = f"steps {', '.join(map(str, steps))}" if steps else "none"
+        raise UserError(f"--checkpoint {which}: {run} has checkpoints of {there}")
+    return store.path(int(which))
+
+
 def load_generator(
-    path: str | Path, weights: str | None = None, device: str = "cpu"
+    path: str | Path, weights: str | None = None, device: str = "cpu", checkpoint: str | None = None
 ) -> tuple[nn.Module, dict]:
     """(G in eval mode, its config with `step` and `chosen` weights) from a run or a generator/ folder.
 
     weights: "ema", "raw", "ema-0.999", ...; None takes the first that the run wrote (EMA where there is one).
-    Raises UserError for a folder that is no run, unknown weights, or a damaged file.
+    checkpoint: "best" or a step, None for the newest exported weights.
+    Raises UserError for a folder that is no run, unknown weights or checkpoint, or a damaged file.
     """
     folder = find_generator(path)
     try:
@@ -175,7 +196,13 @@ def load_generator(
     chosen = known[0] if weights is None else weights
     if chosen not in known:
         raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
+    config["chosen"] = chosen
     G = build_generator(config["model"], **build)
+    if checkpoint is not None:
+        state = load_checkpoint(find_checkpoint(folder, checkpoint))
+        G.load_state_dict((state["ema"] | {"raw": state["networks"]["G"]})[chosen])
+        config["step"] = state["step"]
+        return sampling_copy(G.to(device), config, config["seed"]), config
     file = folder / f"{chosen}.safetensors"
     try:
         G.load_state_dict(load_file(file))
@@ -183,5 +210,4 @@ def load_generator(
             config["step"] = int(opened.metadata()["step"])
     except Exception as error:
         raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
-    config["chosen"] = chosen
     return G.requires_grad_(False).eval().to(device), config

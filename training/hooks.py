@@ -45,13 +45,6 @@ class Previews:
         self.folder = loop.log.folder / "samples"
         self.mixture = MIXTURES.get(generator_config["dataset"])
 
-    def sources(self) -> dict[str, nn.Module]:
-        """Averages first, then the raw network."""
-        loop = self.loop
-        return {name: ema.module for name, (ema, _) in loop.emas.items()} | {
-            "raw": loop.task.networks[loop.task.averaged]
-        }
-
     def picture(self, network: nn.Module) -> Image.Image:
         """What a network makes of the fixed latents."""
         G = sampling_copy(network, self.config, self.seed)
@@ -69,7 +62,7 @@ class Previews:
         if not self.loop.log.main:
             return
         self.folder.mkdir(exist_ok=True)
-        for name, network in self.sources().items():
+        for name, network in self.loop.sources().items():
             picture = self.picture(network)
             temporary = self.folder / "tmp.png"  # a full disk leaves no empty picture behind
             picture.save(temporary)
@@ -91,6 +84,7 @@ class Previews:
     def export(self, loop: Loop) -> None:
         """Write generator/ with every weight set."""
         networks = {
-            name: sampling_copy(network, self.config, self.seed) for name, network in self.sources().items()
+            name: sampling_copy(network, self.config, self.seed)
+            for name, network in self.loop.sources().items()
         }
         export_generator(loop.log.folder / "generator", self.config, networks, loop.step)

@@ -116,24 +116,28 @@ class RunLog:
 
     def cut(self, step: int) -> None:
         """Forget the lines after `step`, which are about to be computed again."""
-        path = self.folder / "metrics.jsonl"
         self._mark = self._line_mark = (time.monotonic(), step)
-        if not self.main or not path.is_file():
+        for name in ("metrics.jsonl", "scores.jsonl") if self.main else ():
+            if (path := self.folder / name).is_file():
+                cut_lines(path, step)
+
+    def pause(self, seconds: float) -> None:
+        """Leave that much out of the speed of training."""
+        for name in ("_mark", "_line_mark"):
+            then, step = getattr(self, name)
+            setattr(self, name, (then + seconds, step))
+
+    def score(self, line: dict[str, Any]) -> None:
+        """Append a line to scores.jsonl and its numbers to the trackers."""
+        if not self.main:
             return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                continue  # the half line of a killed process
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        append_score(self.folder / "scores.jsonl", line)
+        numbers = {f"score/{k}": v for k, v in line.items() if isinstance(v, float | int) and k != "step"}
+        self.accelerator.log(numbers, step=line["step"])
 
     def best_steps(self) -> set[int]:
-        """The step of the lowest score in scores.jsonl, whose checkpoint is never pruned."""
-        return best_steps(self.folder / "scores.jsonl")
+        """The steps of the best scores in scores.jsonl, whose checkpoints are never pruned."""
+        return set(best_steps(self.folder / "scores.jsonl").values())
 
     def close(self, step: int) -> None:
         """End the bar, flush the trackers, say where things are."""
@@ -150,6 +154,7 @@ class RunLog:
         )
 
 
+GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
 # What two scores must share to be compared, beside their name.
 COMPARABLE = (
     "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation", "truncation_layers",
@@ -157,26 +162,52 @@ COMPARABLE = (
 )  # fmt: skip
 
 
-def best_steps(path: Path) -> set[int]:
-    """For each fid[...] of generated images in a scores.jsonl the step that has the lowest.
+def protocol_key(line: dict[str, Any]) -> str:
+    """Equal for two lines of scores.jsonl whose scores can be compared."""
+    return json.dumps([line["protocol"].get(name) for name in COMPARABLE])
 
-    Among those that can be compared with the newest one.
+
+def best_steps(path: Path) -> dict[str, int]:
+    """For each score that a scores.jsonl is judged by the step that has the best, the last judged one last.
+
+    Of generated images alone, and among those that can be compared with the newest one of that name.
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}  # by name and protocol, the newest last
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text().splitlines() if path.is_file() else ():
         try:
-            row = json.loads(line)
-            about, step = row.get("protocol", {}), row["step"]
-            protocol = json.dumps([about.get(name) for name in COMPARABLE])
-        except (ValueError, KeyError, AttributeError):  # half a line, or another's
+            line = json.loads(text)
+            about, step, key = line["protocol"], line["step"], protocol_key(line)
+            name, better = about["best_by"]
+            value = line[name] if better == "low" else -line[name]
+        except (ValueError, KeyError, AttributeError, TypeError):  # half a line, or another's
             continue
-        if about.get("fakes", "generator") != "generator":
-            continue
-        for name, value in row.items():
-            if name.startswith("fid") and isinstance(value, int | float):
-                groups = found.setdefault(name, {})
-                groups[protocol] = min(groups.pop(protocol, (math.inf, -1)), (value, step))
-    return {next(reversed(groups.values()))[1] for groups in found.values()}
+        if about["fakes"] == GENERATOR and math.isfinite(value):
+            groups = found.pop(name, {})
+            groups[key] = min(groups.pop(key, (math.inf, -1)), (value, step))
+            found[name] = groups
+    return {name: next(reversed(groups.values()))[1] for name, groups in found.items()}
+
+
+def append_score(file: Path, line: dict[str, Any]) -> None:
+    """Add a line to scores.jsonl; OSError where that cannot be written."""
+    # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(plain) + "\n")
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Drop the lines of a .jsonl that are later than `step`."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # the half line of a killed process
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
 
 
 def _clock(seconds: float) -> str:

@@ -18,6 +18,7 @@ from training.data import Batches
 from training.errors import UserError
 from training.logs import RunLog
 from training.rng import key
+from training.scores import Scores
 from training.task import Draws, Micro, Phase, Task
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
@@ -142,6 +143,7 @@ class Loop:
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.emas = self._make_emas()
         self.hooks: list[tuple[int, Callable[[int], None]]] = []
+        self.scores: Scores | None = None
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
@@ -322,7 +324,7 @@ class Loop:
         try:
             if self.step == self.config.n_steps:  # resumed at its end: write what a sampler needs anew
                 self.save()
-            while self.step < self.config.n_steps:
+            while self.step < self.config.n_steps and not self._exhausted():
                 try:
                     self._run_to_end()
                 except Diverged as reason:
@@ -347,7 +349,7 @@ class Loop:
 
     def _run_to_end(self) -> None:
         config = self.config
-        while self.step < config.n_steps:
+        while self.step < config.n_steps and not self._exhausted():
             self.run_step()
             step, last = self.step, self.step == config.n_steps
             logging = step % config.log_interval == 0 or last
@@ -359,14 +361,31 @@ class Loop:
             for interval, hook in self.hooks:
                 if step % interval == 0 or last:
                     self.log.attempt("sample grid", partial(hook, step))
+            best = self._evaluate(step, last)
             number = self._agreed_signal(logging)
-            if step % config.checkpoint_interval == 0 or last or number:
+            if step % config.checkpoint_interval == 0 or last or number or best or self._exhausted():
                 saved = self.save()
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if number and not last:
                 self.log.say(f"stopped by {signal.Signals(number).name} at step {step}; {self._last_good()}")
                 raise Stopped(128 + number)
+
+    def sources(self) -> dict[str, nn.Module]:
+        """The weight sets to sample from: averages first, then the raw network."""
+        averages = {name: ema.module for name, (ema, _) in self.emas.items()}
+        return averages | {"raw": self.task.networks[self.task.averaged]}
+
+    def _evaluate(self, step: int, last: bool) -> bool:
+        """Score the first weight set where the step is due; whether it is the best so far."""
+        if self.scores is None or not (last or step % self.scores.interval == 0):
+            return False
+        name, network = next(iter(self.sources().items()))
+        return self.scores.evaluate(step, name, network)
+
+    def _exhausted(self) -> bool:
+        """Whether training ends here for want of better scores."""
+        return self.scores is not None and self.scores.exhausted()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.signal = number
@@ -423,6 +442,7 @@ class Loop:
                 "updates": self.updates,
                 "last_update": self.last_update,
                 "skipped": float(self.skipped),
+                "scores": [] if self.scores is None else self.scores.state_dict(),
             },
             **self.extra_state,
         }
@@ -441,6 +461,8 @@ class Loop:
         self.step, self.attempt = state["step"], state["attempt"]
         self.updates, self.last_update = state["loop"]["updates"], state["loop"]["last_update"]
         self.skipped.fill_(state["loop"]["skipped"])
+        if self.scores is not None:
+            self.scores.load_state_dict(state["loop"].get("scores", []))
 
     def save(self) -> bool:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""

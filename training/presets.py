@@ -74,8 +74,8 @@ _BIGGAN128 = _BIGGAN | {
 }  # fmt: skip
 
 # The mode-collapse study of xyfJASON: small fully connected networks, batches of 256, five updates of D for one of G.
-# Its sources show pictures; the scores measured here stand in docs/mode_collapse.md. R1's weight is not stated there for
-# this study and is that of its CIFAR-10 row. hinge and rpgan-r1-r2 (arXiv:2501.05441) are ours.
+# It shows pictures; the scores measured here stand in docs/mode_collapse.md. R1's weight is not stated for this study
+# and is that of its CIFAR-10 row. hinge and rpgan-r1-r2 (arXiv:2501.05441) are ours.
 _MODES: dict[str, dict[str, Any]] = {
     "gan": {"method": "gan", "beta1": 0.9},
     "gan-r1": {"method": "gan", "beta1": 0.9, "r1_weight": 10.0},

@@ -32,8 +32,10 @@ from modelling import (
 from modelling.layers import Size
 from training.acgan import ACGAN
 from training.batches import check_batch_size
+from training.cache import cache_folder
 from training.checkpoint import CheckpointStore, check_shapes
 from training.config import (
+    INCEPTION,
     LOGGERS,
     Request,
     TrainConfig,
@@ -46,12 +48,14 @@ from training.config import (
 from training.data import DATASETS, Batches, ImageData, load_dataset
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli, tell
+from training.evaluation import OPENERS, Evaluator, PointEvaluator
 from training.generator import label_examples
 from training.hooks import Previews
 from training.infogan import InfoGAN
 from training.logs import RunLog
 from training.loop import Loop
 from training.rng import key
+from training.scores import Scores
 from training.task import NoiseToImage
 from training.veegan import VEEGAN
 
@@ -93,6 +97,7 @@ def train(request: Request) -> Loop:
     data = load_images(config, accelerator)
     with blaming_user():
         loop, about = build_loop(config, accelerator, data, folder)
+        loop.scores = make_scores(config, loop, data, about)
     if resumed is not None:
         restore(loop, resumed, config, data)  # before config.json: a refused resume changes nothing
     prepare_folder(config, folder, resumed, accelerator)
@@ -515,6 +520,27 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
             tracker.writer.add_text("config", f"```json\n{text}\n```", step)
         else:
             tracker.store_init_configuration(as_dict(config))
+
+
+def make_scores(config: TrainConfig, loop: Loop, data: ImageData, about: dict[str, Any]) -> Scores | None:
+    """The evaluations that the run asks for, with everything checked that can be; ValueError for what is missing."""
+    if config.eval_interval is None:
+        return None
+    if data.img_channels == 2:
+        evaluator = PointEvaluator(data, about, n_fake=config.eval_n)
+    else:
+        given = None if config.metric_weights is None else Path(config.metric_weights)
+        opener = OPENERS[config.extractor or INCEPTION]
+        evaluator = Evaluator(
+            opener(given, config.cache_dir, loop.device),
+            data,
+            about,
+            n_fake=config.eval_n,
+            split=config.split,
+            metrics=config.metrics,
+            cache_dir=cache_folder(config.cache_dir),
+        )
+    return Scores(evaluator, loop.log, about, interval=config.eval_interval, patience=config.eval_patience)
 
 
 # -- resume --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""Scores along a run: evaluated now and then, the best one's checkpoint kept, training ended where none gets better."""
+
+import time
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from training.evaluation import Evaluator, PointEvaluator
+from training.generator import batch_norm_of, sampling_copy
+from training.logs import RunLog, protocol_key
+
+
+class Scores:
+    """The evaluations of a run, the same on all processes.
+
+    interval: steps between them; patience: evaluations in a row without a better score after which training ends, None
+    for never. state_dict() is what a resumed run needs to go on as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator | PointEvaluator,
+        log: RunLog,
+        generator_config: dict[str, Any],
+        *,
+        interval: int,
+        patience: int | None,
+    ) -> None:
+        self.evaluator, self.log, self.config = evaluator, log, generator_config
+        self.interval, self.patience = interval, patience
+        self.history: list[
+            list[Any]
+        ] = []  # [step, deciding score, protocol] of each evaluation that succeeded
+
+    def _comparable(self) -> list[tuple[int, float]]:
+        """(step, deciding score, the lower the better) of the evaluations made as the last one was."""
+        sign = 1.0 if self.evaluator.better == "low" else -1.0
+        return [(step, sign * value) for step, value, key in self.history if key == self.history[-1][2]]
+
+    def best(self) -> int | None:
+        """Step of the best score, the earlier of equal ones; None before the first."""
+        return min(self._comparable(), key=lambda row: row[1])[0] if self.history else None
+
+    def exhausted(self) -> bool:
+        """Whether the last `patience` evaluations brought nothing better."""
+        if self.patience is None or not self.history:
+            return False
+        steps = [step for step, _ in self._comparable()]
+        return len(steps) - 1 - steps.index(self.best()) >= self.patience
+
+    def evaluate(self, step: int, weights: str, network: nn.Module) -> bool:
+        """Score the weights of that name; whether the step is the best so far. What fails is said, training goes on."""
+        began = time.monotonic()
+        try:
+            line = self._line(step, weights, network)
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            self.log.say(f"warning: evaluation at step {step} failed: {reason}; training goes on")
+            return False
+        finally:
+            self.log.pause(time.monotonic() - began)
+        name, _ = line["protocol"]["best_by"]
+        self.history.append([step, float(line[name]), protocol_key(line)])
+        best = self.best()
+        self.log.attempt("scores.jsonl", partial(self.log.score, line))
+        seconds = time.monotonic() - began
+        note = "the best so far" if best == step else f"best at step {best}"
+        self.log.say(f"step {step}: {name} {line[name]:.4g} of {weights} weights, {note} ({seconds:.0f} s)")
+        return best == step
+
+    def _line(self, step: int, weights: str, network: nn.Module) -> dict[str, Any]:
+        G = sampling_copy(network, self.config, self.config["seed"])
+        return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))
+
+    def state_dict(self) -> list[list[Any]]:
+        """The evaluations so far."""
+        return [list(row) for row in self.history]
+
+    def load_state_dict(self, state: list[list[Any]]) -> None:
+        """Restore what state_dict gave."""
+        self.history = [list(row) for row in state]
