@@ -10,6 +10,7 @@ goes on. Settings are the presets ring8-METHOD and mnist-modes-METHOD. MNIST nee
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,30 +18,73 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
+from losses import METHODS as LOSSES
+from tools import evaluate
 from tools.common import make_parser, positive
-from training.checkpoint import CheckpointStore
+from training.checkpoint import CheckpointStore, load_checkpoint
 from training.errors import UserError, cli
+from training.pictures import WHITE, histogram, table
 from training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+TITLE = "# Which methods catch every mode"
+HEAD = """Written by `python -m benchmarks.mode_collapse` (its `--help` says how): the study of xyfJASON's README, which
+shows pictures, counted. Small fully connected networks, batches of 256, five updates of D for one of G, no average of
+G; 10,000 samples of the last step a run; mean ± deviation over the seeds. CPU, one thread a run. What follows from it
+stands in [results.md](results.md)."""
+SHOWN_SIDE = 160  # px of a picture in the report
+
+
 @dataclass(frozen=True)
 class Part:
-    """A half of the study: its script, the stem of its presets, and the steps that are shown."""
+    """A half of the study: script, stem of its presets, steps that are shown, and what its scores say.
+
+    counted: the score that counts modes with at least 1 % of the samples, of n_modes; columns: (score, title, format);
+    extractor: None for points.
+    """
 
     script: str
     stem: str
     shown: tuple[int, ...]
+    title: str
+    about: str
+    counted: str
+    n_modes: int
+    columns: tuple[tuple[str, str, str], ...]
+    extractor: str | None = None
 
 
 PARTS = {
-    "ring8": Part("gan_ring8", "ring8-", (1000, 2000, 3000, 4000, 5000, 25_000)),
-    "mnist": Part("gan_mnist", "mnist-modes-", (5000, 10_000, 50_000)),
-}
+    "ring8": Part(
+        "gan_ring8", "ring8-", (1000, 2000, 3000, 4000, 5000, 25_000), "Ring8",
+        "Eight Gaussians on a ring, a sample within 3 standard deviations of a centre is of high quality (98.9 % of a "
+        "perfect sampler's are); KL of the high-quality samples' modes from uniform, JSD of all samples from a perfect "
+        "sampler's, in nats.",
+        "modes_1pct", 8,
+        (
+            ("modes", "modes with any", ".1f"), ("modes_1pct", "modes with 1 %", ".1f"),
+            ("high_quality", "high quality", ".1%"), ("kl_uniform", "KL to uniform", ".3f"), ("jsd", "JSD", ".3f"),
+        ),
+    ),
+    "mnist": Part(
+        "gan_mnist", "mnist-modes-", (1000, 2500, 5000, 10_000, 50_000), "MNIST, 28 px",
+        "Digits read by `mnist-cnn`; KL in nats.", "classes", 10,
+        (
+            ("classes", "digits with 1 %", ".1f"), ("kl_data", "KL to data", ".3f"),
+            ("confidence", "confidence", ".3f"), ("fid[mnist-cnn]", "`fid[mnist-cnn]`", ".1f"),
+        ),
+        extractor="mnist-cnn",
+    ),
+}  # fmt: skip
 METHODS = tuple(name.removeprefix("ring8-") for name in PRESETS if name.startswith("ring8-"))
 
 
@@ -67,6 +111,12 @@ class Run:
     def steps(self) -> list[int]:
         """Steps of its checkpoints."""
         return CheckpointStore(self.folder / "checkpoints").steps()
+
+    def score(self) -> dict[str, Any] | None:
+        """The newest score of its last step, None without one."""
+        file = self.folder / "scores.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return next((line for line in reversed(lines) if line["step"] == self.n_steps), None)
 
     def command(self, extra: Sequence[str]) -> list[str]:
         """What starts it, or lets it go on."""
@@ -107,6 +157,148 @@ def train_all(runs: Sequence[Run], jobs: int, extra: Sequence[str]) -> None:
         raise UserError("; ".join(failures))
 
 
+def score_all(runs: Sequence[Run]) -> None:
+    """Have tools.evaluate score what has no score of its last step yet, 10,000 samples each."""
+    for run in runs:
+        if run.n_steps in run.steps() and run.score() is None:
+            reader = [] if PARTS[run.part].extractor is None else [f"--extractor={PARTS[run.part].extractor}"]
+            if evaluate.main([str(run.folder), "--device=cpu", *reader]):
+                raise UserError(f"{run.folder} could not be scored, see above")
+
+
+# -- report --------------------------------------------------------------------------------------------------------
+
+
+def mean_and_deviation(values: Sequence[float], form: str) -> str:
+    """Mean +- deviation (of the population) over seeds."""
+    mean = sum(values) / len(values)
+    deviation = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    return f"{mean:{form}} ± {deviation:{form}}"
+
+
+def settings_of(part: str, method: str) -> str:
+    """What sets a method's preset apart from that of `gan`."""
+    own, plain = (PRESETS[f"{PARTS[part].stem}{name}"].settings for name in (method, "gan"))
+    rows = [
+        f"{k}={v}" for k, v in own.items() if method == "gan" and k.startswith("beta") or v != plain.get(k)
+    ]
+    return ", ".join(rows)
+
+
+def row_of(part: str, method: str, scores: Sequence[dict[str, Any]]) -> str:
+    """A line of the table of a part."""
+    row = PARTS[part]
+    complete = sum(score[row.counted] == row.n_modes for score in scores)
+    cells = [mean_and_deviation([score[name] for score in scores], form) for name, _, form in row.columns]
+    counted = f"{complete} of {len(scores)}"
+    return f"| {' | '.join([method, counted, *cells, settings_of(part, method)])} |"
+
+
+def table_of(part: str, runs: Sequence[Run]) -> list[str]:
+    """The table of a part, and which methods are complete in how many seeds."""
+    row = PARTS[part]
+    scores = {m: [s for r in runs if r.method == m and (s := r.score()) is not None] for m in METHODS}
+    scores = {m: found for m, found in scores.items() if found}
+    titles = [
+        "method",
+        f"all {row.n_modes} in",
+        *(title for _, title, _ in row.columns),
+        "settings beside gan's",
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines += [row_of(part, method, found) for method, found in scores.items()]
+    complete = {m: sum(s[row.counted] == row.n_modes for s in found) for m, found in scores.items()}
+    groups = {
+        "In every seed": [m for m, n in complete.items() if n == len(scores[m])],
+        "In some": [f"{m} ({n} of {len(scores[m])})" for m, n in complete.items() if 0 < n < len(scores[m])],
+        "In none": [m for m, n in complete.items() if n == 0],
+    }
+    said = " ".join(f"{text}: {', '.join(names) or 'no method'}." for text, names in groups.items())
+    return [*lines, "", f"All {row.n_modes}, each with at least 1 % of the samples. {said}"]
+
+
+def samples_of(run: Run, step: int) -> Image.Image:
+    """The run's own picture of a step; white where it has none."""
+    file = run.folder / "samples" / f"step-{step:08d}-raw.png"
+    if file.is_file():
+        return Image.open(file).convert("RGB").resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return Image.new("RGB", (SHOWN_SIDE, SHOWN_SIDE), WHITE)
+
+
+def pictures_of(part: str, runs: Sequence[Run]) -> Image.Image:
+    """A row a method, a column a step, of the first seed."""
+    first = [run for run in runs if run.seed == runs[0].seed and run.steps()]
+    interval = PRESETS[f"{PARTS[part].stem}gan"].settings["train_g_interval"]
+    steps = [step for step in PARTS[part].shown if step < first[0].n_steps] + [first[0].n_steps]
+    titles = [f"{step // interval:,} updates of G" for step in steps]
+    return table(titles, [(run.method, [samples_of(run, step) for step in steps]) for run in first])
+
+
+def weights_of(run: Run) -> Tensor:
+    """All weights of D's layers at the end, biases left out."""
+    state = load_checkpoint(run.folder / "checkpoints" / f"step-{run.n_steps:08d}.pt")["networks"]["D"]
+    return torch.cat([w.flatten() for w in state.values() if w.dim() > 1])
+
+
+def histograms(runs: Sequence[Run]) -> tuple[Image.Image, list[str]] | None:
+    """Weights of D under clipping and under the gradient penalty, and a line on each; None without both runs."""
+    found = {run.method: run for run in runs if run.seed == runs[0].seed and run.n_steps in run.steps()}
+    if not {"wgan", "wgan-gp"} <= found.keys():
+        return None
+    clip = LOSSES["wgan"].weight_clip
+    rows, lines = [], []
+    for method, limit in (("wgan", 1.5 * clip), ("wgan-gp", 0.3)):
+        weights = weights_of(found[method])
+        at_bound = float((weights.abs() >= 0.9 * clip).float().mean())
+        rows.append((f"{method}, -{limit:g} to {limit:g}", [histogram(weights, limit)]))
+        lines.append(
+            f"- {method}: standard deviation {float(weights.std()):.4f}, {at_bound:.1%} at or beyond ±{0.9 * clip:g}."
+        )
+    return table([""], rows), lines
+
+
+def save_picture(picture: Image.Image, out: Path, name: str) -> str:
+    """Write a picture into images/ beside the report in few colours; its line of Markdown."""
+    folder = out.parent / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.quantize(64, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+    return f"![{name.replace('_', ' ')}](images/{name}.png)"
+
+
+def section(part: str, runs: Sequence[Run], out: Path) -> list[str]:
+    """A part's heading, what was done, table and pictures."""
+    row = PARTS[part]
+    lengths = PRESETS[f"{row.stem}gan"].settings
+    g_steps = runs[0].n_steps // lengths["train_g_interval"]
+    whole = lengths["n_steps"] // lengths["train_g_interval"]
+    short = "" if g_steps == whole else f", shortened from {whole:,}"
+    seeds = ", ".join(str(s) for s in sorted({run.seed for run in runs}))
+    command = f"`python {row.script}.py --preset {row.stem}METHOD --seed SEED --n_steps {runs[0].n_steps}`"
+    lines = [
+        f"## {row.title}",
+        "",
+        f"{command}: {g_steps:,} updates of G{short}; seeds {seeds}. {row.about}",
+        "",
+    ]
+    lines += [*table_of(part, runs), "", f"Samples along training, seed {runs[0].seed}.", ""]
+    lines += [save_picture(pictures_of(part, runs), out, f"mode_collapse_{part}"), ""]
+    if part == "ring8" and (weights := histograms(runs)) is not None:
+        lines += ["### Weights of D, clipped and penalised", "", *weights[1], ""]
+        lines += [save_picture(weights[0], out, "mode_collapse_weights"), ""]
+    return lines
+
+
+def report(runs: Sequence[Run], out: Path) -> None:
+    """Write the report and its pictures."""
+    lines = [TITLE, "", HEAD, ""]
+    for part in PARTS:
+        if there := [run for run in runs if run.part == part and run.n_steps in run.steps()]:
+            lines += section(part, there, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"wrote {out}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = make_parser("benchmarks.mode_collapse", __doc__)
@@ -119,6 +311,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--runs_dir", type=Path, default=Path("runs/mode_collapse"), help="[runs/mode_collapse]")
     p.add_argument("--data_root", default="data", help="where MNIST stands or is downloaded to [data]")
     p.add_argument("--report_only", action="store_true", help="train nothing")
+    about = "the report, its pictures in images/ beside it [docs/mode_collapse.md]"
+    p.add_argument("--out", type=Path, default=ROOT / "docs" / "mode_collapse.md", help=about)
     return p
 
 
@@ -141,6 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = planned(args)
     if not args.report_only:
         train_all(runs, args.jobs, [f"--data_root={Path(args.data_root).absolute()}"])
+    score_all(runs)
+    report(runs, args.out)
     return 0
 
 

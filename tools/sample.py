@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrics.mixture import MIXTURES
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -38,7 +39,8 @@ from tools.common import (
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
 from training.generator import load_generator
-from training.sampling import sample, sample_labels, to_grid, to_picture
+from training.pictures import scatter
+from training.sampling import generate, latents, sample, sample_labels, to_grid, to_picture
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +55,16 @@ def parser() -> argparse.ArgumentParser:
     add_truncation_flags(p)
     add_device_flag(p)
     return p
+
+
+def write_points(points: Tensor, dataset: str, out: Path) -> str:
+    """Draw points (n, 2) beside the modes of their mixture; return what to tell the user."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scatter(MIXTURES[dataset], None, points).save(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    return f"wrote a scatter plot of {len(points)} points to {out}"
 
 
 def columns(n: int, config: dict[str, Any], classes: list[str] | None) -> int:
@@ -87,13 +99,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
     G, how = truncated(args, G, config)
+    of_points = config["dataset"] in MIXTURES
+    if of_points and is_folder:
+        raise UserError(f"--out {args.out}: points are drawn as one scatter plot; give NAME.png")
     with blaming_user():
-        images = torch.cat(list(sample(G, args.n, args.seed, y, **how)))
+        if of_points:
+            points = generate(G, latents(args.seed, 0, args.n, G.z_dim), y).flatten(1)
+        else:
+            images = torch.cat(list(sample(G, args.n, args.seed, y, **how)))
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
     if args.truncation is not None:
         about += f", truncation {args.truncation:g}"
     print(f"{about}, batch norm: {config['batch_norm']}")
-    print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
+    if of_points:
+        print(write_points(points, config["dataset"], out))
+    else:
+        print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
     return 0
 
 

@@ -16,23 +16,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-from metrics.features import EXTRACTORS, Extractor, extract, load_extractor, to_uint8, weights_file
+from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
 from metrics.modes import assignment_accuracy, confusion
 from modelling.infogan import Generator
 from tools.common import add_generator_flags, add_machine_flags, finite, make_parser, positive
-from training.cache import cache_dirs
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
+from training.evaluation import OPENERS
 from training.generator import CHUNK, load_generator
+from training.pictures import stack, table
 from training.sampling import latents, render, to_picture
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
 STEPS = 9  # columns of a continuous code
 LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
-GAP, INK, PAPER = 2, (60, 60, 60), (255, 255, 255)
 
 Block = tuple[str, list[str], Tensor]  # title, names of the columns, uint8 images (rows, columns, C, H, W)
 
@@ -69,26 +69,16 @@ def draw(blocks: Sequence[Block]) -> Image.Image:
     """The blocks below each other, each under its title and the names of its columns."""
     height, width = blocks[0][2].shape[-2:]
     scale = math.ceil(LEAST_SIDE / min(height, width))
-    cell_w, cell_h = scale * width + GAP, scale * height + GAP
-    font = ImageFont.load_default()
-    left, line = 64, 16  # px of the titles' column and of a line of text
-    total_w = left + cell_w * max(len(names) for _, names, _ in blocks)
-    total_h = sum(2 * line + cell_h * len(images) for _, _, images in blocks)
-    picture = Image.new("RGB", (total_w, total_h), PAPER)
-    pen, top = ImageDraw.Draw(picture), 0
-    for title, names, images in blocks:
-        top += line
-        pen.text((4, top), title, fill=INK, font=font)
-        for j, name in enumerate(names):
-            pen.text((left + j * cell_w + (cell_w - GAP) // 2, top), name, fill=INK, font=font, anchor="ma")
-        top += line
-        for row in images:
-            for j, image in enumerate(row):
-                cell = to_picture(image).convert("RGB")
-                cell = cell.resize((scale * width, scale * height), Image.Resampling.NEAREST)
-                picture.paste(cell, (left + j * cell_w, top))
-            top += cell_h
-    return picture
+
+    def cell(image: Tensor) -> Image.Image:
+        return to_picture(image).resize((scale * width, scale * height), Image.Resampling.NEAREST)
+
+    return stack(
+        [
+            table(names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)])
+            for title, names, images in blocks
+        ]
+    )
 
 
 def read_samples(G: Generator, extractor: Extractor, n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -133,22 +123,15 @@ def parser() -> argparse.ArgumentParser:
         "--extractor", choices=tuple(EXTRACTORS), help="classifier that reads samples (default: none)"
     )
     p.add_argument(
-        "--extractor_weights", type=Path, help="its file (default: as tools.train_classifier wrote it)"
+        "--metric_weights",
+        type=Path,
+        metavar="PATH",
+        help="its file (default: as tools.train_classifier wrote it)",
     )
     p.add_argument("--n", type=positive, default=10_000, help="samples that it reads [10000]")
     p.add_argument("--seed", type=int, default=0, help="samples are a function of it [0]")
     add_machine_flags(p)
     return p
-
-
-def open_extractor(args: argparse.Namespace, device: str) -> Extractor:
-    """The classifier from the file given, or from whichever cache folder holds it."""
-    given = args.extractor_weights
-    files = (
-        [weights_file(f, args.extractor) for f in cache_dirs(args.cache_dir)] if given is None else [given]
-    )
-    with blaming_user():
-        return load_extractor(args.extractor, next((f for f in files if f.is_file()), files[0]), device)
 
 
 @cli
@@ -165,7 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     G, config = load_generator(args.run, args.weights, device, args.checkpoint)
     if not isinstance(G, Generator):
         raise UserError(f"{args.run}: {config['model']} has no codes; --model infogan has")
-    extractor = None if args.extractor is None else open_extractor(args, device)
+    extractor = None
+    if args.extractor is not None:
+        with blaming_user():
+            extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
     z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))

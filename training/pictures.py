@@ -1,8 +1,10 @@
-"""Pictures of points, drawn with Pillow alone."""
+"""Scatter plots, histograms and tables of pictures, drawn with Pillow alone."""
 
+import math
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from metrics.mixture import NEAR, Mixture
@@ -10,7 +12,9 @@ from metrics.mixture import NEAR, Mixture
 SIDE = 320  # px
 FINER = 2  # drawn larger and reduced, for smooth edges
 EXTENT = 1.1  # of the plane to either side of 0
-WHITE, LINE, REAL, FAKE = (255, 255, 255), (205, 205, 205), (120, 144, 172), (217, 83, 25)
+GAP, LINE_HEIGHT = 4, 16
+WHITE, LINE, INK = (255, 255, 255), (205, 205, 205), (60, 60, 60)
+REAL, FAKE = (120, 144, 172), (217, 83, 25)
 
 
 def _dots(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, int, int], radius: float) -> None:
@@ -37,12 +41,43 @@ def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def side_by_side(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Pictures of one height from left to right on white."""
-    width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
-    strip = Image.new("RGB", (width, max(p.height for p in pictures)), WHITE)
-    left = 0
+def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Pictures of one size in rows, the rows' titles to the left of them and the columns' above."""
+    font = ImageFont.load_default()
+    width, height = rows[0][1][0].size
+    left = 8 + math.ceil(max(font.getlength(title) for title, _ in rows))
+    size = (left + (width + GAP) * len(columns), LINE_HEIGHT + (height + GAP) * len(rows))
+    whole = Image.new("RGB", size, WHITE)
+    pen = ImageDraw.Draw(whole)
+    for j, title in enumerate(columns):
+        pen.text((left + j * (width + GAP) + width // 2, 0), title, fill=INK, font=font, anchor="ma")
+    for i, (title, pictures) in enumerate(rows):
+        top = LINE_HEIGHT + i * (height + GAP)
+        pen.text((4, top + height // 2), title, fill=INK, font=font, anchor="lm")
+        for j, picture in enumerate(pictures):
+            whole.paste(picture, (left + j * (width + GAP), top))
+    return whole
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other on white."""
+    size = (max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
+    whole, top = Image.new("RGB", size, WHITE), 0
     for picture in pictures:
-        strip.paste(picture, (left, 0))
-        left += picture.width + gap
-    return strip
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
+def histogram(values: Tensor, limit: float, n_bins: int = 80) -> Image.Image:
+    """How often values occur between -limit and limit, the highest bar as high as the picture; what is beyond is in the
+    outermost bars."""
+    counts = torch.histc(values.flatten().float().clamp(-limit, limit), n_bins, -limit, limit)
+    picture = Image.new("RGB", (SIDE, SIDE // 2), WHITE)
+    pen, width = ImageDraw.Draw(picture), SIDE / n_bins
+    for i, share in enumerate((counts / counts.max()).tolist()):
+        if share > 0:
+            box = [i * width, (1 - share) * (SIDE // 2 - 1), (i + 1) * width - 1, SIDE // 2 - 1]
+            pen.rectangle(box, fill=REAL)
+    pen.line([0, SIDE // 2 - 1, SIDE, SIDE // 2 - 1], fill=LINE)
+    return picture
