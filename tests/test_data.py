@@ -838,8 +838,8 @@ def test_celeba_zip_that_is_a_web_page(tmp_path: Path) -> None:
 def test_every_row_has_defaults_that_are_legal(name: str) -> None:
     row = DATASETS[name]
     assert row.img_size in row.img_sizes
-    assert row.img_channels in (1, 3)
-    assert (row.find is None) == (row.download is None)
+    assert row.img_channels in (1, 2, 3)
+    assert (row.find is None) == (row.download is None) == (row.make is not None)
 
 
 # ---------------------------------------------------------------------------- batches

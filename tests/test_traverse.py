@@ -101,18 +101,17 @@ def test_one_code_moves_along_a_row() -> None:
 
 
 def test_picture_holds_every_image_where_it_belongs() -> None:
-    """8 px drawn six times as large, 64 px of titles, two lines of 16 px above each block, 2 px between images."""
+    """8 px drawn six times as large, 64 px of titles, a line of 16 px above each block, 4 px between images."""
     first = torch.arange(6, dtype=torch.uint8).view(2, 3, 1, 1, 1).expand(-1, -1, 1, 8, 8) * 20
     second = torch.full((2, 2, 1, 8, 8), 200, dtype=torch.uint8)
     picture = traverse.draw([("category", ["0", "1", "2"], first), ("c1", ["-1", "1"], second)])
-    left = picture.width - 3 * 52
-    assert 8 < left < 80 and picture.height == 2 * (16 + 2 * 52)
+    assert picture.size == (64 + 3 * 52, 2 * (16 + 2 * 52))
     for i, j in itertools.product(range(2), range(3)):
         for x, y in ((0, 0), (47, 47)):
-            assert picture.getpixel((64 + 50 * j + x, 32 + 50 * i + y)) == (20 * (3 * i + j),) * 3
-    assert picture.getpixel((64 + 50 + 10, 132 + 32 + 10)) == (200, 200, 200)
-    assert picture.getpixel((64 + 48, 40)) == (255, 255, 255)  # between two images
-    title = picture.crop((0, 0, 64, 32)).convert("L")
+            assert picture.getpixel((64 + 52 * j + x, 16 + 52 * i + y)) == (20 * (3 * i + j),) * 3
+    assert picture.getpixel((64 + 52 + 10, 120 + 16 + 10)) == (200, 200, 200)
+    assert picture.getpixel((64 + 50, 40)) == (255, 255, 255)  # between two images
+    title = picture.crop((0, 16, 64, 64)).convert("L")
     assert title.getextrema()[0] < 100
 
 
@@ -120,7 +119,7 @@ def test_colours_stay() -> None:
     red = torch.zeros(1, 1, 3, 64, 64, dtype=torch.uint8)
     red[:, :, 0] = 255
     picture = traverse.draw([("category", ["0"], red)])
-    assert picture.size == (64 + 66, 32 + 66) and picture.getpixel((80, 50)) == (255, 0, 0)
+    assert picture.size == (64 + 68, 16 + 68) and picture.getpixel((80, 50)) == (255, 0, 0)
 
 
 # What a classifier reads
@@ -186,10 +185,10 @@ def test_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     weights, out = tmp_path / "digits-cnn.safetensors", tmp_path / "new" / "traversal.png"
     save_extractor(weights, DigitCNN(), {"extractor": "digits-cnn"})
     argv = [str(trained / "a"), "--out", str(out), "--rows", "4", "--extractor", "digits-cnn"]
-    assert traverse.main([*argv, "--extractor_weights", str(weights), "--n", "100"]) == 0
-    side = 16 * math.ceil(48 / 16) + 2
+    assert traverse.main([*argv, "--metric_weights", str(weights), "--n", "100"]) == 0
+    side = 16 * math.ceil(48 / 16) + 4
     with Image.open(out) as picture:
-        assert picture.size == (64 + 9 * side, 3 * (32 + 4 * side))
+        assert picture.size == (64 + 9 * side, 3 * (16 + 4 * side))
     said = capsys.readouterr().out
     assert "infogan, step 2, ema weights, seed 0: wrote" in said and "100 samples read by digits-cnn" in said
     assert "category tells the class: " in said
@@ -217,7 +216,7 @@ def test_the_picture_is_a_function_of_the_seed(trained: Path, tmp_path: Path) ->
         ("a", "--range 0", "--range 0 must be above 0"),
         ("a", "--range nan", "nan must be a finite number"),
         ("a", "--rows 0", "0 must be a whole number of at least 1"),
-        ("a", "--extractor digits-cnn --extractor_weights nothing", "no weights of digits-cnn at nothing"),
+        ("a", "--extractor digits-cnn --metric_weights nothing", "no weights of digits-cnn at nothing"),
         ("absent", "", "does not exist"),
     ],
 )

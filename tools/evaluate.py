@@ -225,9 +225,7 @@ def make_evaluator(
         return PointEvaluator(load_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
     extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
     data, held = load_images(args, config, args.split), config["data"]
-    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
-        warn("the reference is not the data that the run was trained on")
-    return Evaluator(
+    evaluator = Evaluator(
         extractor,
         data,
         config,
@@ -240,6 +238,9 @@ def make_evaluator(
         fakes=load_fakes(args, config, data),
         cache_dir=cache_folder(args.cache_dir),
     )
+    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
+        warn("the reference is not the data that the run was trained on")
+    return evaluator
 
 
 def evaluate(args: argparse.Namespace, device: str) -> None:

@@ -32,6 +32,7 @@ from training.sampling import latents, render, to_picture
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
 STEPS = 9  # columns of a continuous code
+MARGIN = 64  # px of the titles' column
 LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
 
 Block = tuple[str, list[str], Tensor]  # title, names of the columns, uint8 images (rows, columns, C, H, W)
@@ -75,7 +76,9 @@ def draw(blocks: Sequence[Block]) -> Image.Image:
 
     return stack(
         [
-            table(names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)])
+            table(
+                names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)], MARGIN
+            )
             for title, names, images in blocks
         ]
     )

@@ -41,11 +41,13 @@ def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Pictures of one size in rows, the rows' titles to the left of them and the columns' above."""
+def table(
+    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], margin: int = 0
+) -> Image.Image:
+    """Pictures of one size in rows, the rows' titles to the left of them, in `margin` px or more, the columns' above."""
     font = ImageFont.load_default()
     width, height = rows[0][1][0].size
-    left = 8 + math.ceil(max(font.getlength(title) for title, _ in rows))
+    left = max(margin, 8 + math.ceil(max(font.getlength(title) for title, _ in rows)))
     size = (left + (width + GAP) * len(columns), LINE_HEIGHT + (height + GAP) * len(rows))
     whole = Image.new("RGB", size, WHITE)
     pen = ImageDraw.Draw(whole)
