@@ -44,7 +44,7 @@ def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image
 def table(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], margin: int = 0
 ) -> Image.Image:
-    """Pictures of one size in rows, the rows' titles to the left of them, in `margin` px or more, the columns' above."""
+    """Pictures of one size in rows, the rows' titles left of them, in `margin` px or more, the columns' above."""
     font = ImageFont.load_default()
     width, height = rows[0][1][0].size
     left = max(margin, 8 + math.ceil(max(font.getlength(title) for title, _ in rows)))
