@@ -113,8 +113,10 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own for a wrong file
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{file} does not hold the weights of {NAME}: {reason}") from None
+        reason = f"{type(error).__name__} {error}".split("\n")[0]
+        raise ValueError(
+            f"{file} does not hold the weights of {NAME}: torch cannot read it ({reason})"
+        ) from None
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()
     ):

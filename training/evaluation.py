@@ -193,10 +193,13 @@ def undisturbed(G: nn.Module | None, device: torch.device) -> Iterator[None]:
                 module.training = training
 
 
-def read_images(extractor: Extractor, images: Images, what: str) -> tuple[Tensor, Tensor] | None:
+def read_images(
+    extractor: Extractor, images: Images, what: str, interrupted: Callable[[], bool]
+) -> tuple[Tensor, Tensor] | None:
     """Features (n, d) and logits (n, K) in the order of the images, on the main process; None on the others.
 
-    Chunk c is computed whole by process c % W, so that no number depends on W. Failures are those of all processes.
+    Chunk c is computed whole by process c % W, so that no number depends on W. Failures are those of all processes;
+    ValueError once interrupted() says so.
     """
     world = n_processes()
     starts = range(0, images.n, CHUNK)
@@ -206,6 +209,8 @@ def read_images(extractor: Extractor, images: Images, what: str) -> tuple[Tensor
         quiet = None if process() == 0 else True  # None: where stderr is no terminal
         with tqdm(total=images.n, desc=what, unit="img", leave=False, disable=quiet) as bar:
             for start in starts[process() :: world]:
+                if interrupted():
+                    raise ValueError("interrupted by a signal")
                 stop = min(start + CHUNK, images.n)
                 pairs.append(extract(extractor, [images.chunk(start, stop)]))
                 bar.update((stop - start) * world)
@@ -281,6 +286,7 @@ class Evaluator:
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
         self.keeps_features = any("features" in METRICS[name].needs for name in self.metrics)
+        self.interrupted: Callable[[], bool] = lambda: False  # asked between chunks of images
         self.real: Reading | None = None  # on the main process, from the first score on
         if (n := min(n_fake, self.n_real)) < FEW:
             tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")
@@ -335,7 +341,7 @@ class Evaluator:
         if from_main(lambda: self.real is not None):
             return
         with undisturbed(None, self.extractor.device):
-            rows = read_images(self.extractor, self.reals, "reals")
+            rows = read_images(self.extractor, self.reals, "reals", self.interrupted)
 
         def keep() -> None:
             self.real = read(*rows)
@@ -368,7 +374,7 @@ class Evaluator:
             images = generated(G, self.n_fake, self.seed, self.labels, threshold, **how)
         self._read_reals()
         with undisturbed(G, self.extractor.device):
-            rows = read_images(self.extractor, images, "fakes")
+            rows = read_images(self.extractor, images, "fakes", self.interrupted)
         about = {
             "weights": weights,
             "truncation": how.get("truncation") if threshold is None else threshold,

@@ -322,6 +322,8 @@ class Loop:
             s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         }
         try:
+            if self.scores is not None and self.scores.missing(self.step):
+                self._evaluate(self.step, last=False)
             if self.step == self.config.n_steps:  # resumed at its end: write what a sampler needs anew
                 self.save()
             while self.step < self.config.n_steps and not self._exhausted():

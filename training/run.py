@@ -540,6 +540,7 @@ def make_scores(config: TrainConfig, loop: Loop, data: ImageData, about: dict[st
             metrics=config.metrics,
             cache_dir=cache_folder(config.cache_dir),
         )
+        evaluator.interrupted = lambda: loop.signal is not None
     return Scores(evaluator, loop.log, about, interval=config.eval_interval, patience=config.eval_patience)
 
 

@@ -38,6 +38,10 @@ class Scores:
         sign = 1.0 if self.evaluator.better == "low" else -1.0
         return [(step, sign * value) for step, value, key in self.history if key == self.history[-1][2]]
 
+    def missing(self, step: int) -> bool:
+        """Whether a run that stands at this step has yet to be scored there: a signal can end an evaluation."""
+        return step > 0 and step % self.interval == 0 and all(row[0] != step for row in self.history)
+
     def best(self) -> int | None:
         """Step of the best score, the earlier of equal ones; None before the first."""
         return min(self._comparable(), key=lambda row: row[1])[0] if self.history else None
