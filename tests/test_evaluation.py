@@ -27,7 +27,6 @@ from training.batches import ImageData, images_of
 from training.data import load_dataset
 from training.evaluation import (
     Evaluator,
-    append_score,
     generated,
     labels_for,
     noise_images,
@@ -37,7 +36,7 @@ from training.evaluation import (
     reference_index,
 )
 from training.generator import batch_norm_of, export_generator, load_generator, sampling_copy
-from training.logs import best_steps
+from training.logs import append_score, best_steps
 
 N = 501  # no multiple of CHUNK, nor of anything that two processes would share out
 
@@ -412,10 +411,14 @@ def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
         + line(4, 0.1, n_fake=100, fakes="uniform noise") + line(5, 10.0, n_fake=100, fakes="generator")
         + '[1]\n{"step": 6, "protocol": 3}\n{"half'
     )  # fmt: skip
-    assert best_steps(file) == {3}
+    assert best_steps(file) == {"fid[a]": 3}
     file.write_text(file.read_text() + "\n" + line(7, 2.0, n_fake=10_000))
-    assert best_steps(file) == {2}
-    assert best_steps(tmp_path / "none") == set()
+    assert best_steps(file) == {"fid[a]": 2}
+    accurate = {"step": 8, "is[a]": 3.0, "fid[a]": 0.0, "protocol": {"best_by": ["is[a]", "high"]}}
+    worse = accurate | {"step": 9, "is[a]": 2.0}
+    file.write_text(file.read_text() + json.dumps(accurate) + "\n" + json.dumps(worse) + "\n")
+    assert list(best_steps(file).items()) == [("fid[a]", 2), ("is[a]", 8)]
+    assert best_steps(tmp_path / "none") == {}
 
 
 # -- refusals ---------------------------------------------------------------------------------------

@@ -221,9 +221,9 @@ def read_images(
 
     rows, n_features = agree(own)
     sizes = [min(CHUNK, images.n - start) for start in starts]
-    width = from_main(lambda: rows.shape[1])  # a process without a chunk does not know it
+    width, dtype = from_main(lambda: (rows.shape[1], rows.dtype))  # a process without a chunk knows neither
     counts = [sum(sizes[i::world]) for i in range(world)]
-    parts = gather_rows(rows.reshape(len(rows), width), counts)
+    parts = gather_rows(rows.reshape(len(rows), width).to(dtype), counts)
     if parts is None:
         return None
     chunks = [iter(part.split(sizes[i::world])) for i, part in enumerate(parts)]

@@ -164,7 +164,8 @@ COMPARABLE = (
 
 def protocol_key(line: dict[str, Any]) -> str:
     """Equal for two lines of scores.jsonl whose scores can be compared."""
-    return json.dumps([line["protocol"].get(name) for name in COMPARABLE])
+    about = line.get("protocol", {})
+    return json.dumps([about.get(name) for name in COMPARABLE])
 
 
 def best_steps(path: Path) -> dict[str, int]:
@@ -176,12 +177,13 @@ def best_steps(path: Path) -> dict[str, int]:
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
-            about, step, key = line["protocol"], line["step"], protocol_key(line)
-            name, better = about["best_by"]
+            about, step, key = line.get("protocol", {}), line["step"], protocol_key(line)
+            # lines of before scores said by what they are judged had a Frechet distance
+            name, better = about.get("best_by") or (next(k for k in line if k.startswith("fid")), "low")
             value = line[name] if better == "low" else -line[name]
-        except (ValueError, KeyError, AttributeError, TypeError):  # half a line, or another's
+        except (ValueError, KeyError, AttributeError, TypeError, StopIteration):  # half a line, or another's
             continue
-        if about["fakes"] == GENERATOR and math.isfinite(value):
+        if about.get("fakes", GENERATOR) == GENERATOR and math.isfinite(value):
             groups = found.pop(name, {})
             groups[key] = min(groups.pop(key, (math.inf, -1)), (value, step))
             found[name] = groups
