@@ -76,7 +76,7 @@ PARTS = {
         ),
     ),
     "mnist": Part(
-        "gan_mnist", "mnist-modes-", (1000, 2500, 5000, 10_000, 50_000), "MNIST, 28 px",
+        "gan_mnist", "mnist-modes-", (1000, 2000, 5000, 25_000, 50_000), "MNIST, 28 px",
         "Digits read by `mnist-cnn`; KL in nats.", "classes", 10,
         (
             ("classes", "digits with 1 %", ".1f"), ("kl_data", "KL to data", ".3f"),

@@ -93,7 +93,7 @@ _MODES = {
     for name, row in _MODES.items()
 }
 _RING8 = {"z_dim": 32, "n_steps": 25_000, "sample_interval": 1000}
-_MNIST_MODES = {"z_dim": 100, "img_size": 28, "n_steps": 50_000, "sample_interval": 5000}
+_MNIST_MODES = {"z_dim": 100, "img_size": 28, "n_steps": 50_000, "sample_interval": 1000}
 _OF_RING8: dict[str, dict[str, Any]] = {"wgan-gp": {"gp_weight": 0.1}}
 _OF_MNIST: dict[str, dict[str, Any]] = {"lsgan": {"norm_g": "batch", "norm_d": "batch"}}
 
