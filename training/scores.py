@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ops.distributed import agree
 from training.evaluation import Evaluator, PointEvaluator
 from training.generator import batch_norm_of, sampling_copy
 from training.logs import RunLog, protocol_key
@@ -74,7 +75,7 @@ class Scores:
         return best == step
 
     def _line(self, step: int, weights: str, network: nn.Module) -> dict[str, Any]:
-        G = sampling_copy(network, self.config, self.config["seed"])
+        G = agree(lambda: sampling_copy(network, self.config, self.config["seed"]))  # or all fail: none waits
         return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))
 
     def state_dict(self) -> list[list[Any]]:
