@@ -12,6 +12,7 @@ goes on. Settings are the presets ring8-METHOD and mnist-modes-METHOD. MNIST nee
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ from losses import METHODS as LOSSES
 from tools import evaluate
 from tools.common import make_parser, positive
 from training.checkpoint import CheckpointStore, load_checkpoint
-from training.errors import UserError, cli
+from training.config import FREE_ON_RESUME, from_dict, typed
+from training.errors import UserError, blaming_user, cli
+from training.evaluation import OPENERS
 from training.pictures import WHITE, histogram, table
 from training.presets import PRESETS
 
@@ -39,8 +42,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TITLE = "# Which methods catch every mode"
 HEAD = """Written by `python -m benchmarks.mode_collapse` (its `--help` says how): the study of xyfJASON's README, which
 shows pictures, counted. Small fully connected networks, batches of 256, five updates of D for one of G, no average of
-G; 10,000 samples of the last step a run; mean ± deviation over the seeds. CPU, one thread a run. What follows from it
-stands in [results.md](results.md)."""
+G; 10,000 samples of the last step a run; mean ± standard deviation (of the population) over the seeds; one thread a
+run. What follows from it stands in [results.md](results.md)."""
+# How every run is scored: the defaults of tools.evaluate.
+PROTOCOL = {"fakes": "generator", "n_fake": 10_000, "weights": "raw", "seed": 0}
 SHOWN_SIDE = 160  # px of a picture in the report
 
 
@@ -113,10 +118,35 @@ class Run:
         return CheckpointStore(self.folder / "checkpoints").steps()
 
     def score(self) -> dict[str, Any] | None:
-        """The newest score of its last step, None without one."""
+        """The newest score of its last step that was taken as all are, None without one."""
+        wanted = PROTOCOL | {"extractor": PARTS[self.part].extractor, "step": self.n_steps}
         file = self.folder / "scores.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        return next((line for line in reversed(lines) if line["step"] == self.n_steps), None)
+        for text in reversed(file.read_text().splitlines() if file.is_file() else []):
+            try:
+                line = json.loads(text)
+                about = line["protocol"]
+                if all(about.get(name) == value for name, value in wanted.items()):
+                    return line
+            except (ValueError, KeyError, AttributeError, TypeError):  # half a line, or another's
+                continue
+        return None
+
+    def check(self) -> None:
+        """UserError where a run of that name has other settings."""
+        if not self.steps():
+            return
+        script = PARTS[self.part].script
+        wanted = typed(
+            PRESETS[f"{PARTS[self.part].stem}{self.method}"].settings | {"seed": self.seed}, script
+        )
+        held = from_dict(json.loads((self.folder / "config.json").read_text()))
+        if other := [
+            k for k, v in wanted.items() if k not in FREE_ON_RESUME and held[k] != v and v is not None
+        ]:
+            raise UserError(
+                f"{self.folder} was trained with another {other[0]} ({held[other[0]]}): remove it, or choose another "
+                "--runs_dir"
+            )
 
     def command(self, extra: Sequence[str]) -> list[str]:
         """What starts it, or lets it go on."""
@@ -292,7 +322,7 @@ def report(runs: Sequence[Run], out: Path) -> None:
     """Write the report and its pictures."""
     lines = [TITLE, "", HEAD, ""]
     for part in PARTS:
-        if there := [run for run in runs if run.part == part and run.n_steps in run.steps()]:
+        if there := [run for run in runs if run.part == part]:
             lines += section(part, there, out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -316,27 +346,41 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def planned(args: argparse.Namespace) -> list[Run]:
-    """The runs asked for, all methods of a seed before the next seed."""
+def planned(
+    args: argparse.Namespace, parts: Sequence[str], methods: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    """The runs of these, all methods of a seed before the next seed."""
     lengths = {part: PRESETS[f"{row.stem}gan"].settings["n_steps"] for part, row in PARTS.items()}
     lengths["mnist"] = args.mnist_steps or lengths["mnist"]
     return [
         Run(part, method, seed, lengths[part], args.runs_dir.absolute())
-        for part in args.part
-        for seed in args.seeds
-        for method in args.methods
+        for part in parts
+        for seed in seeds
+        for method in methods
     ]
+
+
+def seeds_there(runs_dir: Path) -> list[int]:
+    """Seeds of the runs that stand there: the report is of all that is finished, whatever was asked for now."""
+    found = (re.search(r"-(\d+)$", folder.name) for folder in runs_dir.glob("*") if folder.is_dir())
+    return sorted({int(match[1]) for match in found if match})
 
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, then report."""
     args = parser().parse_args(argv)
-    runs = planned(args)
+    runs = planned(args, args.part, args.methods, args.seeds)
+    for name in {PARTS[part].extractor for part in args.part} - {None}:
+        with blaming_user():
+            OPENERS[name](None, None, "cpu")  # missing weights are said now, not after hours
+    for run in runs:
+        run.check()
     if not args.report_only:
         train_all(runs, args.jobs, [f"--data_root={Path(args.data_root).absolute()}"])
+    every = planned(args, tuple(PARTS), METHODS, seeds_there(args.runs_dir))
     score_all(runs)
-    report(runs, args.out)
+    report([run for run in every if run.score() is not None], args.out)
     return 0
 
 

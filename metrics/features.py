@@ -18,7 +18,7 @@ from metrics.modes import class_shares
 # Images go through an extractor in chunks of this many, so that no other setting can move a score.
 CHUNK = 256
 # Part of the key of cached statistics: raise it when the same weights would read an image differently.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,8 @@ class Metric:
     compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics and
     the fakes' logits: "features" of the reals, "classes" of all images, "names" of the extractor's logits, or that
     those are the names of the classes "asked" for, or the "library" torch-fidelity; own_name: whether its names say
-    by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked.
+    by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked; settings: for
+    the protocol.
     """
 
     compute: Callable[[Sets], dict[str, Score]]
@@ -129,18 +130,24 @@ class Metric:
     needs: frozenset[str] = frozenset()
     own_name: bool = False
     default: bool = True
+    settings: str = ""
 
 
 METRICS: dict[str, Metric] = {
     "fid": Metric(_fid, "low", "Frechet distance of the features, arXiv:1706.08500"),
     "kid": Metric(
-        _kid, "low", "kernel distance of the features, arXiv:1801.01401", frozenset({"features", "library"})
+        _kid, "low", "kernel distance of the features, arXiv:1801.01401", frozenset({"features", "library"}),
+        settings="100 subsets of 1000, or of all where there are fewer",
     ),
-    "is": Metric(_is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"})),
+    "is": Metric(
+        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"}),
+        settings="10 splits, shuffled",
+    ),
     "pr": Metric(
-        _pr, "high", "precision and recall, arXiv:1904.06991", frozenset({"features", "library"})
+        _pr, "high", "precision and recall, arXiv:1904.06991", frozenset({"features", "library"}),
+        settings="k = 3, of the extractor's features",
     ),
-    "dc": Metric(_dc, "high", "density and coverage, arXiv:2002.09797", frozenset({"features"})),
+    "dc": Metric(_dc, "high", "density and coverage, arXiv:2002.09797", frozenset({"features"}), settings="k = 5"),
     "modes": Metric(
         _modes, "high", "classes shown, their shares, KL in nats", frozenset({"names"}), own_name=True
     ),

@@ -45,7 +45,8 @@ def process() -> int:
 def agree(action: Callable[[], T]) -> T:
     """action() here, returned once it has succeeded on every process; where one fails, all raise, and none waits.
 
-    A ValueError of one is a ValueError of all; anything else is a RuntimeError for those that did not fail.
+    A ValueError of one, or a plain kind of it, is one of all; anything else is a RuntimeError for those that did not
+    fail.
     """
     if n_processes() == 1:
         return action()
@@ -54,13 +55,16 @@ def agree(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:  # raised below, when the others know
         failure = error
-    told: list[tuple[bool, str] | None] = [None] * n_processes()
-    mine = None if failure is None else (isinstance(failure, ValueError), str(failure))
+    told: list[tuple[type[Exception], str] | None] = [None] * n_processes()
+    kind = (
+        type(failure) if type(failure).__init__ is ValueError.__init__ else RuntimeError
+    )  # it takes a text alone
+    mine = None if failure is None else (kind, str(failure))
     dist.all_gather_object(told, mine)
     if failure is not None:
         raise failure
-    for is_value, text in (failed for failed in told if failed is not None):
-        raise (ValueError if is_value else RuntimeError)(text)
+    for kind, text in (failed for failed in told if failed is not None):
+        raise kind(text)
     return result
 
 

@@ -1,6 +1,7 @@
 """Full precision for the few quantities that half precision ruins."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,3 +15,22 @@ def full(x: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Context in which x's device computes in the types it is given; the meta device has no autocast."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Context without TF32 and with cuDNN's deterministic algorithms, whatever switches the process has set."""
+    held = {
+        (torch.backends.cuda.matmul, "allow_tf32"): False,
+        (torch.backends.cudnn, "allow_tf32"): False,
+        (torch.backends.cudnn, "benchmark"): False,
+        (torch.backends.cudnn, "deterministic"): True,
+    }
+    before = {place: getattr(*place) for place in held}
+    try:
+        for place, value in held.items():
+            setattr(*place, value)
+        yield
+    finally:
+        for place, value in before.items():
+            setattr(*place, value)

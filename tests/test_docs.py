@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
-from tools import evaluate, sample, train_classifier
+from tools import evaluate, sample, train_classifier, traverse
 from training.config import make_parser, parse_config
 from training.presets import PRESETS
 from training.run import rehearse
@@ -59,6 +59,7 @@ def known_flags(command: str) -> set[str]:
             "evaluate": evaluate.parser,
             "sample": sample.parser,
             "train_classifier": train_classifier.parser,
+            "traverse": traverse.parser,
         }
         return set(parsers[tool[1]]()._option_string_actions)
     script = re.search(r"(gan_\w+)\.py", command)

@@ -246,6 +246,17 @@ def test_the_joint_phase_reads_codes_alone(tmp_path: Path) -> None:
     assert not any(name.startswith("to_codes") for name in seen["D"])
 
 
+def test_the_average_moves_once_a_step(tmp_path: Path) -> None:
+    """Two phases of a step train G: the average follows after the second one alone."""
+    loop = run(f"{JOINT} --n_steps 3 --ema --ema_decay 0.5", tmp_path)
+    assert loop.updates == 3
+    ema, G = loop.emas["ema"][0].module, loop.networks["G"].module
+    before = [p.clone() for p in ema.parameters()]
+    loop.run_step()
+    for old, averaged, now in zip(before, ema.parameters(), G.parameters(), strict=True):
+        torch.testing.assert_close(averaged, old + 0.5 * (now - old))
+
+
 @pytest.mark.parametrize("command", [COMMAND, JOINT])
 def test_codes_are_learnt(tmp_path: Path, command: str) -> None:
     """Q tells of the category after some steps; that is logged in nats."""

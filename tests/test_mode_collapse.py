@@ -35,7 +35,8 @@ def test_every_preset_of_the_study_has_its_twin() -> None:
 
 def test_seeds_come_after_methods() -> None:
     args = mode_collapse.parser().parse_args(["--methods", "gan", "wgan", "--mnist_steps", "2000"])
-    names = [(run.name, run.n_steps) for run in mode_collapse.planned(args)]
+    runs = mode_collapse.planned(args, args.part, args.methods, args.seeds)
+    names = [(run.name, run.n_steps) for run in runs]
     assert names[:3] == [("ring8-gan-0", 25_000), ("ring8-wgan-0", 25_000), ("ring8-gan-1", 25_000)]
     assert names[-1] == ("mnist-wgan-2", 2000) and len(names) == 2 * 2 * 3
 
@@ -84,6 +85,29 @@ def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
         assert f"images/{name}.png" in text
         with Image.open(out.parent / "images" / f"{name}.png") as picture:
             assert len(picture.convert("RGB").getcolors(1 << 16)) > 2
+
+
+def test_only_scores_taken_alike_count(tmp_path: Path) -> None:
+    """Half a line, other fakes, fewer of them, another step: none is the run's score."""
+    run = Run("ring8", "gan", 0, STEPS, tmp_path)
+    run.folder.mkdir()
+    about = mode_collapse.PROTOCOL | {"step": STEPS}
+    rows = [about, about | {"fakes": "noise"}, about | {"n_fake": 5}, about | {"step": 1}]
+    lines = [json.dumps({"step": 0, "jsd": float(i), "protocol": row}) for i, row in enumerate(rows)]
+    (run.folder / "scores.jsonl").write_text("\n".join([*lines, '{"half', "[1]"]))
+    assert run.score()["jsd"] == 0
+    assert mode_collapse.seeds_there(tmp_path) == [0]
+
+
+def test_runs_of_other_settings_are_not_taken(tmp_path: Path) -> None:
+    run = Run("ring8", "gan", 0, STEPS, tmp_path)
+    assert gan_ring8.main([*run.command([])[2:], "--loggers"]) == 0
+    AcceleratorState._reset_state()
+    run.check()
+    saved = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps(saved | {"lr": 1.0}))
+    with pytest.raises(ValueError, match=r"ring8-gan-0 was trained with another lr \(1.0\)"):
+        run.check()
 
 
 def test_a_failed_run_is_said(tmp_path: Path) -> None:

@@ -134,13 +134,13 @@ def test_patience_ends_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_higher_may_be_better(tmp_path: Path) -> None:
     loop = with_scores(tmp_path, Given({2: 1.0, 4: 3.0, 6: 3.0, 8: 2.0}, better="high"))
     assert loop.scores.best() == 4 and not loop.scores.exhausted()
-    assert set(loop.log.best_steps()) == {4}
+    assert loop.log.best_steps() == {4}
 
 
 def test_other_protocols_are_not_compared(tmp_path: Path) -> None:
     """Scores of fewer samples before a resume are no better ones."""
     loop = with_scores(tmp_path, Given({2: 1.0, 4: 5.0, 6: 4.0, 8: 6.0}, protocols={4: 2, 6: 2, 8: 2}))
-    assert loop.scores.best() == 6 and loop.log.best_steps() == {6}
+    assert loop.scores.best() == 6 and loop.log.best_steps() == {2, 6}
 
 
 def test_a_failed_evaluation_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,9 +156,9 @@ def test_a_signal_ends_an_evaluation(tmp_path: Path, weights: Path, monkeypatch:
     run(f"--log_name whole {command}", tmp_path)
     evaluated = Loop._evaluate
 
-    def stopping(loop: Loop, step: int, last: bool) -> bool:
+    def stopping(loop: Loop, step: int) -> bool:
         loop.signal = signal.SIGTERM
-        return evaluated(loop, step, last)
+        return evaluated(loop, step)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loop, "_evaluate", stopping)

@@ -1,6 +1,7 @@
 """Traversals of codes: what varies along rows and columns, sizes, the assignment of categories to classes, refusals."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,8 @@ def test_categories_are_read_in_samples(tmp_path: Path) -> None:
 def test_more_categories_than_classes() -> None:
     """Two categories show class 0: one of them is assigned, the other stands without a class."""
     logits = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
-    text = traverse.report(torch.tensor([0, 0, 1, 2]), logits, 3)
+    accuracy, text = traverse.report(torch.tensor([0, 0, 1, 2]), logits, 3)
+    assert accuracy == 0.75
     assert text.startswith("category tells the class: 75.00%")
     assert [line.split()[2] for line in text.splitlines()[2:]] == ["0", "-", "1"]
 
@@ -192,6 +194,9 @@ def test_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -
     said = capsys.readouterr().out
     assert "infogan, step 2, ema weights, seed 0: wrote" in said and "100 samples read by digits-cnn" in said
     assert "category tells the class: " in said
+    line = json.loads((trained / "a" / "scores.jsonl").read_text())
+    assert f"category tells the class: {line['category_accuracy']:.2%}" in said
+    assert line["protocol"]["n_fake"] == 100 and len(line["protocol"]["extractor_sha256"]) == 64
     total = sum(
         int(n)
         for line in said.splitlines()

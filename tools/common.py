@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -14,9 +15,10 @@ from torch import nn
 from modelling import MODELS, STYLED
 from training.batches import images_of as images_of
 from training.cache import cache_folder as cache_folder
-from training.device import choose_device
+from training.device import PATIENCE, choose_device
 from training.errors import Parser, UserError, tell
-from training.generator import sampling_copy
+from training.generator import find_generator, sampling_copy
+from training.logs import append_score
 
 MIN_THRESHOLD = 0.01  # below it all latents are one
 
@@ -142,7 +144,7 @@ def together(asked: str) -> Iterator[str]:
         yield device
         return
     # cpu=True must be said: without it torchrun's processes never meet
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     try:
         yield state.device.type
     finally:
@@ -152,3 +154,19 @@ def together(asked: str) -> Iterator[str]:
 def warn(text: str) -> None:
     """One line on stderr, from the first process alone; the command goes on."""
     tell(f"warning: {text}")
+
+
+def scores_file(run: str) -> Path:
+    """scores.jsonl of the run; inside the generator/ folder where that stands alone."""
+    folder = find_generator(run)
+    is_run = folder.name == "generator" and (folder.resolve().parent / "config.json").is_file()
+    return (folder.parent if is_run or folder != Path(run) else folder) / "scores.jsonl"
+
+
+def append(file: Path, line: dict[str, Any]) -> None:
+    """Add one JSON line; a folder that cannot be written to costs only the line."""
+    try:
+        append_score(file, line)
+        print(f"appended to {file}")
+    except OSError as error:
+        warn(f"{file} cannot be written: {error.strerror}")

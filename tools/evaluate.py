@@ -29,8 +29,10 @@ from tools.common import (
     add_generator_flags,
     add_machine_flags,
     add_truncation_flags,
+    append,
     make_parser,
     positive,
+    scores_file,
     together,
     truncated,
     warn,
@@ -48,9 +50,9 @@ from training.evaluation import (
     opposite_index,
     real_images,
 )
-from training.generator import find_generator, load_generator
+from training.generator import load_generator
 from training.layout import SPLIT_ORDER
-from training.logs import GENERATOR, append_score
+from training.logs import GENERATOR
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     about = "number of fakes [10000]; under torchrun say --n_fake, since --n could be one of its own"
     p.add_argument("--n", "--n_fake", type=positive, default=FEW, help=about)
     p.add_argument("--n_real", type=positive, help="number of reals (default: as many as fakes)")
-    p.add_argument("--split", default="train", choices=(*SPLIT_ORDER, "all"), help="of the reals [train]")
+    about = "of the reals (default: that of the training)"
+    p.add_argument("--split", choices=(*SPLIT_ORDER, "all"), help=about)
     about = (
         f"what is scored: {GENERATOR}, a split of the data ({', '.join(SPLIT_ORDER)}), uniform noise, or a folder or "
         f"archive of images [{GENERATOR}]"
@@ -123,6 +126,8 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
     if len(others) < args.n:
         raise UserError(f"--n {args.n}: --fakes {args.fakes} has {len(others)} images; lower --n")
     n_real = args.n if args.n_real is None else args.n_real
+    if args.split == "all" and args.fakes in SPLIT_ORDER:
+        warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
     if others.fingerprint == data.fingerprint and args.n + n_real > len(data):
         warn(
             f"{args.n + n_real - len(data)} fakes are among the reference: give --n less than half of the images"
@@ -130,22 +135,6 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
     index = opposite_index(others, args.n)
     labelled = others.label_names == data.label_names
     return real_images(others, index, f"{kind}, {others.fingerprint}", labelled=labelled)
-
-
-def scores_file(run: str) -> Path:
-    """scores.jsonl of the run; inside the generator/ folder where that stands alone."""
-    folder = find_generator(run)
-    is_run = folder.name == "generator" and (folder.resolve().parent / "config.json").is_file()
-    return (folder.parent if is_run or folder != Path(run) else folder) / "scores.jsonl"
-
-
-def append(file: Path, line: dict[str, Any]) -> None:
-    """Add one JSON line; a folder that cannot be written to costs only the line."""
-    try:
-        append_score(file, line)
-        print(f"appended to {file}")
-    except OSError as error:
-        warn(f"{file} cannot be written: {error.strerror}")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
@@ -206,6 +195,7 @@ def check_points(args: argparse.Namespace, name: str) -> None:
         "metric_weights": args.metric_weights is not None,
         "metrics": args.metrics is not None,
         "n_real": args.n_real is not None,
+        "split": args.split is not None,
         "fakes": args.fakes != GENERATOR,
         "balanced": args.balanced,
         "truncation": args.truncation is not None,
@@ -224,21 +214,23 @@ def make_evaluator(
         check_points(args, config["dataset"])
         return PointEvaluator(load_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
     extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
-    data, held = load_images(args, config, args.split), config["data"]
+    held = config["data"]
+    split = args.split or held.get("split", "train")
+    data = load_images(args, config, split)
     evaluator = Evaluator(
         extractor,
         data,
         config,
         n_fake=args.n,
         n_real=args.n_real,
-        split=args.split,
+        split=split,
         metrics=args.metrics,
         seed=args.seed,
         balanced=args.balanced,
         fakes=load_fakes(args, config, data),
         cache_dir=cache_folder(args.cache_dir),
     )
-    if args.split == held.get("split") and data.fingerprint != held.get("fingerprint"):
+    if split == held.get("split") and data.fingerprint != held.get("fingerprint"):
         warn("the reference is not the data that the run was trained on")
     return evaluator
 

@@ -231,7 +231,9 @@ def load_examples(args: argparse.Namespace, recipe: Recipe) -> tuple[ImageData, 
     check_classes(data, where, recipe.extractor)
     try:
         return data, examples_of(data), examples_of(load("test"))
-    except UserError:  # the train split could be read: only the other one can be missing
+    except UserError:  # the train split could be read: of images of one's own the other one can be missing
+        if args.data is None:
+            raise
         train, test = hold_out(torch.from_numpy(data.labels), args.seed)
         print(f"{where} has no test split: {len(test)} images, a tenth of each class, are held out")
         return data, examples_of(data, train), examples_of(data, test)

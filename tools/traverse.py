@@ -20,13 +20,22 @@ from PIL import Image
 from torch import Tensor
 
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
-from metrics.modes import assignment_accuracy, confusion
+from metrics.modes import MAX_ASSIGNED, assignment_accuracy, confusion
 from modelling.infogan import Generator
-from tools.common import add_generator_flags, add_machine_flags, finite, make_parser, positive
+from tools.common import (
+    add_generator_flags,
+    add_machine_flags,
+    append,
+    finite,
+    make_parser,
+    positive,
+    scores_file,
+)
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli
-from training.evaluation import OPENERS
+from training.evaluation import OPENERS, now, surroundings
 from training.generator import CHUNK, load_generator
+from training.logs import GENERATOR
 from training.pictures import stack, table
 from training.sampling import latents, render, to_picture
 
@@ -98,8 +107,18 @@ def read_samples(G: Generator, extractor: Extractor, n: int, seed: int) -> tuple
     return torch.cat(asked), logits.cpu()
 
 
-def report(category: Tensor, logits: Tensor, n_categories: int) -> str:
-    """Accuracy of the best assignment, and how often each category shows each class."""
+def check_assignable(n_categories: int, extractor: Extractor) -> None:
+    """UserError for more categories or classes than can be assigned to each other."""
+    n = max(n_categories, len(extractor.classes))
+    if n > MAX_ASSIGNED:
+        raise UserError(
+            f"--extractor {extractor.name}: {n_categories} categories and {len(extractor.classes)} classes cannot be "
+            f"assigned to each other, at most {MAX_ASSIGNED} can"
+        )
+
+
+def report(category: Tensor, logits: Tensor, n_categories: int) -> tuple[float, str]:
+    """Accuracy of the best assignment; that and how often each category shows each class, as text."""
     seen, n_classes = logits.argmax(1), logits.shape[1]
     n = max(n_categories, n_classes)
     accuracy, assignment = assignment_accuracy(category, seen, n)
@@ -111,7 +130,7 @@ def report(category: Tensor, logits: Tensor, n_categories: int) -> str:
     for i, row in enumerate(counts.tolist()):
         to = str(assignment[i]) if assignment[i] < n_classes else "-"
         lines.append(f"{i:>8} -> {to:<7}" + "".join(f"{count:>6}" for count in row))
-    return "\n".join(lines)
+    return accuracy, "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.extractor is not None:
         with blaming_user():
             extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
+        check_assignable(G.n_categories, extractor)
     z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
@@ -169,8 +189,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extractor is not None:
         with blaming_user():
             category, logits = read_samples(G, extractor, args.n, args.seed)
-            print(f"{args.n} samples read by {extractor.name} {extractor.checksum[:16]}")
-            print(report(category, logits, G.n_categories))
+            accuracy, text = report(category, logits, G.n_categories)
+        print(f"{args.n} samples read by {extractor.name} {extractor.checksum[:16]}\n{text}")
+        about = {
+            "fakes": GENERATOR,
+            "n_fake": args.n,
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.checksum,
+            "weights": config["chosen"],
+            "batch_norm": config["batch_norm"],
+            "seed": args.seed,
+            "step": config["step"],
+        } | surroundings(torch.device(device))
+        line = {"step": config["step"], "category_accuracy": accuracy, "protocol": about, "date": now()}
+        append(scores_file(args.run), line)
     return 0
 
 

@@ -1,8 +1,13 @@
 """The device a command computes on."""
 
+from datetime import timedelta
+
 import torch
 
 from training.errors import UserError
+
+# How long processes wait for one that decodes, downloads or computes scores for all.
+PATIENCE = timedelta(hours=6)
 
 
 def choose_device(asked: str) -> str:

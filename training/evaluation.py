@@ -31,6 +31,7 @@ from metrics.inception import N_BYTES, NAME, SHA256, download, find_inception, l
 from metrics.mixture import MIXTURES, mixture_scores
 from metrics.score import METRICS, Sets, check_classes, score
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
+from ops.precision import repeatable
 from training.batches import ImageData, images_of
 from training.cache import cache_dirs, cache_folder
 from training.errors import tell
@@ -40,6 +41,10 @@ from training.sampling import generate, latents, render
 from training.version import code_version
 
 FEW = 10_000
+
+
+class Interrupted(ValueError):
+    """A score given up because the run is to stop."""
 
 
 # -- extractors ----------------------------------------------------------------------------------------------------
@@ -176,13 +181,15 @@ def labels_for(data: ImageData, n: int, config: dict[str, Any], balanced: bool) 
 
 @contextmanager
 def undisturbed(G: nn.Module | None, device: torch.device) -> Iterator[None]:
-    """G in eval mode, float32 and no gradients inside; modes and torch's global generators as before afterwards."""
+    """G in eval mode, float32 without TF32 and no gradients inside; afterwards modes, switches and torch's global
+    generators are as before."""
     modes = [] if G is None else [(module, module.training) for module in G.modules()]
     devices = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
         torch.inference_mode(),
         torch.autocast(device.type, enabled=False),
+        repeatable(),
     ):
         try:
             for module, _ in modes:
@@ -199,7 +206,7 @@ def read_images(
     """Features (n, d) and logits (n, K) in the order of the images, on the main process; None on the others.
 
     Chunk c is computed whole by process c % W, so that no number depends on W. Failures are those of all processes;
-    ValueError once interrupted() says so.
+    Interrupted once interrupted() says so.
     """
     world = n_processes()
     starts = range(0, images.n, CHUNK)
@@ -210,7 +217,7 @@ def read_images(
         with tqdm(total=images.n, desc=what, unit="img", leave=False, disable=quiet) as bar:
             for start in starts[process() :: world]:
                 if interrupted():
-                    raise ValueError("interrupted by a signal")
+                    raise Interrupted("a signal came")
                 stop = min(start + CHUNK, images.n)
                 pairs.append(extract(extractor, [images.chunk(start, stop)]))
                 bar.update((stop - start) * world)
@@ -246,6 +253,7 @@ def surroundings(device: torch.device) -> dict[str, str]:
         "code": code_version(),
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} ({platform.machine()})",
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -286,6 +294,7 @@ class Evaluator:
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
         self.keeps_features = any("features" in METRICS[name].needs for name in self.metrics)
+        code_version()  # that which runs now, though the checkout may move on
         self.interrupted: Callable[[], bool] = lambda: False  # asked between chunks of images
         self.real: Reading | None = None  # on the main process, from the first score on
         if (n := min(n_fake, self.n_real)) < FEW:
@@ -409,6 +418,7 @@ class Evaluator:
             "extractor_sha256": self.extractor.checksum,
             "extractor_accuracy": self.extractor.metadata.get("accuracy"),
             "quantised": "round and clamp to uint8",
+            "settings": {name: row.settings for name in self.metrics if (row := METRICS[name]).settings},
             "labels": labels if self.fakes is None and self.labels is not None else None,
             "seed": self.seed,
         } | surroundings(device)
@@ -427,6 +437,10 @@ class PointEvaluator:
             raise ValueError(f"{n_fake} points: give at least 1")
         self.data, self.n_fake, self.seed = data, n_fake, seed
         self.mixture = MIXTURES[data.name]
+        if n_fake < FEW:
+            tell(
+                f"warning: {n_fake} points are below {FEW}: rare modes may be missed; compare only with equal n"
+            )
         self.labels = labels_for(data, n_fake, config, balanced=False)
 
     def score(

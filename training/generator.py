@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from modelling import build_generator
 from modelling.layers import standing_statistics
+from ops.precision import repeatable
 from ops.spectral_norm import iterate_spectral_norm
 from training.checkpoint import CheckpointStore, load_checkpoint
 from training.errors import UserError
-from training.logs import best_steps
+from training.logs import best_step
 from training.rng import generator as seeded
+from training.rng import key
 
 FORMAT = 1
 STANDING_LATENTS = 512
@@ -101,8 +103,16 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
     G = without_sync(copy.deepcopy(G)).requires_grad_(False)
     for tensor in (*G.parameters(), *G.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    iterate_spectral_norm(G, 15)
     param = next(G.parameters())
+    with torch.random.fork_rng([param.device] if param.is_cuda else []), repeatable():
+        torch.manual_seed(key(seed, "standing noise"))
+        return _measured(G, labels, seed, truncation)
+
+
+def _measured(G: nn.Module, labels: dict, seed: int, truncation: float | None) -> nn.Module:
+    """G with sigma of its spectral norms and statistics of its batch norms measured anew, in eval mode."""
+    param = next(G.parameters())
+    iterate_spectral_norm(G, 15)
     source = seeded(seed, "standing")
     z = torch.randn(STANDING_LATENTS, G.z_dim, generator=source)
     if truncation is not None:
@@ -161,12 +171,16 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     store = CheckpointStore(run / "checkpoints")
     steps = store.steps()
     if which == "best":
-        best = best_steps(run / "scores.jsonl")
-        if not best:
+        best = best_step(run / "scores.jsonl")
+        if best is None:
             raise UserError(
                 f"--checkpoint best: {run} has no scores yet; tools.evaluate or --eval_interval take some"
             )
-        which = str(list(best.values())[-1])
+        if best not in steps:
+            raise UserError(
+                f"--checkpoint best: the best score of {run} is of step {best}, which has no checkpoint"
+            )
+        which = str(best)
     if not which.isdecimal() or int(which) not in steps:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise UserError(f"--checkpoint {which}: {run} has checkpoints of {there}")

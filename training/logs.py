@@ -136,8 +136,8 @@ class RunLog:
         self.accelerator.log(numbers, step=line["step"])
 
     def best_steps(self) -> set[int]:
-        """The steps of the best scores in scores.jsonl, whose checkpoints are never pruned."""
-        return set(best_steps(self.folder / "scores.jsonl").values())
+        """The steps of the best scores in scores.jsonl, in every way they were taken: their checkpoints stay."""
+        return {step for _, step in best_scores(self.folder / "scores.jsonl")}
 
     def close(self, step: int) -> None:
         """End the bar, flush the trackers, say where things are."""
@@ -168,12 +168,14 @@ def protocol_key(line: dict[str, Any]) -> str:
     return json.dumps([about.get(name) for name in COMPARABLE])
 
 
-def best_steps(path: Path) -> dict[str, int]:
-    """For each score that a scores.jsonl is judged by the step that has the best, the last judged one last.
+def best_scores(path: Path) -> list[tuple[int, int]]:
+    """(how many, step of the best) for every group of comparable scores of generated images in a scores.jsonl.
 
-    Of generated images alone, and among those that can be compared with the newest one of that name.
+    A score counts by what its protocol says that it is judged by. The group that grew last comes last.
     """
-    found: dict[str, dict[str, tuple[float, int]]] = {}  # by name and protocol, the newest last
+    found: dict[
+        tuple[str, str], tuple[int, float, int]
+    ] = {}  # (name, protocol) -> count, best value, its step
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
@@ -184,10 +186,16 @@ def best_steps(path: Path) -> dict[str, int]:
         except (ValueError, KeyError, AttributeError, TypeError, StopIteration):  # half a line, or another's
             continue
         if about.get("fakes", GENERATOR) == GENERATOR and math.isfinite(value):
-            groups = found.pop(name, {})
-            groups[key] = min(groups.pop(key, (math.inf, -1)), (value, step))
-            found[name] = groups
-    return {name: next(reversed(groups.values()))[1] for name, groups in found.items()}
+            count, *best = found.pop((name, key), (0, math.inf, -1))
+            found[name, key] = (count + 1, *min(tuple(best), (value, step)))
+    return [(count, step) for count, _, step in found.values()]
+
+
+def best_step(path: Path) -> int | None:
+    """The step with the best score among those taken most often in the same way, along training; None without any."""
+    found = best_scores(path)
+    most = max((count for count, _ in found), default=0)
+    return next((step for count, step in reversed(found) if count == most), None)
 
 
 def append_score(file: Path, line: dict[str, Any]) -> None:
@@ -205,7 +213,7 @@ def cut_lines(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue  # the half line of a killed process
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))

@@ -192,8 +192,11 @@ class Loop:
         z_dim = self.task.networks[self.task.averaged].z_dim
         micros = [Micro(self.batches, draws, step, j, z_dim, keep) for j in range(config.accumulate)]
         self.batches.announce((step + 1) * config.batch_size)
+        last = next((phase for phase in reversed(due) if self._averages(phase)), None)
         for phase in due:
-            self._run_phase(phase, micros, step)
+            ok = self._run_phase(phase, micros, step)
+            if phase is last:  # once a step, however many phases train the network
+                self._average(ok)
         self.task.end_step(step)
         self.step += 1
 
@@ -218,7 +221,8 @@ class Loop:
             for group, rate in zip(network.optimizer.param_groups, network.base_rates, strict=True):
                 group["lr"] = rate * factor
 
-    def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> None:
+    def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> Tensor:
+        """One backward and one step of the phase's networks; whether it was taken, as a device flag."""
         for name, network in self.networks.items():
             network.train_only(name in phase.trains)
         active = [self.networks[name] for name in phase.trains]
@@ -246,8 +250,7 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_clamp_min_(clipped, -bound)
                 torch._foreach_clamp_max_(clipped, bound)
-        if self._averages(phase):
-            self._average(ok)
+        return ok
 
     def _reduce(self, tensors: list[Tensor]) -> None:
         """Mean over processes, in place, as one flat tensor."""
@@ -322,8 +325,9 @@ class Loop:
             s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         }
         try:
-            if self.scores is not None and self.scores.missing(self.step):
-                self._evaluate(self.step, last=False)
+            if self.scores is not None and self.scores.missing(self.step, self.config.n_steps):
+                self._evaluate(self.step)
+                self._stop_if_asked(self._agreed_signal(True))
             if self.step == self.config.n_steps:  # resumed at its end: write what a sampler needs anew
                 self.save()
             while self.step < self.config.n_steps and not self._exhausted():
@@ -353,7 +357,10 @@ class Loop:
         config = self.config
         while self.step < config.n_steps and not self._exhausted():
             self.run_step()
-            step, last = self.step, self.step == config.n_steps
+            step = self.step
+            scoring = self.scores is not None and self.scores.due(step, config.n_steps)
+            best = scoring and self._evaluate(step)
+            last = step == config.n_steps or self._exhausted()
             logging = step % config.log_interval == 0 or last
             if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
                 self._check_bad_runs()
@@ -363,25 +370,30 @@ class Loop:
             for interval, hook in self.hooks:
                 if step % interval == 0 or last:
                     self.log.attempt("sample grid", partial(hook, step))
-            best = self._evaluate(step, last)
-            number = self._agreed_signal(logging)
-            if step % config.checkpoint_interval == 0 or last or number or best or self._exhausted():
+            number = self._agreed_signal(logging or scoring)
+            if step % config.checkpoint_interval == 0 or last or number or best:
                 saved = self.save()
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
-            if number and not last:
-                self.log.say(f"stopped by {signal.Signals(number).name} at step {step}; {self._last_good()}")
-                raise Stopped(128 + number)
+            if not last:
+                self._stop_if_asked(number)
+        if self._exhausted():
+            self.log.say(self.scores.reason())
+
+    def _stop_if_asked(self, number: int) -> None:
+        """Stopped if the processes agreed on a signal."""
+        if number:
+            name = signal.Signals(number).name
+            self.log.say(f"stopped by {name} at step {self.step}; {self._last_good()}")
+            raise Stopped(128 + number)
 
     def sources(self) -> dict[str, nn.Module]:
         """The weight sets to sample from: averages first, then the raw network."""
         averages = {name: ema.module for name, (ema, _) in self.emas.items()}
         return averages | {"raw": self.task.networks[self.task.averaged]}
 
-    def _evaluate(self, step: int, last: bool) -> bool:
-        """Score the first weight set where the step is due; whether it is the best so far."""
-        if self.scores is None or not (last or step % self.scores.interval == 0):
-            return False
+    def _evaluate(self, step: int) -> bool:
+        """Score the first weight set; whether it is the best so far."""
         name, network = next(iter(self.sources().items()))
         return self.scores.evaluate(step, name, network)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
 from losses import PENALTIES, weight_matrices
@@ -46,7 +46,7 @@ from training.config import (
     settings_text,
 )
 from training.data import DATASETS, Batches, ImageData, load_dataset
-from training.device import choose_device
+from training.device import PATIENCE, choose_device
 from training.errors import UserError, blaming_user, cli, tell
 from training.evaluation import OPENERS, Evaluator, PointEvaluator
 from training.generator import label_examples
@@ -280,6 +280,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision=precision,
             log_with=list(config.loggers) or None,
             project_dir=config.runs_dir,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise UserError(f"--mixed_precision {precision}: {error}") from None

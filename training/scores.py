@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ops.distributed import agree
-from training.evaluation import Evaluator, PointEvaluator
+from training.evaluation import Evaluator, Interrupted, PointEvaluator
 from training.generator import batch_norm_of, sampling_copy
 from training.logs import RunLog, protocol_key
 
@@ -39,9 +39,13 @@ class Scores:
         sign = 1.0 if self.evaluator.better == "low" else -1.0
         return [(step, sign * value) for step, value, key in self.history if key == self.history[-1][2]]
 
-    def missing(self, step: int) -> bool:
+    def due(self, step: int, n_steps: int) -> bool:
+        """Whether a run of n_steps is scored at this step; it is at its end too."""
+        return step % self.interval == 0 or step == n_steps
+
+    def missing(self, step: int, n_steps: int) -> bool:
         """Whether a run that stands at this step has yet to be scored there: a signal can end an evaluation."""
-        return step > 0 and step % self.interval == 0 and all(row[0] != step for row in self.history)
+        return step > 0 and self.due(step, n_steps) and all(row[0] != step for row in self.history)
 
     def best(self) -> int | None:
         """Step of the best score, the earlier of equal ones; None before the first."""
@@ -59,6 +63,11 @@ class Scores:
         began = time.monotonic()
         try:
             line = self._line(step, weights, network)
+        except Interrupted:
+            self.log.say(
+                f"evaluation at step {step} given up for the signal; the resumed run takes it up again"
+            )
+            return False
         except (ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             self.log.say(f"warning: evaluation at step {step} failed: {reason}; training goes on")
@@ -77,6 +86,13 @@ class Scores:
     def _line(self, step: int, weights: str, network: nn.Module) -> dict[str, Any]:
         G = agree(lambda: sampling_copy(network, self.config, self.config["seed"]))  # or all fail: none waits
         return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))
+
+    def reason(self) -> str:
+        """Why training ends before its last step."""
+        return (
+            f"nothing better in {self.patience} score(s) in a row: ended at step {self.history[-1][0]}, "
+            f"the best is that of step {self.best()}"
+        )
 
     def state_dict(self) -> list[list[Any]]:
         """The evaluations so far."""

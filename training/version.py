@@ -2,13 +2,15 @@
 
 import hashlib
 import subprocess
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@cache
 def code_version() -> str:
-    """`git describe` of this checkout; outside git a hash over its Python files."""
+    """`git describe` of this checkout when it was first asked for; outside git a hash over its Python files."""
     if (ROOT / ".git").exists():
         try:
             command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"]
