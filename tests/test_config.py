@@ -27,6 +27,7 @@ SCRIPTS = {
     "gan_mnist": ("mnist", "digits", "stacked-mnist"),
     "gan_cifar10": ("cifar10",),
     "gan_celeba": ("celeba",),
+    "gan_ring8": ("ring8", "grid25"),
 }
 
 
@@ -152,8 +153,15 @@ def test_saved_config_is_a_config_file(tmp_path):
 
 
 OFFERED = [
-    (name, script) for name, row in PRESETS.items() for script in SCRIPTS if row.script in (script, None)
+    (name, script)
+    for name, row in PRESETS.items()
+    for script in SCRIPTS
+    if row.script == script or (row.script is None and script != "gan_ring8")
 ]
+
+
+def test_recipes_of_images_are_not_for_points():
+    assert "invalid choice: 'stylegan2'" in refusal("--preset stylegan2", "gan_ring8")
 
 
 @pytest.mark.parametrize("name, script", OFFERED)

@@ -248,13 +248,14 @@ def test_the_joint_phase_reads_codes_alone(tmp_path: Path) -> None:
 
 def test_the_average_moves_once_a_step(tmp_path: Path) -> None:
     """Two phases of a step train G: the average follows after the second one alone."""
-    loop = run(f"{JOINT} --n_steps 3 --ema --ema_decay 0.5", tmp_path)
+    loop = run(f"{JOINT} --n_steps 3 --ema", tmp_path)
     assert loop.updates == 3
-    ema, G = loop.emas["ema"][0].module, loop.networks["G"].module
-    before = [p.clone() for p in ema.parameters()]
+    (ema, decay), G = loop.emas["ema"], loop.networks["G"].module
+    before, share = [p.clone() for p in ema.module.parameters()], 1 - decay()
     loop.run_step()
-    for old, averaged, now in zip(before, ema.parameters(), G.parameters(), strict=True):
-        torch.testing.assert_close(averaged, old + 0.5 * (now - old))
+    assert loop.updates == 4 and 0 < share < 1
+    for old, averaged, now in zip(before, ema.module.parameters(), G.parameters(), strict=True):
+        torch.testing.assert_close(averaged, old + share * (now - old))
 
 
 @pytest.mark.parametrize("command", [COMMAND, JOINT])

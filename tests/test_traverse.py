@@ -157,7 +157,9 @@ def test_categories_are_read_in_samples(tmp_path: Path) -> None:
     assert category.shape == (150,) and logits.shape == (150, 3)
     counts = torch.bincount(category, minlength=3)
     assert (counts > 25).all()
-    text = traverse.report(category, logits, 3).splitlines()
+    accuracy, said = traverse.report(category, logits, 3)
+    text = said.splitlines()
+    assert accuracy == 1
     assert text[0].startswith("category tells the class: 100.00%")
     assert [line.split()[2] for line in text[2:]] == ["1", "2", "0"]  # black, mid-grey, white
     assert text[2].split() == ["0", "->", "1", "0", str(int(counts[0])), "0"]

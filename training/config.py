@@ -378,7 +378,8 @@ def make_parser(script: str, description: str | None, datasets: Sequence[str]) -
                 options["nargs"] = "*"
         group.add_argument(*names, dest=name, **options)
     run = groups["run"]
-    names = tuple(n for n, row in PRESETS.items() if row.script in (script, None))
+    of_images = not any(DATASETS[name].points for name in datasets)
+    names = tuple(n for n, row in PRESETS.items() if row.script == script or row.script is None and of_images)
     run.add_argument("--preset", choices=names, help="a paper's or source's settings; flags win over it")
     run.add_argument(
         "--config", help="YAML or JSON file of settings, e.g. a run's config.json; flags win over it"
