@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe: the script it belongs to, None for all of images, its settings, source, and the score published with it."""
+    """One recipe: its script (None: all of images), its settings, source, and the score published with it."""
 
     script: str | None
     settings: dict[str, Any]
