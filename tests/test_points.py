@@ -61,6 +61,20 @@ def test_batches_are_the_points_themselves() -> None:
     assert torch.equal(y, torch.from_numpy(data.labels)[index])
 
 
+def test_points_are_as_precise_as_training() -> None:
+    """In float64 the same values: neither rounded again nor scaled as bytes are."""
+    data = load_dataset("grid25", img_size=1, img_channels=2)
+    batches = Batches(data, 8, seed=0, flip=False, device="cpu")
+    single, _ = batches.micro(16)
+    torch.set_default_dtype(torch.float64)
+    try:
+        double, _ = batches.micro(16)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    assert torch.equal(double, single.double()) and 0 < float(double.abs().max()) <= 1
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("ring8-")])
 def test_every_preset_trains(preset: str, tmp_path: Path) -> None:
     """Ten steps, two of G; a scatter plot of both; every parameter of D and G has moved."""
@@ -110,7 +124,10 @@ def test_tools_draw_and_score_points(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert picture.size == (320, 320)
     line = json.loads((run / "scores.jsonl").read_text())
     assert line["protocol"]["n_fake"] == 100 and line["protocol"]["best_by"] == ["jsd", "low"]
-    for flags in ("--extractor mnist-cnn", "--fakes test", "--metrics fid", "--n_real 5", "--balanced"):
+    for flags in (
+        "--extractor mnist-cnn", "--fakes test", "--metrics fid", "--n_real 5", "--balanced", "--metric_weights x",
+        "--split test",
+    ):  # fmt: skip
         words = refusal(capsys, evaluate.main, f"{run} {flags}")
         assert f"{flags.split()[0]}: the points of ring8 are held against its mixture" in words
     assert "one scatter plot" in refusal(capsys, sample.main, f"{run} --out {tmp_path / 'dir'}/")

@@ -41,18 +41,20 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 class Given:
-    """An evaluator whose scores are given beforehand, None for a failure; by the step."""
+    """An evaluator whose scores are given beforehand, None for a failure, and what is special of them; by the step."""
 
     def __init__(
-        self, values: dict[int, float | None], better: str = "low", protocols: dict[int, int] | None = None
+        self, values: dict[int, float | None], better: str = "low", special: dict[int, dict] | None = None
     ):
-        self.values, self.better, self.protocols = values, better, protocols or {}
+        self.values, self.better, self.special = values, better, special or {}
 
     def score(self, G, *, step: int, weights: str, batch_norm: str) -> dict:
         if self.values[step] is None:
             raise ValueError("features that\nare not finite")
-        about = {"fakes": "generator", "best_by": ["x", self.better], "n_fake": self.protocols.get(step, 1)}
-        return {"step": step, "x": self.values[step], "protocol": about}
+        about = {"fakes": "generator", "best_by": ["x", self.better], "n_fake": 1} | self.special.get(
+            step, {}
+        )
+        return {"step": step, about["best_by"][0]: self.values[step], "protocol": about}
 
 
 def with_scores(folder: Path, evaluator: Given, patience: int | None = None, steps: int = 8) -> Loop:
@@ -127,8 +129,16 @@ def test_patience_ends_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert {4, 8} <= set(loop.store.steps())
     said = capsys.readouterr().out
     assert "x 3 of ema weights, the best so far" in said and "x 6 of ema weights, best at step 4" in said
+    assert (
+        reason := "nothing better in 2 score(s) in a row: ended at step 8, the best is that of step 4"
+    ) in said
     loop.run()  # nothing is trained on
-    assert loop.step == 8
+    assert loop.step == 8 and reason in capsys.readouterr().out
+
+
+def test_equal_scores_are_no_gain(tmp_path: Path) -> None:
+    loop = with_scores(tmp_path, Given({2: 3.0, 4: 3.0, 6: 1.0, 8: 1.0, 10: 1.0}), patience=2, steps=20)
+    assert loop.step == 10 and loop.scores.best() == 6
 
 
 def test_higher_may_be_better(tmp_path: Path) -> None:
@@ -137,10 +147,25 @@ def test_higher_may_be_better(tmp_path: Path) -> None:
     assert loop.log.best_steps() == {4}
 
 
-def test_other_protocols_are_not_compared(tmp_path: Path) -> None:
-    """Scores of fewer samples before a resume are no better ones."""
-    loop = with_scores(tmp_path, Given({2: 1.0, 4: 5.0, 6: 4.0, 8: 6.0}, protocols={4: 2, 6: 2, 8: 2}))
+@pytest.mark.parametrize("special", [{"n_fake": 2}, {"best_by": ["y", "low"]}])
+def test_other_protocols_are_not_compared(special: dict, tmp_path: Path) -> None:
+    """Scores of fewer samples, or others, before a resume are no better ones."""
+    given = Given({2: 1.0, 4: 5.0, 6: 4.0, 8: 6.0}, special=dict.fromkeys((4, 6, 8), special))
+    loop = with_scores(tmp_path, given)
     assert loop.scores.best() == 6 and loop.log.best_steps() == {2, 6}
+
+
+def test_a_late_evaluation_is_made_once(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores asked for when a run goes on: that of the step where it stands is in the checkpoint at once."""
+    run("--log_name a --n_steps 4", tmp_path)
+    resume = f"--log_name a --resume --n_steps 6 {scored(weights)}"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_run_to_end", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(resume, tmp_path)  # killed after it
+    run(resume, tmp_path)
+    assert [line["step"] for line in lines_of(tmp_path / "a")] == [4, 6]
 
 
 def test_a_failed_evaluation_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,3 +244,11 @@ def test_checkpoints_that_are_not_there(
     assert sample.main(command) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and words in said
+
+
+def test_the_best_checkpoint_may_be_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_scores(tmp_path, Given({2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}))
+    (tmp_path / "a" / "checkpoints" / "step-00000004.pt").unlink()
+    capsys.readouterr()
+    assert sample.main([str(tmp_path / "a"), "--checkpoint", "best", "--out", str(tmp_path / "a.png")]) == 2
+    assert "is of step 4, which has no checkpoint\n" in capsys.readouterr().err

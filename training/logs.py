@@ -155,10 +155,10 @@ class RunLog:
 
 
 GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
-# What two scores must share to be compared, beside their name.
+# What two scores must share to be compared.
 COMPARABLE = (
-    "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation", "truncation_layers",
-    "batch_norm", "seed", "extractor_sha256",
+    "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
+    "truncation_layers", "batch_norm", "seed", "extractor_sha256",
 )  # fmt: skip
 
 

@@ -325,16 +325,20 @@ class Loop:
             s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         }
         try:
-            if self.scores is not None and self.scores.missing(self.step, self.config.n_steps):
+            missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
+            if missing:
                 self._evaluate(self.step)
                 self._stop_if_asked(self._agreed_signal(True))
-            if self.step == self.config.n_steps:  # resumed at its end: write what a sampler needs anew
+            # the late score is never taken again; resumed at its end: write what a sampler needs anew
+            if missing or self.step == self.config.n_steps:
                 self.save()
             while self.step < self.config.n_steps and not self._exhausted():
                 try:
                     self._run_to_end()
                 except Diverged as reason:
                     self._roll_back(str(reason))
+            if self._exhausted():
+                self.log.say(self.scores.reason())
         except torch.OutOfMemoryError:
             raise UserError(
                 f"out of memory at step {self.step}: use a smaller --batch_size, or --accumulate 2 (same results "
@@ -377,8 +381,6 @@ class Loop:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if not last:
                 self._stop_if_asked(number)
-        if self._exhausted():
-            self.log.say(self.scores.reason())
 
     def _stop_if_asked(self, number: int) -> None:
         """Stopped if the processes agreed on a signal."""
