@@ -295,6 +295,15 @@ def save_picture(picture: Image.Image, out: Path, name: str) -> str:
     return f"![{name.replace('_', ' ')}](images/{name}.png)"
 
 
+def measured_by(runs: Sequence[Run]) -> str:
+    """Which code, machine and classifier the scores are of."""
+    abouts = [run.score()["protocol"] for run in runs]
+    codes = ", ".join(sorted({about["code"] for about in abouts}))
+    reader = abouts[0].get("extractor_sha256")
+    by = "" if reader is None else f"; classifier {reader[:16]}…"
+    return f"Scored by version {codes}, torch {abouts[0]['torch']}, {abouts[0]['device']}{by}."
+
+
 def section(part: str, runs: Sequence[Run], out: Path) -> list[str]:
     """A part's heading, what was done, table and pictures."""
     row = PARTS[part]
@@ -310,6 +319,7 @@ def section(part: str, runs: Sequence[Run], out: Path) -> list[str]:
         f"{command}: {g_steps:,} updates of G{short}; seeds {seeds}. {row.about}",
         "",
     ]
+    lines += [measured_by(runs), ""]
     lines += [*table_of(part, runs), "", f"Samples along training, seed {runs[0].seed}.", ""]
     lines += [save_picture(pictures_of(part, runs), out, f"mode_collapse_{part}"), ""]
     if part == "ring8" and (weights := histograms(runs)) is not None:

@@ -79,7 +79,7 @@ def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
     out = tmp_path / "docs" / "report.md"
     mode_collapse.report(runs, out)
     text = out.read_text()
-    assert "2 updates of G, shortened from 5,000; seeds 0." in text
+    assert "2 updates of G, shortened from 5,000; seeds 0." in text and "Scored by version " in text
     assert "| wgan | " in text and "| wgan-gp | " in text and "standard deviation" in text
     for name in ("mode_collapse_ring8", "mode_collapse_weights"):
         assert f"images/{name}.png" in text
