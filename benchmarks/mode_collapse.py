@@ -215,11 +215,10 @@ def settings_of(part: str, method: str) -> str:
     return ", ".join(rows)
 
 
-def row_of(part: str, method: str, scores: Sequence[dict[str, Any]]) -> str:
-    """A line of the table of a part."""
-    row = PARTS[part]
-    complete = sum(score[row.counted] == row.n_modes for score in scores)
-    cells = [mean_and_deviation([score[name] for score in scores], form) for name, _, form in row.columns]
+def row_of(part: str, method: str, scores: Sequence[dict[str, Any]], complete: int) -> str:
+    """A line of the table of a part; complete: how many of the scores count every mode."""
+    columns = PARTS[part].columns
+    cells = [mean_and_deviation([score[name] for score in scores], form) for name, _, form in columns]
     counted = f"{complete} of {len(scores)}"
     return f"| {' | '.join([method, counted, *cells, settings_of(part, method)])} |"
 
@@ -236,8 +235,8 @@ def table_of(part: str, runs: Sequence[Run]) -> list[str]:
         "settings beside gan's",
     ]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    lines += [row_of(part, method, found) for method, found in scores.items()]
     complete = {m: sum(s[row.counted] == row.n_modes for s in found) for m, found in scores.items()}
+    lines += [row_of(part, method, found, complete[method]) for method, found in scores.items()]
     groups = {
         "In every seed": [m for m, n in complete.items() if n == len(scores[m])],
         "In some": [f"{m} ({n} of {len(scores[m])})" for m, n in complete.items() if 0 < n < len(scores[m])],

@@ -56,9 +56,8 @@ def agree(action: Callable[[], T]) -> T:
     except Exception as error:  # raised below, when the others know
         failure = error
     told: list[tuple[type[Exception], str] | None] = [None] * n_processes()
-    kind = (
-        type(failure) if type(failure).__init__ is ValueError.__init__ else RuntimeError
-    )  # it takes a text alone
+    takes_text = type(failure).__init__ is ValueError.__init__  # alone, as raise below gives it
+    kind = type(failure) if takes_text else RuntimeError
     mine = None if failure is None else (kind, str(failure))
     dist.all_gather_object(told, mine)
     if failure is not None:

@@ -13,8 +13,6 @@ from accelerate import PartialState
 from torch import nn
 
 from modelling import MODELS, STYLED
-from training.batches import images_of as images_of
-from training.cache import cache_folder as cache_folder
 from training.device import PATIENCE, choose_device
 from training.errors import Parser, UserError, tell
 from training.generator import find_generator, sampling_copy

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics.features import CHUNK, EXTRACTORS, save_extractor, weights_file
-from tools.common import add_machine_flags, cache_folder, make_parser, positive, warn
+from tools.common import add_machine_flags, make_parser, positive, warn
 from training.batches import ImageData, images_of
-from training.cache import Progress
+from training.cache import Progress, cache_folder
 from training.data import load_dataset
 from training.device import choose_device
 from training.errors import UserError, blaming_user, cli

@@ -173,9 +173,8 @@ def best_scores(path: Path) -> list[tuple[int, int]]:
 
     A score counts by what its protocol says that it is judged by. The group that grew last comes last.
     """
-    found: dict[
-        tuple[str, str], tuple[int, float, int]
-    ] = {}  # (name, protocol) -> count, best value, its step
+    # (name, protocol) -> count, best value, its step
+    found: dict[tuple[str, str], tuple[int, float, int]] = {}
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)

@@ -527,7 +527,7 @@ def make_scores(config: TrainConfig, loop: Loop, data: ImageData, about: dict[st
     """The evaluations that the run asks for, with everything checked that can be; ValueError for what is missing."""
     if config.eval_interval is None:
         return None
-    if data.img_channels == 2:
+    if DATASETS[config.dataset].points:
         evaluator = PointEvaluator(data, about, n_fake=config.eval_n)
     else:
         given = None if config.metric_weights is None else Path(config.metric_weights)
