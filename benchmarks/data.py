@@ -26,9 +26,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from training.batches import Batches, ImageData
-from training.cache import npy_header
-from training.data import load_dataset
+from images.batches import Batches, ImageData
+from images.cache import npy_header
+from images.sources import load_dataset
 
 WORKERS = (0, 1, 2, 4)
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from errors import blaming_user, cli
+from generation.evaluation import generated, read_images, undisturbed
+from generation.generator import sampling_copy
 from metrics.classifiers import DigitCNN
 from metrics.features import Extractor, read
 from metrics.fidelity import library
@@ -22,9 +25,6 @@ from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.score import METRICS, Sets, score
 from modelling import build_generator
 from tools.common import make_parser, positive
-from training.errors import blaming_user, cli
-from training.evaluation import generated, read_images, undisturbed
-from training.generator import sampling_copy
 
 Z_DIM = 128
 LABELS = {"n_labels": 0, "multi_hot": False}

@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrizations
 
+from errors import cli
+from images.sources import ImageData
 from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
+from settings.config import parse_config
 from training import loop as training_loop
-from training.config import parse_config
-from training.data import ImageData
-from training.errors import cli
 from training.loop import Loop
 from training.run import build_loop, make_accelerator, set_backends
 

@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.step import describe
+from errors import cli
 from ops.resample import TAPS_1331
 from ops.upfirdn2d import convolve, upfirdn2d
-from training.errors import cli
 
 SHAPES = {"8x512x32x32": (8, 512, 32, 32), "8x256x64x64": (8, 256, 64, 64), "4x64x256x256": (4, 64, 256, 256)}
 CASES: dict[str, dict[str, Any]] = {

@@ -32,20 +32,35 @@ DATASETS = {"gan_mnist": "mnist", "gan_cifar10": "cifar10", "gan_celeba": "celeb
 # What no preset asks for, in the words of the command line, after those of a preset.
 BESIDE = {
     "mnist-dcgan+dragan-gp0": ("mnist-dcgan", "--norm_d none --penalty dragan gp0 r2 --accumulate 2"),
-    "mnist-dcgan+lazy": ("mnist-dcgan", "--penalty r1 ortho drift --penalty_interval r1=2 ortho=2 --norm_d none"),
-    "mnist-dcgan+smoothing": ("mnist-dcgan", "--label_smoothing 0.1 --ema --ema_decay 0.9 0.99 --ema_warmup 2"),
-    "mnist-dcgan+ragan": ("mnist-dcgan", "--method ragan --augment color cutout --optimizer SGD --weight_clip 0.1"),
-    "mnist-dcgan+noise": ("mnist-dcgan", "--d_kwargs noise_std=0.1 --instance_noise_steps 4 --optimizer RMSprop"),
+    "mnist-dcgan+lazy": (
+        "mnist-dcgan",
+        "--penalty r1 ortho drift --penalty_interval r1=2 ortho=2 --norm_d none",
+    ),
+    "mnist-dcgan+smoothing": (
+        "mnist-dcgan",
+        "--label_smoothing 0.1 --ema --ema_decay 0.9 0.99 --ema_warmup 2",
+    ),
+    "mnist-dcgan+ragan": (
+        "mnist-dcgan",
+        "--method ragan --augment color cutout --optimizer SGD --weight_clip 0.1",
+    ),
+    "mnist-dcgan+noise": (
+        "mnist-dcgan",
+        "--d_kwargs noise_std=0.1 --instance_noise_steps 4 --optimizer RMSprop",
+    ),
     "mnist-dcgan+bf16": ("mnist-dcgan", "--mixed_precision bf16 --r1_weight 1 --norm_d none"),
     "stylegan2+accumulate": ("stylegan2", "--accumulate 2 --conditional --d_kwargs group_size=2 --seed 3"),
-    "cifar10-acgan+fakes": ("cifar10-acgan", "--ac_weight_fake 1 --sync_bn --optimizer AdamW --weight_decay 0.1"),
+    "cifar10-acgan+fakes": (
+        "cifar10-acgan",
+        "--ac_weight_fake 1 --sync_bn --optimizer AdamW --weight_decay 0.1",
+    ),
     "cifar10-gan+k_plus_1": ("cifar10-cgan", "--condition_d k_plus_1 --train_g_interval 2"),
 }
 
 
 def all_presets() -> dict[str, "object"]:
     """Name -> row, wherever the table stands."""
-    for module in ("settings.presets", "training.presets"):
+    for module in ("settings.presets", "settings.presets"):
         try:
             return importlib.import_module(module).PRESETS
         except ModuleNotFoundError as error:
@@ -86,7 +101,9 @@ def command(name: str, row: "object", images: Path, runs: Path) -> tuple[str, li
     if row.settings.get("lr_decay_from") is not None:
         given += ["--lr_decay_from", "1"]
     if "group_size" in row.settings.get("d_kwargs", {}):
-        given += ["group_size=4"] if given[-1].startswith("group_size") else ["--d_kwargs", *d, "group_size=4"]
+        given += (
+            ["group_size=4"] if given[-1].startswith("group_size") else ["--d_kwargs", *d, "group_size=4"]
+        )
     return script, given
 
 
@@ -139,7 +156,9 @@ def differences(before: dict, after: dict) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--presets", nargs="+", help="only these")
     parser.add_argument("--differences", nargs=2, type=Path, metavar=("BEFORE", "AFTER"))

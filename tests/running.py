@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from training.config import Request, parse_config
+from settings.config import Request, parse_config
 from training.loop import Loop
 from training.run import train
 

@@ -6,10 +6,11 @@ import shlex
 
 import pytest
 
+from errors import UserError
 from losses import METHODS, PENALTIES
 from modelling import check_settings, network_classes
-from training import config as config_module
-from training.config import (
+from settings import config as config_module
+from settings.config import (
     FIELDS,
     TrainConfig,
     as_dict,
@@ -20,8 +21,7 @@ from training.config import (
     settings_text,
     weight_flag,
 )
-from training.errors import UserError
-from training.presets import PRESETS
+from settings.presets import PRESETS
 
 SCRIPTS = {
     "gan_mnist": ("mnist", "digits", "stacked-mnist"),

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from games.infogan import InfoGAN, continuous_loss, information
+from generation.generator import load_generator
 from losses import METHODS
 from modelling import build_discriminator, build_generator
 from modelling.conditioning import DOutput
 from modelling.infogan import ARCHITECTURES, Discriminator, Generator
+from settings.config import parse_config
 from tests.running import run, small, state
 from tests.test_training import finite, lines, refused
-from training.config import parse_config
-from training.generator import load_generator
-from training.infogan import InfoGAN, continuous_loss, information
 from training.loop import Loop
 from training.run import rehearse
 

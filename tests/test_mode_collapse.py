@@ -10,9 +10,9 @@ from PIL import Image
 
 import gan_ring8
 from benchmarks import mode_collapse
-from benchmarks.mode_collapse import PARTS, Run
-from training.pictures import REAL, WHITE, histogram, stack, table
-from training.presets import PRESETS
+from generation.pictures import REAL, WHITE, histogram, stack, table
+from settings.presets import PRESETS
+from studies.mode_collapse import PARTS, Run
 
 STEPS = 10
 

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from modelling import build_generator
-from tests.running import TINY, request
-from training.batches import ImageData
-from training.errors import UserError
-from training.generator import (
+from errors import UserError
+from generation.generator import (
     label_examples,
     label_rows,
     load_generator,
@@ -20,9 +17,12 @@ from training.generator import (
     sampling_copy,
     truncate_latents,
 )
+from generation.sampling import latents, sample_labels
+from images.batches import ImageData
+from modelling import build_generator
+from tests.running import TINY, request
 from training.hooks import COLUMNS, grid_latents
 from training.run import generator_config
-from training.sampling import latents, sample_labels
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from errors import UserError
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor
 from tests.running import drive, full, request, run, state
 from tests.test_config import refusal
 from tools import evaluate, sample
-from training.errors import UserError
 from training.loop import Loop, Stopped
 from training.run import train
 from training.scores import Scores

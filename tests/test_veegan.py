@@ -11,13 +11,13 @@ from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 import gan_ring8
+from games.task import Micro
+from games.veegan import VEEGAN
 from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
+from settings.config import TrainConfig
 from tests.running import run, small, state
 from tests.test_training import lines, refused
-from training.config import TrainConfig
-from training.task import Micro
-from training.veegan import VEEGAN
 
 COMMAND = f"--log_name a {small('veegan')} --log_interval 1"
 

@@ -12,10 +12,10 @@ from typing import Any
 from accelerate import PartialState
 from torch import nn
 
+from errors import Parser, UserError, tell
+from generation.generator import find_generator, sampling_copy
 from modelling import MODELS, STYLED
 from training.device import PATIENCE, choose_device
-from training.errors import Parser, UserError, tell
-from training.generator import find_generator, sampling_copy
 from training.logs import append_score
 
 MIN_THRESHOLD = 0.01  # below it all latents are one

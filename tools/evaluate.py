@@ -22,6 +22,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from errors import UserError, blaming_user, cli
+from generation.evaluation import (
+    FEW,
+    OPENERS,
+    Evaluator,
+    Images,
+    PointEvaluator,
+    noise_images,
+    opposite_index,
+    real_images,
+)
+from generation.generator import load_generator
+from images.cache import cache_folder
+from images.layout import SPLIT_ORDER
+from images.sources import DATASETS, ImageData, load_dataset
 from metrics.inception import NAME as INCEPTION
 from metrics.score import METRICS
 from ops.distributed import process
@@ -37,21 +52,6 @@ from tools.common import (
     truncated,
     warn,
 )
-from training.cache import cache_folder
-from training.data import DATASETS, ImageData, load_dataset
-from training.errors import UserError, blaming_user, cli
-from training.evaluation import (
-    FEW,
-    OPENERS,
-    Evaluator,
-    Images,
-    PointEvaluator,
-    noise_images,
-    opposite_index,
-    real_images,
-)
-from training.generator import load_generator
-from training.layout import SPLIT_ORDER
 from training.logs import GENERATOR
 
 

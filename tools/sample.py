@@ -25,6 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from errors import UserError, blaming_user, cli
+from generation.generator import load_generator
+from generation.pictures import scatter
+from generation.sampling import generate, latents, sample, sample_labels, to_grid, to_picture
 from metrics.mixture import MIXTURES
 from tools.common import (
     add_device_flag,
@@ -37,10 +41,6 @@ from tools.common import (
     truncated,
 )
 from training.device import choose_device
-from training.errors import UserError, blaming_user, cli
-from training.generator import load_generator
-from training.pictures import scatter
-from training.sampling import generate, latents, sample, sample_labels, to_grid, to_picture
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,6 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from errors import UserError, cli
+from generation.generator import load_generator
+from generation.sampling import latents, sample_labels, to_grid
 from metrics.features import to_uint8
 from modelling import MODELS, STYLED
 from modelling.styles import truncated
@@ -30,9 +33,6 @@ from tools.common import (
     positive,
 )
 from training.device import choose_device
-from training.errors import UserError, cli
-from training.generator import load_generator
-from training.sampling import latents, sample_labels, to_grid
 
 PSI = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0, -0.5, -1.0)
 N_NOISES = 16

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError, blaming_user, cli
+from images.batches import ImageData, images_of
+from images.cache import Progress, cache_folder
+from images.sources import load_dataset
 from metrics.features import CHUNK, EXTRACTORS, save_extractor, weights_file
+from ops.rng import generator, key
 from tools.common import add_machine_flags, make_parser, positive, warn
-from training.batches import ImageData, images_of
-from training.cache import Progress, cache_folder
-from training.data import load_dataset
 from training.device import choose_device
-from training.errors import UserError, blaming_user, cli
-from training.rng import generator, key
 
 LEAST = 10  # images of each class to learn from
 SIZES = range(16, 257)

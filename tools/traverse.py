@@ -19,6 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from errors import UserError, blaming_user, cli
+from generation.evaluation import OPENERS, now, surroundings
+from generation.generator import CHUNK, load_generator
+from generation.pictures import stack, table
+from generation.sampling import latents, render, to_picture
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
 from metrics.modes import MAX_ASSIGNED, assignment_accuracy, confusion
 from modelling.infogan import Generator
@@ -32,12 +37,7 @@ from tools.common import (
     scores_file,
 )
 from training.device import choose_device
-from training.errors import UserError, blaming_user, cli
-from training.evaluation import OPENERS, now, surroundings
-from training.generator import CHUNK, load_generator
 from training.logs import GENERATOR
-from training.pictures import stack, table
-from training.sampling import latents, render, to_picture
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
 STEPS = 9  # columns of a continuous code

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import torch
 
-from training.errors import UserError
+from errors import UserError
 
 # How long processes wait for one that decodes, downloads or computes scores for all.
 PATIENCE = timedelta(hours=6)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from generation.generator import export_generator, label_rows, sampling_copy
+from generation.pictures import scatter
+from generation.sampling import generate, render, to_grid
 from metrics.mixture import MIXTURES
-from training.generator import export_generator, label_rows, sampling_copy
+from ops.rng import generator
 from training.loop import Loop
-from training.pictures import scatter
-from training.rng import generator
-from training.sampling import generate, render, to_grid
 
 COLUMNS = 8
 POINTS = 1000  # in a scatter plot

@@ -10,16 +10,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ema import EMA, decay_at, decay_from_halflife
+from errors import UserError
+from games.task import Draws, Micro, Phase, Task
+from generation.checkpoint import CheckpointStore, non_finite
+from images.sources import Batches
 from modelling import param_groups, running_statistics
+from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
-from training.checkpoint import CheckpointStore, non_finite
-from training.config import TrainConfig
-from training.data import Batches
-from training.errors import UserError
+from settings.config import TrainConfig
 from training.logs import RunLog
-from training.rng import key
 from training.scores import Scores
-from training.task import Draws, Micro, Phase, Task
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
 MAX_ROLLBACKS = 3

@@ -21,6 +21,17 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
+from errors import UserError, blaming_user, cli, tell
+from games.acgan import ACGAN
+from games.infogan import InfoGAN
+from games.task import NoiseToImage
+from games.veegan import VEEGAN
+from generation.checkpoint import CheckpointStore, check_shapes
+from generation.evaluation import OPENERS, Evaluator, PointEvaluator
+from generation.generator import label_examples
+from images.batches import check_batch_size
+from images.cache import cache_folder
+from images.sources import DATASETS, Batches, ImageData, load_dataset
 from losses import PENALTIES, weight_matrices
 from modelling import (
     build_discriminator,
@@ -30,11 +41,8 @@ from modelling import (
     network_classes,
 )
 from modelling.layers import Size
-from training.acgan import ACGAN
-from training.batches import check_batch_size
-from training.cache import cache_folder
-from training.checkpoint import CheckpointStore, check_shapes
-from training.config import (
+from ops.rng import key
+from settings.config import (
     INCEPTION,
     LOGGERS,
     Request,
@@ -45,19 +53,11 @@ from training.config import (
     resume_differences,
     settings_text,
 )
-from training.data import DATASETS, Batches, ImageData, load_dataset
 from training.device import PATIENCE, choose_device
-from training.errors import UserError, blaming_user, cli, tell
-from training.evaluation import OPENERS, Evaluator, PointEvaluator
-from training.generator import label_examples
 from training.hooks import Previews
-from training.infogan import InfoGAN
 from training.logs import RunLog
 from training.loop import Loop
-from training.rng import key
 from training.scores import Scores
-from training.task import NoiseToImage
-from training.veegan import VEEGAN
 
 # By model; all others play the ordinary one.
 GAMES: dict[str, type[NoiseToImage]] = {"veegan": VEEGAN, "infogan": InfoGAN}

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from generation.evaluation import Evaluator, Interrupted, PointEvaluator
+from generation.generator import batch_norm_of, sampling_copy
 from ops.distributed import agree
-from training.evaluation import Evaluator, Interrupted, PointEvaluator
-from training.generator import batch_norm_of, sampling_copy
 from training.logs import RunLog, protocol_key
 
 

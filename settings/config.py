@@ -18,6 +18,10 @@ from typing import Any
 import yaml
 
 from augmentation import AUGMENTATIONS
+from errors import Parser, UserError, blaming_user, tell
+from games.growing import Growth
+from generation.checkpoint import difference
+from images.sources import DATASETS, parse_size
 from losses import METHODS, PENALTIES
 from metrics.features import EXTRACTORS
 from metrics.inception import NAME as INCEPTION
@@ -33,11 +37,7 @@ from modelling import (
 )
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, ClassHead
 from modelling.layers import NORMS, Size, image_shape, size_text
-from training.checkpoint import difference
-from training.data import DATASETS, parse_size
-from training.errors import Parser, UserError, blaming_user, tell
-from training.growing import Growth
-from training.presets import PRESETS
+from settings.presets import PRESETS
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 ACCELERATORS = {

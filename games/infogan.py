@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
+from games.task import Micro, NoiseToImage, Phase, Stats, Terms
 from modelling.conditioning import DOutput
-from training.config import TrainConfig
-from training.errors import UserError
-from training.task import Micro, NoiseToImage, Phase, Stats, Terms
+from settings.config import TrainConfig
 
 
 def continuous_loss(mean: Tensor, code: Tensor) -> Tensor:

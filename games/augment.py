@@ -8,10 +8,10 @@ from torch import Tensor
 from augmentation import AUGMENTATIONS
 from augmentation.ada import next_p
 from ops.distributed import global_mean
-from training.config import TrainConfig
+from settings.config import TrainConfig
 
 if TYPE_CHECKING:
-    from training.task import Micro
+    from games.task import Micro
 
 
 class Augmenter:

@@ -13,6 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from errors import tell
+from generation.sampling import generate, latents, render
+from generation.version import code_version
+from images.batches import ImageData, images_of
+from images.cache import cache_dirs, cache_folder
 from metrics.features import (
     CHUNK,
     EXTRACTORS,
@@ -32,13 +37,8 @@ from metrics.mixture import MIXTURES, mixture_scores
 from metrics.score import METRICS, Sets, check_classes, score
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
 from ops.precision import repeatable
-from training.batches import ImageData, images_of
-from training.cache import cache_dirs, cache_folder
-from training.errors import tell
+from ops.rng import generator, key
 from training.logs import GENERATOR
-from training.rng import generator, key
-from training.sampling import generate, latents, render
-from training.version import code_version
 
 FEW = 10_000
 
@@ -140,7 +140,7 @@ def generated(
 ) -> Images:
     """The samples of indices 0 .. n - 1, as tools.sample draws them; y: labels (n,) or (n, K).
 
-    threshold: see training.sampling.latents; how: see training.sampling.generate.
+    threshold: see generation.sampling.latents; how: see generation.sampling.generate.
     """
 
     def chunk(start: int, stop: int) -> Tensor:

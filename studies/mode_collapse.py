@@ -1,8 +1,8 @@
 """The mode-collapse study: which methods catch every mode of a ring of Gaussians and every digit of MNIST.
 
-    python -m benchmarks.mode_collapse                                the whole study, then docs/mode_collapse.md
-    python -m benchmarks.mode_collapse --part ring8 --methods gan wgan-gp --seeds 0
-    python -m benchmarks.mode_collapse --report_only                  tables and pictures of the runs that are there
+    python -m studies.mode_collapse                                the whole study, then docs/mode_collapse.md
+    python -m studies.mode_collapse --part ring8 --methods gan wgan-gp --seeds 0
+    python -m studies.mode_collapse --report_only                  tables and pictures of the runs that are there
 
 Runs stand in --runs_dir and are one thread each, --jobs at a time; what is finished is not run again, what was stopped
 goes on. Settings are the presets ring8-METHOD and mnist-modes-METHOD. MNIST needs `python -m tools.train_classifier
@@ -26,21 +26,21 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from errors import UserError, blaming_user, cli
+from generation.checkpoint import CheckpointStore, load_checkpoint
+from generation.evaluation import OPENERS
+from generation.pictures import WHITE, histogram, table
 from losses import METHODS as LOSSES
+from settings.config import FREE_ON_RESUME, from_dict, typed
+from settings.presets import PRESETS
 from tools import evaluate
 from tools.common import make_parser, positive
-from training.checkpoint import CheckpointStore, load_checkpoint
-from training.config import FREE_ON_RESUME, from_dict, typed
-from training.errors import UserError, blaming_user, cli
-from training.evaluation import OPENERS
-from training.pictures import WHITE, histogram, table
-from training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 TITLE = "# Which methods catch every mode"
-HEAD = """Written by `python -m benchmarks.mode_collapse` (its `--help` says how): the study of xyfJASON's README, which
+HEAD = """Written by `python -m studies.mode_collapse` (its `--help` says how): the study of xyfJASON's README, which
 shows pictures, counted. Small fully connected networks, batches of 256, five updates of D for one of G, no average of
 G; 10,000 samples of the last step a run; mean ± standard deviation (of the population) over the seeds; one thread a
 run. What follows from it stands in [results.md](results.md)."""
@@ -340,7 +340,7 @@ def report(runs: Sequence[Run], out: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("benchmarks.mode_collapse", __doc__)
+    p = make_parser("studies.mode_collapse", __doc__)
     p.add_argument("--part", nargs="+", default=tuple(PARTS), choices=tuple(PARTS), help="which half [both]")
     p.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="[all]")
     p.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="[0 1 2]")

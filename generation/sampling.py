@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from errors import UserError
+from generation.generator import CHUNK, label_rows, truncate_latents
 from metrics.features import to_uint8
-from training.errors import UserError
-from training.generator import CHUNK, label_rows, truncate_latents
-from training.rng import generator
+from ops.rng import generator
 
 
 def latents(seed: int, start: int, n: int, z_dim: int, threshold: float | None = None) -> Tensor:

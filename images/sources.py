@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from errors import UserError, blaming_user
+from images.archives import Files, Stamp, open_files, stamp_of
+from images.batches import Batches, ImageData
+from images.cache import ROWS, Source, Table, fingerprint, load_table, say
+from images.decoding import Chunk, Shape, decode_all
+from images.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
+from images.points import load_points
 from metrics.mixture import MIXTURES
 from modelling.layers import Size, as_size, image_shape, size_text
-from training.archives import Files, Stamp, open_files, stamp_of
-from training.batches import Batches, ImageData
-from training.cache import ROWS, Source, Table, fingerprint, load_table, say
-from training.errors import UserError, blaming_user
-from training.images import Chunk, Shape, decode_all
-from training.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
-from training.points import load_points
-from training.rng import generator
+from ops.rng import generator
 
 __all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size"]
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from training.errors import UserError
-from training.images import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
+from errors import UserError
+from images.decoding import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
 
 MAX_EXPANSION = 100  # images hardly compress: more than this times the archive's size is an attack
 MIN_TOTAL_BYTES = 2**30  # below this no expansion is worth refusing

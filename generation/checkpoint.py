@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.errors import UserError
+from errors import UserError
 
 MAGIC = b"GANCKPT1"
 FOOTER_BYTES = len(MAGIC) + hashlib.sha256().digest_size

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
+from games.augment import Augmenter
+from games.growing import at_stage
+from images.sources import Batches
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
 from modelling import MODELS
 from modelling.conditioning import DOutput, as_output
@@ -17,11 +20,8 @@ from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
 from ops.attention import twice_differentiable
 from ops.precision import full
-from training.augment import Augmenter
-from training.config import TrainConfig
-from training.data import Batches
-from training.growing import at_stage
-from training.rng import generator
+from ops.rng import generator
+from settings.config import TrainConfig
 
 Stats = dict[str, Tensor]
 Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)

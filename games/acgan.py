@@ -11,8 +11,8 @@ sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross e
 from torch import Tensor
 from torch.nn import functional as F
 
+from games.task import Micro, NoiseToImage, Terms
 from modelling.conditioning import DOutput
-from training.task import Micro, NoiseToImage, Terms
 
 
 def class_loss(classes: Tensor, y: Tensor) -> Tensor:

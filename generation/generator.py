@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
+from errors import UserError
+from generation.checkpoint import CheckpointStore, load_checkpoint
 from modelling import build_generator
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
+from ops.rng import generator as seeded
+from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
-from training.checkpoint import CheckpointStore, load_checkpoint
-from training.errors import UserError
 from training.logs import best_step
-from training.rng import generator as seeded
-from training.rng import key
 
 FORMAT = 1
 STANDING_LATENTS = 512

@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from training.errors import UserError
-from training.images import Chunk, Shape
-from training.layout import Layout
+from errors import UserError
+from images.decoding import Chunk, Shape
+from images.layout import Layout
 
 CODE_VERSION = 1  # raise it when decoding or layout change, so that older caches are built anew
 APP = "gan-toolkit"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from errors import UserError
 from modelling.layers import Size, as_size
-from training.errors import UserError
-from training.rng import generator
+from ops.rng import generator
 
 MAX_SHARE_OF_DEVICE = 0.25
 DATA_DEVICES = ("auto", "cpu", "device")

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from errors import UserError
+from images.batches import ImageData
+from images.cache import fingerprint
 from metrics.mixture import MIXTURES
-from training.batches import ImageData
-from training.cache import fingerprint
-from training.errors import UserError
-from training.rng import generator
+from ops.rng import generator
 
 # Fixed points a mode, as many as in xyfJASON's study; a split is a draw of its own.
 N_EACH = {"train": 400, "test": 400}

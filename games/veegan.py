@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
+from games.task import Micro, NoiseToImage, Phase, Stats, every
 from losses import gan_d
 from ops.precision import full
-from training.config import TrainConfig
-from training.errors import UserError
-from training.task import Micro, NoiseToImage, Phase, Stats, every
+from settings.config import TrainConfig
 
 
 class VEEGAN(NoiseToImage):
