@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,36 @@ def test_reals_are_read_once(extractor: Extractor, data: ImageData, tmp_path: Pa
         assert read == [60, 40, 40, 40, 60, 40, 40]
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_other_reals_or_another_extractor_are_read_anew(
+    extractor: Extractor, data: ImageData, tmp_path: Path, metric: str
+) -> None:
+    """Whatever decides what is read is part of the cache's key: else a score is wrong and nobody sees it."""
+    test = load_dataset("digits", img_size=16, img_channels=1, split="test")
+    settings = {"data": data, "extractor": extractor, "n_real": 60}
+    changes = [
+        {},
+        {"n_real": 61},
+        {"data": test},
+        {"extractor": replace(extractor, checksum="0" * 64)},
+        {"extractor": replace(extractor, name="mnist-cnn")},
+    ]
+    read: list[int] = []
+    handle = extractor.module.register_forward_pre_hook(lambda _module, args: read.append(len(args[0])))
+    try:
+        for change in changes + changes:
+            how = settings | change
+            evaluator = Evaluator(
+                how["extractor"], how["data"], PLAIN,
+                n_fake=40, n_real=how["n_real"], metrics=[metric], cache_dir=tmp_path,
+            )  # fmt: skip
+            evaluator.score(Restless(), step=0)
+    finally:
+        handle.remove()
+    anew = [size for n in (60, 61, 60, 60, 60) for size in (n, 40)]
+    assert read == anew + [40] * len(changes)
 
 
 def test_a_copy_from_training_and_one_from_disk_draw_the_same(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from modelling import build_generator
-from tests.running import TINY, request
+from tests.running import SMALL, TINY, request
+from tests.test_training import norms
 from training.batches import ImageData
 from training.errors import UserError
 from training.generator import (
@@ -22,7 +24,7 @@ from training.generator import (
 )
 from training.hooks import COLUMNS, grid_latents
 from training.run import generator_config
-from training.sampling import latents, sample_labels
+from training.sampling import latents, sample, sample_labels
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:
@@ -156,6 +158,44 @@ def test_classes_and_attributes_are_not_mixed_up() -> None:
     ):
         with pytest.raises(UserError, match=message):
             sample_labels(config, 2, 0, **words)
+
+
+class Shown(nn.Module):
+    """A generator whose images are as light as the class they show."""
+
+    z_dim = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y / 127.5 - 1).view(-1, 1, 1, 1).expand(-1, 1, 2, 2) + self.weight
+
+
+def test_labels_go_on_from_one_chunk_of_images_to_the_next() -> None:
+    """Image 64 of classes in turn has class 4, not class 0 again."""
+    config = {"n_labels": 10, "multi_hot": False, "label_names": list("0123456789")}
+    chunks = list(sample(Shown(), 150, 0, sample_labels(config, 150, 0)))
+    assert len(chunks) > 1
+    assert torch.cat(chunks)[:, 0, 0, 0].tolist() == [i % 10 for i in range(150)]
+
+
+SPECTRAL = ("dcgan", "simple_cnn", "sngan", "sndcgan", "sagan", "biggan", "mlp")
+
+
+@pytest.mark.parametrize("model", SPECTRAL)
+def test_copies_measure_sigma_of_their_own_weights(model: str) -> None:
+    """u and v of the trained network belong to other weights than the average's: each norm is 1 in the copy."""
+    torch.manual_seed(0)
+    settings, labels = SMALL[model][0], {"n_labels": 0}
+    G = build_generator(model, img_size=32, img_channels=1, z_dim=9, spectral_norm=True, **settings)
+    for p in G.parameters():
+        p.data = torch.randn_like(p)
+    copied = sampling_copy(G, labels)
+    found = norms(copied)
+    assert len(found) > 1 and all(0.9 < norm < 1.1 for norm in found.values()), found
+    assert any(norm > 1.2 for norm in norms(G).values())
 
 
 # -- truncated latents -----------------------------------------------------------------------------
