@@ -75,7 +75,8 @@ def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str =
         [*launcher, str(ROOT / "tests" / "running.py"), str(file), dtype],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    first = done.stderr[max(done.stderr.find("Traceback"), 0) :][:3000]  # the others may only follow from it
+    assert done.returncode == 0, f"{done.stdout[-3000:]}{first}\n[...]\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
 
@@ -110,5 +111,7 @@ def differing(
 if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
     for command in json.loads(Path(sys.argv[1]).read_text()):
+        if torch.distributed.is_initialized():  # all look at a run's folder before the first one writes there
+            torch.distributed.barrier()
         train(request(command))
     PartialState().destroy_process_group()

@@ -23,6 +23,7 @@ from modelling import build_generator
 from tests.running import ROOT
 from tests.running import run as train
 from tests.test_tools import export, refused
+from tests.test_training import different
 from tools import evaluate
 from training.batches import ImageData, images_of
 from training.data import load_dataset
@@ -245,6 +246,19 @@ class Restless(nn.Module):
 
 
 PLAIN = {"n_labels": 0, "multi_hot": False, "label_names": []}
+
+
+@pytest.mark.parametrize("kind", ["noise", "layers"])
+def test_what_is_scored_follows_the_seed_and_the_chunk(data: ImageData, kind: str) -> None:
+    """Uniform noise, and the noise that a generator draws by itself whatever its latents."""
+    G = Restless().eval()
+    nn.init.zeros_(G.layer.weight)
+    n = 2 * CHUNK
+    seen = []
+    for seed in (0, 1, 0):
+        images = noise_images(data, n, seed) if kind == "noise" else generated(G, n, seed, None)
+        seen += [images.chunk(start, start + 2) for start in (0, CHUNK)]
+    assert different(seen[:4]) and all(torch.equal(a, b) for a, b in zip(seen[:2], seen[4:], strict=True))
 
 
 def test_modes_and_global_randomness_are_as_before(

@@ -11,7 +11,7 @@ from torch import nn
 
 from modelling import build_generator
 from tests.running import SMALL, TINY, request
-from tests.test_training import norms
+from tests.test_training import different, norms
 from training.batches import ImageData
 from training.errors import UserError
 from training.generator import (
@@ -255,6 +255,21 @@ def test_standing_statistics_are_of_truncated_latents() -> None:
     assert all(torch.equal(buffers[0][k], buffers[2][k]) for k in buffers[0])
     assert any(not torch.equal(buffers[0][k], buffers[1][k]) for k in buffers[0])
     assert all(not p.requires_grad for p in cut.parameters()) and not cut.training and G.training
+
+
+def test_standing_statistics_follow_the_seed() -> None:
+    """Their latents and what layers draw by themselves meanwhile; torch's own generator is left alone."""
+    G = build_generator("dcgan", img_size=16, img_channels=1, z_dim=9, width=4)
+    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
+    G.register_forward_pre_hook(lambda _module, args: drawn.append((args[0][0], torch.rand(4))))
+    before = torch.random.get_rng_state()
+    for seed in (3, 4, 3):
+        sampling_copy(G, {"n_labels": 0}, seed)
+    assert torch.equal(before, torch.random.get_rng_state())
+    third = len(drawn) // 3
+    for values in zip(*drawn, strict=True):
+        assert different(values[: 2 * third])
+        torch.testing.assert_close(values[:third], values[2 * third :], rtol=0, atol=0)
 
 
 # -- grids of training -----------------------------------------------------------------------------

@@ -557,14 +557,15 @@ def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch,
     assert norms["3-4"] == pytest.approx(3 * norms["1-4"], rel=1e-5)
 
 
-@pytest.mark.parametrize("options", ["", "--augment ada --ada_p 0.5 --ada_kimg 0.2 --ada_interval 2"])
+@pytest.mark.parametrize("options", ["", "--augment ada --ada_p 0.5 --ada_kimg 0.2"])
 def test_styles_and_their_state_resume(tmp_path, options):
     """Running means of styles and path length, p and its signs: bit for bit what they would have been."""
-    command = f"{PATH} --n_steps 10 --ema --checkpoint_interval 5 {options}"
+    command = f"{PATH} --n_steps 10 --ema --checkpoint_interval 1 --keep_checkpoints 10 {options}"
     run(command, tmp_path)
+    run(f"--resume {tmp_path}/a/checkpoints/step-00000005.pt --log_name b", tmp_path)
+    for step in range(6, 11):
+        assert differing(state(tmp_path, "a", step), state(tmp_path, "b", step)) == []
     whole = state(tmp_path, "a", 10)
-    loop = run(f"--resume {tmp_path}/a/checkpoints/step-00000005.pt --log_name b --n_steps 10", tmp_path)
-    assert differing(whole, loop.state_dict(), ("networks", "ema", "optimizers", "loop", "task")) == []
     at_five = state(tmp_path, "a", 5)["task"]
     assert float(at_five["penalties"]["path_length"]) > 0
     assert bool(at_five["augmentation"]) == bool(options)
