@@ -19,7 +19,7 @@ from PIL import Image
 from modelling import build_discriminator, build_generator
 from training import archives, cache, images
 from training import data as data_module
-from training.batches import Batches, ImageData
+from training.batches import DATA_DEVICES, Batches, ImageData
 from training.data import DATASETS, load_dataset
 from training.errors import UserError
 from training.images import BadImage, decode
@@ -1005,6 +1005,15 @@ def test_wrong_batch_sizes_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         Batches(numbered(10), batch_size, 0, False, "cpu", n_processes=n_processes, accumulate=accumulate)
+
+
+def test_images_stay_where_they_are_told_to() -> None:
+    """The meta device stands for one with memory of its own; `auto` fills that of CUDA alone."""
+    places = {
+        place: Batches(numbered(10), 2, 0, False, "meta", place).images.device.type for place in DATA_DEVICES
+    }
+    assert places == {"auto": "cpu", "cpu": "cpu", "device": "meta"}
+    assert Batches(numbered(10), 2, 0, False, "cpu", "device").images.device.type == "cpu"
 
 
 def test_unknown_data_device_is_refused() -> None:

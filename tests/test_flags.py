@@ -24,6 +24,7 @@ from training.config import FIELDS
 from training.run import train
 
 STEPS = 3
+BARE = "--norm_g none --norm_d none"  # which follow from some flags and would be a difference by themselves
 CLASSES = "--conditional --condition_d ac"
 ADA = "--augment ada --ada_p 0.5 --ada_kimg 0.2 --n_steps 8 --log_interval 1"
 GROWING = f"{small('progressive_gan')} --stable_kimg 0.016 --fade_kimg 0.016 --n_steps 6 --log_interval 1"
@@ -118,7 +119,7 @@ CASES = {
     "ada_target": Case("--ada_target 0", ADA, logged("augment/p")),
     "ada_interval": Case("--ada_interval 2", ADA, logged("augment/p")),
     "ada_kimg": Case("--ada_kimg 0.4", ADA, logged("augment/p")),
-    "model": Case("--model mlp"),
+    "model": Case("--model mlp", BARE),
     "z_dim": Case("--z_dim 9"),
     "conditional": Case("--conditional"),
     "condition_g": Case("--condition_g cbn", CLASSES),
@@ -126,15 +127,15 @@ CASES = {
     "norm_g": Case("--norm_g layer"),
     "norm_d": Case("--norm_d layer"),
     "spectral_norm_g": Case("--spectral_norm_g"),
-    "spectral_norm_d": Case("--spectral_norm_d"),
+    "spectral_norm_d": Case("--spectral_norm_d", BARE),
     "instance_noise_steps": Case("--instance_noise_steps 2", "--d_kwargs width=4 noise_std=0.5"),
     "g_kwargs": Case("--g_kwargs width=8"),
     "d_kwargs": Case("--d_kwargs width=4 dropout=0.3"),
     "no_grow": Case("--no_grow", f"{small('progressive_gan')}", logged("growing/size")),
     "stable_kimg": Case("--stable_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),
     "fade_kimg": Case("--fade_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),
-    "method": Case("--method hinge"),
-    "penalty": Case("--penalty r1"),
+    "method": Case("--method hinge", witness=logged("loss/d", "loss/g")),
+    "penalty": Case("--penalty r1", BARE),
     "gp_weight": Case("--gp_weight 1", "--penalty gp"),
     "gp0_weight": Case("--gp0_weight 1", "--penalty gp0"),
     "r1_weight": Case("--r1_weight 1", "--penalty r1"),
@@ -189,7 +190,7 @@ CASES = {
 ELSEWHERE = {
     "overwrite": ("without it the run is refused", "test_overwrite_deletes_runs_only"),
     "device": ("needs another device", "test_refused_with_one_line"),
-    "data_device": ("needs another device", "test_resident_data_changes_nothing"),
+    "data_device": ("needs another device", "test_where_images_stay_is_what_the_flag_says"),
 }
 
 

@@ -1,6 +1,7 @@
 """The loop: every method and penalty, precision, accumulation, guards, signals, EMA, folders, refusals."""
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from tests.running import ROOT, differing, full, leaves, run, small, state
+from training.batches import DATA_DEVICES, Batches
 from training.checkpoint import CheckpointStore
 from training.config import LOGGERS, OPTIMIZERS
 from training.data import DIGITS
@@ -685,8 +687,6 @@ def test_ada_follows_the_signs_of_whole_batches(tmp_path, monkeypatch, accumulat
 
 def poison(monkeypatch, bad_steps):
     """Reals of these steps hold a NaN."""
-    from training.data import Batches
-
     plain = Batches.micro
 
     def micro(self, start, j=0):
@@ -828,6 +828,21 @@ def test_generator_folder_alone_gives_the_average(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(G.parameters(), ema.parameters(), strict=True))
     z, y = torch.randn(3, 8), torch.tensor([0, 1, 2])
     torch.testing.assert_close(G(z, y)[1:2], G(z[1:2], y[1:2]))  # batch size does not matter
+
+
+@pytest.mark.parametrize("place", DATA_DEVICES)
+def test_where_images_stay_is_what_the_flag_says(tmp_path, monkeypatch, place):
+    given, init = [], Batches.__init__
+
+    def spy(self, *args, **how):
+        bound = inspect.signature(init).bind(self, *args, **how)
+        bound.apply_defaults()
+        given.append(bound.arguments["data_device"])
+        init(self, *args, **how)
+
+    monkeypatch.setattr(Batches, "__init__", spy)
+    run(f"--log_name a --data_device {place} --n_steps 1", tmp_path)
+    assert given == [place]
 
 
 def test_split_is_trained_on_and_remembered(tmp_path):
