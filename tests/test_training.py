@@ -830,6 +830,12 @@ def test_generator_folder_alone_gives_the_average(tmp_path):
     torch.testing.assert_close(G(z, y)[1:2], G(z[1:2], y[1:2]))  # batch size does not matter
 
 
+def test_tf32_is_switched_for_products_and_convolutions_alike(tmp_path):
+    for flag, on in (("no-tf32", False), ("tf32", True)):
+        run(f"--log_name {flag} --{flag} --n_steps 1", tmp_path)
+        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is on
+
+
 @pytest.mark.parametrize("place", DATA_DEVICES)
 def test_where_images_stay_is_what_the_flag_says(tmp_path, monkeypatch, place):
     given, init = [], Batches.__init__
