@@ -8,6 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from games.acgan import ACGAN, class_accuracy, class_loss
+from games.task import Draws, Micro, NoiseToImage
+from settings.config import TrainConfig
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -16,10 +19,7 @@ from losses import METHODS
 from modelling import MODELS
 from modelling.conditioning import CLASS_HEADS, DOutput
 from tests.running import run
-from training.acgan import ACGAN, class_accuracy, class_loss
-from training.config import TrainConfig
 from training.loop import Loop
-from training.task import Draws, Micro, NoiseToImage
 
 ln = math.log
 CLASSIFIERS = [name for name, head in CLASS_HEADS.items() if head.classifies]

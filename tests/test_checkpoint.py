@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from training import checkpoint
-from training.checkpoint import (
+from errors import UserError
+from generation import checkpoint
+from generation.checkpoint import (
     FOOTER_BYTES,
     CheckpointError,
     CheckpointStore,
@@ -27,7 +26,7 @@ from training.checkpoint import (
     plain,
     tensor_bytes,
 )
-from training.errors import UserError
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -354,7 +353,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path, capsys) -> No
 
 SIZE_LIMITED = """
 import resource, signal, sys, torch
-from training.checkpoint import CheckpointStore
+from generation.checkpoint import CheckpointStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = CheckpointStore(sys.argv[1], keep=2)
 def state(step):
@@ -463,7 +462,7 @@ KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from training.checkpoint import CheckpointStore
+from generation.checkpoint import CheckpointStore
 
 def save_for_ever(folder, pipe):
     store = CheckpointStore(folder, keep=2, remove_stale=True)

@@ -5,11 +5,9 @@ import json
 import shlex
 
 import pytest
-
-from losses import METHODS, PENALTIES
-from modelling import check_settings, network_classes
-from training import config as config_module
-from training.config import (
+from errors import UserError
+from settings import config as config_module
+from settings.config import (
     FIELDS,
     TrainConfig,
     as_dict,
@@ -20,8 +18,10 @@ from training.config import (
     settings_text,
     weight_flag,
 )
-from training.errors import UserError
-from training.presets import PRESETS
+from settings.presets import PRESETS
+
+from losses import METHODS, PENALTIES
+from modelling import check_settings, network_classes
 
 SCRIPTS = {
     "gan_mnist": ("mnist", "digits", "stacked-mnist"),

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from errors import UserError
+from images.batches import DATA_DEVICES, Batches, ImageData
+from images.decoding import BadImage, decode
+from images.layout import parse_table, read_layout
+from images.sources import DATASETS, load_dataset
 from PIL import Image
 
 from modelling import build_discriminator, build_generator
 from training import archives, cache, images
 from training import data as data_module
-from training.batches import DATA_DEVICES, Batches, ImageData
-from training.data import DATASETS, load_dataset
-from training.errors import UserError
-from training.images import BadImage, decode
-from training.layout import parse_table, read_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = b"\n<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
@@ -711,7 +711,7 @@ def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 WAIT = """
 import sys
 from pathlib import Path
-from training.data import load_dataset
+from images.sources import load_dataset
 print("waiting", flush=True)
 folder, cache = sys.argv[1:]
 data = load_dataset("celeba", img_size=8, img_channels=3, data=folder, cache_dir=cache, is_main=False)

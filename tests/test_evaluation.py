@@ -11,6 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from generation.evaluation import (
+    Evaluator,
+    generated,
+    labels_for,
+    noise_images,
+    opposite_index,
+    read_images,
+    real_images,
+    reference_index,
+)
+from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
+from images.batches import ImageData, images_of
+from images.sources import load_dataset
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -25,19 +38,6 @@ from tests.running import run as train
 from tests.test_tools import export, refused
 from tests.test_training import different
 from tools import evaluate
-from training.batches import ImageData, images_of
-from training.data import load_dataset
-from training.evaluation import (
-    Evaluator,
-    generated,
-    labels_for,
-    noise_images,
-    opposite_index,
-    read_images,
-    real_images,
-    reference_index,
-)
-from training.generator import batch_norm_of, export_generator, load_generator, sampling_copy
 from training.logs import append_score, best_scores, best_step
 
 N = 801  # four chunks, the last one short: two processes read two each, in turn
@@ -405,7 +405,7 @@ def test_real_fakes_are_not_the_reference(
 
 
 def test_a_folder_is_scored(run: Path, weights: Path, data: ImageData, tmp_path: Path) -> None:
-    from training.sampling import to_picture
+    from generation.sampling import to_picture
 
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images_of(data, opposite_index(data, 30))):

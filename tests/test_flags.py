@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from settings.config import FIELDS
 
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor, weights_file
 from tests.running import ROOT, TINY, leaves, request, small
 from tests.test_data import write_idx, write_mnist
 from tests.test_labels import write_images
-from training.config import FIELDS
 from training.run import train
 
 STEPS = 3
@@ -221,7 +221,7 @@ def look(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     """(command, which repeat of it) -> what there is to see of the run; each is made once."""
     made: dict[tuple[str, int], SimpleNamespace] = {}
     latents = pytest.MonkeyPatch()  # pictures of three steps need no good statistics
-    latents.setattr("training.generator.STANDING_LATENTS", 8)
+    latents.setattr("generation.generator.STANDING_LATENTS", 8)
 
     def looked(command: str, repeat: int = 0) -> SimpleNamespace:
         if (command, repeat) not in made:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from games.growing import Growth, at_stage
+from generation.generator import load_generator
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +15,6 @@ from torch.testing import assert_close
 
 from modelling import progressive_gan
 from tests.running import differing, run, small, state
-from training.generator import load_generator
-from training.growing import Growth, at_stage
 from training.loop import Loop
 
 # -- the schedule ----------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_reals_are_faded_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     faded = run(f"{PRO} --n_steps 6", tmp_path).state_dict()
     again = run(f"{PRO.replace('name a', 'name b')} --n_steps 6", tmp_path).state_dict()
     assert differing(faded, again) == []
-    monkeypatch.setattr("training.task.at_stage", lambda x, size, alpha: F.avg_pool2d(x, 16 // size))
+    monkeypatch.setattr("games.task.at_stage", lambda x, size, alpha: F.avg_pool2d(x, 16 // size))
     sharp = run(f"{PRO.replace('name a', 'name c')} --n_steps 6", tmp_path).state_dict()
     assert differing(faded, sharp, ("networks",)) != []
 

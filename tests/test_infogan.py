@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from games.infogan import InfoGAN, continuous_loss, information
+from generation.generator import load_generator
+from settings.config import parse_config
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -15,9 +18,6 @@ from modelling.conditioning import DOutput
 from modelling.infogan import ARCHITECTURES, Discriminator, Generator
 from tests.running import run, small, state
 from tests.test_training import finite, lines, refused
-from training.config import parse_config
-from training.generator import load_generator
-from training.infogan import InfoGAN, continuous_loss, information
 from training.loop import Loop
 from training.run import rehearse
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from images.sources import DIGITS
 from PIL import Image
+from settings.config import as_dict
 
 from modelling import CONDITIONS, MODELS, build_discriminator, build_generator, own_settings
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
 from tests.running import SMALL, drive, request, run, small, state
 from tests.test_training import refused
-from training.config import as_dict
-from training.data import DIGITS
 
 PAIRS = [
     (model, of_g, of_d)
@@ -73,7 +73,7 @@ def write_attributes(folder: Path, attributes: list[str], n: int = 16) -> Path:
 @pytest.fixture(autouse=True)
 def few_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grids after two steps need no good statistics of batch norm: 512 latents would be most of a run."""
-    monkeypatch.setattr("training.generator.STANDING_LATENTS", 64)
+    monkeypatch.setattr("generation.generator.STANDING_LATENTS", 64)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from metrics.mixture import MIXTURES, jensen_shannon, mixture_scores, nearest_modes
-from training.rng import generator
+from ops.rng import generator
 
 RING8, GRID25 = MIXTURES["ring8"], MIXTURES["grid25"]
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from errors import UserError
+from generation.pictures import FAKE, REAL, scatter
+from images.batches import Batches
+from images.sources import load_dataset
 from PIL import Image
+from settings.config import parse_config
+from settings.presets import PRESETS
 
 import gan_ring8
 from metrics.mixture import MIXTURES, mixture_scores
 from tests.running import differing, state
 from tools import evaluate, sample
-from training.batches import Batches
-from training.config import parse_config
-from training.data import load_dataset
-from training.errors import UserError
-from training.pictures import FAKE, REAL, scatter
-from training.presets import PRESETS
 
 QUICK = "--n_steps 10 --batch_size 16 --loggers --log_interval 5 --sample_interval 10 --device cpu"
 

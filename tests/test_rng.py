@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import torch
 
-from training.rng import generator, key
+from ops.rng import generator, key
 
 
 def test_key_is_blake2b_of_the_parts() -> None:

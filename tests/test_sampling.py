@@ -7,14 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from modelling import build_generator
-from tests.running import SMALL, TINY, request
-from tests.test_training import different, norms
-from training.batches import ImageData
-from training.errors import UserError
-from training.generator import (
+from errors import UserError
+from generation.generator import (
     label_examples,
     label_rows,
     load_generator,
@@ -22,9 +16,15 @@ from training.generator import (
     sampling_copy,
     truncate_latents,
 )
+from generation.sampling import latents, sample, sample_labels
+from images.batches import ImageData
+from torch import nn
+
+from modelling import build_generator
+from tests.running import SMALL, TINY, request
+from tests.test_training import different, norms
 from training.hooks import COLUMNS, grid_latents
 from training.run import generator_config
-from training.sampling import latents, sample, sample_labels
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:

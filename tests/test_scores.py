@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from errors import UserError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metrics.classifiers import DigitCNN
@@ -13,7 +14,6 @@ from metrics.features import save_extractor
 from tests.running import drive, full, request, run, state
 from tests.test_config import refusal
 from tools import evaluate, sample
-from training.errors import UserError
 from training.loop import Loop, Stopped
 from training.run import train
 from training.scores import Scores

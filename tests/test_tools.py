@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from generation.evaluation import Evaluator, reference_index
+from generation.generator import export_generator, label_examples, sampling_copy
+from generation.sampling import latents
+from generation.sampling import sample as draw
+from images.batches import images_of
+from images.sources import load_dataset
 from PIL import Image
 from torch import nn
 
@@ -17,12 +23,6 @@ from metrics.features import extract, load_extractor, to_uint8
 from modelling import build_generator, running_statistics
 from tests.running import SMALL
 from tools import evaluate, sample, styles, train_classifier
-from training.batches import images_of
-from training.data import load_dataset
-from training.evaluation import Evaluator, reference_index
-from training.generator import export_generator, label_examples, sampling_copy
-from training.sampling import latents
-from training.sampling import sample as draw
 
 N = 96  # images a test scores
 

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from errors import UserError
+from games.task import NoiseToImage, every, warm_schedule
+from generation.checkpoint import CheckpointStore
+from generation.generator import load_generator
+from images.batches import DATA_DEVICES, Batches
+from images.sources import DIGITS
 from PIL import Image
+from settings.config import LOGGERS, OPTIMIZERS
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -27,16 +34,9 @@ from ema import EMA
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
+from ops.rng import generator
 from tests.running import ROOT, differing, full, leaves, run, small, state
-from training.batches import DATA_DEVICES, Batches
-from training.checkpoint import CheckpointStore
-from training.config import LOGGERS, OPTIMIZERS
-from training.data import DIGITS
-from training.errors import UserError
-from training.generator import load_generator
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
-from training.rng import generator
-from training.task import NoiseToImage, every, warm_schedule
 
 
 def lines(folder, name="a"):
@@ -454,7 +454,7 @@ def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_path_length_mean_moves_once_a_step(tmp_path, monkeypatch, accumulate):
     """By a hundredth of the lengths' mean over the micro-batches, however many."""
-    task, lengths = "training.task.NoiseToImage", []
+    task, lengths = "games.task.NoiseToImage", []
     follow = NoiseToImage._follow
 
     def spy(self, name, value, micro):
@@ -494,7 +494,7 @@ def test_lazy_r1_makes_no_fakes(tmp_path, monkeypatch):
     calls = []
     generate = NoiseToImage._generate
     monkeypatch.setattr(
-        "training.task.NoiseToImage._generate", lambda self, micro: calls.append(1) or generate(self, micro)
+        "games.task.NoiseToImage._generate", lambda self, micro: calls.append(1) or generate(self, micro)
     )
     run("--log_name a --r1_weight 1 --penalty_interval r1=2 --n_steps 4 --accumulate 2", tmp_path)
     assert len(calls) == 4 * 2 * 2  # for D and for G
@@ -548,7 +548,7 @@ def test_path_length_corrects_adam_of_g(tmp_path):
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
-    monkeypatch.setattr("training.task.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
+    monkeypatch.setattr("games.task.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
     norms = {}
     for weight, interval in ((1, 2), (1, 4), (3, 4)):
         name = f"{weight}-{interval}"
@@ -669,7 +669,7 @@ def test_ada_follows_the_signs_of_whole_batches(tmp_path, monkeypatch, accumulat
     """The mean over the interval's steps, micro-batches counted as one; it starts anew after each move."""
     seen = []
     monkeypatch.setattr(
-        "training.augment.next_p", lambda p, sign, **rest: seen.append((float(sign), rest)) or p + 0.125
+        "games.augment.next_p", lambda p, sign, **rest: seen.append((float(sign), rest)) or p + 0.125
     )
     command = (
         f"--log_name a --augment ada --ada_interval 3 --norm_d none --norm_g none --accumulate {accumulate}"

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from games.task import Micro
+from games.veegan import VEEGAN
+from settings.config import TrainConfig
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.testing import assert_close
@@ -15,9 +18,6 @@ from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
 from tests.running import run, small, state
 from tests.test_training import lines, refused
-from training.config import TrainConfig
-from training.task import Micro
-from training.veegan import VEEGAN
 
 COMMAND = f"--log_name a {small('veegan')} --log_interval 1"
 
