@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from settings.config import Request, parse_config
 
+from settings.config import Request, parse_config
 from training.loop import Loop
 from training.run import train
 

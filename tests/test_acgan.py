@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from games.acgan import ACGAN, class_accuracy, class_loss
-from games.task import Draws, Micro, NoiseToImage
-from settings.config import TrainConfig
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from games.acgan import ACGAN, class_accuracy, class_loss
+from games.task import Draws, Micro, NoiseToImage
 from losses import METHODS
 from modelling import MODELS
 from modelling.conditioning import CLASS_HEADS, DOutput
+from settings.config import TrainConfig
 from tests.running import run
 from training.loop import Loop
 

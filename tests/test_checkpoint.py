@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from errors import UserError
 from generation import checkpoint
 from generation.checkpoint import (
@@ -26,7 +28,6 @@ from generation.checkpoint import (
     plain,
     tensor_bytes,
 )
-from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 

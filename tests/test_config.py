@@ -5,7 +5,10 @@ import json
 import shlex
 
 import pytest
+
 from errors import UserError
+from losses import METHODS, PENALTIES
+from modelling import check_settings, network_classes
 from settings import config as config_module
 from settings.config import (
     FIELDS,
@@ -19,9 +22,6 @@ from settings.config import (
     weight_flag,
 )
 from settings.presets import PRESETS
-
-from losses import METHODS, PENALTIES
-from modelling import check_settings, network_classes
 
 SCRIPTS = {
     "gan_mnist": ("mnist", "digits", "stacked-mnist"),

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from errors import UserError
+from images import archives, cache, decoding
+from images import sources as data_module
 from images.batches import DATA_DEVICES, Batches, ImageData
 from images.decoding import BadImage, decode
 from images.layout import parse_table, read_layout
 from images.sources import DATASETS, load_dataset
-from PIL import Image
-
 from modelling import build_discriminator, build_generator
-from training import archives, cache, images
-from training import data as data_module
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = b"\n<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
@@ -207,9 +207,9 @@ def test_rectangles_are_the_largest_centred_piece(
 
 
 def test_rectangles_of_a_celeba_face_keep_its_whole_height() -> None:
-    assert images.centre_box((178, 218), 64, 64) == (0, 20, 178, 198)
-    assert images.centre_box((178, 218), 160, 128) == (2, 0, 176, 218)  # 218 * 128 / 160 = 174.4
-    assert images.centre_box((178, 218), 128, 160) == (0, 38, 178, 180)
+    assert decoding.centre_box((178, 218), 64, 64) == (0, 20, 178, 198)
+    assert decoding.centre_box((178, 218), 160, 128) == (2, 0, 176, 218)  # 218 * 128 / 160 = 174.4
+    assert decoding.centre_box((178, 218), 128, 160) == (0, 38, 178, 180)
 
 
 def test_turned_rectangle_is_as_sharp_as_an_upright_one() -> None:
@@ -238,7 +238,7 @@ def test_bad_images_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BadImage, match=reason):
             decode(data, (8, 8, 3))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    chunk = images.decode_chunk([images.Member("bomb.jpg", jpeg)], (8, 8, 3))
+    chunk = decoding.decode_chunk([decoding.Member("bomb.jpg", jpeg)], (8, 8, 3))
     assert chunk.problems[0][0] == "bomb.jpg"
     assert "decompression bomb" in chunk.problems[0][1]
 
@@ -734,8 +734,8 @@ def test_other_processes_wait_for_the_main_one(tmp_path: Path) -> None:
 
 
 def test_large_set_is_decoded_in_a_pool_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "CHUNK_FILES", 8)
-    monkeypatch.setattr(images, "n_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "CHUNK_FILES", 8)
+    monkeypatch.setattr(decoding, "n_cores", lambda: 2)
     files = dict(sorted(greys(100).items(), reverse=True))
     data = load(write_tar(tmp_path / "a.tar.gz", files), tmp_path)
     assert data.images[:, 0, 0, 0].tolist() == list(range(100))

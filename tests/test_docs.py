@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from settings.config import make_parser, parse_config
-from settings.presets import PRESETS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from settings.config import make_parser, parse_config
+from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
 from tools import evaluate, sample, train_classifier, traverse

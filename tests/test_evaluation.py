@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
 from generation.evaluation import (
     Evaluator,
     generated,
@@ -24,10 +28,6 @@ from generation.evaluation import (
 from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.testing import assert_close
-
 from metrics import inception
 from metrics.classifiers import DigitCNN
 from metrics.features import CHUNK, Extractor, load_extractor, save_extractor

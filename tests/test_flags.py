@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from settings.config import FIELDS
 
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor, weights_file
+from settings.config import FIELDS
 from tests.running import ROOT, TINY, leaves, request, small
 from tests.test_data import write_idx, write_mnist
 from tests.test_labels import write_images

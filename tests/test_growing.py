@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from games.growing import Growth, at_stage
-from generation.generator import load_generator
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from games.growing import Growth, at_stage
+from generation.generator import load_generator
 from modelling import progressive_gan
 from tests.running import differing, run, small, state
 from training.loop import Loop

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from games.infogan import InfoGAN, continuous_loss, information
-from generation.generator import load_generator
-from settings.config import parse_config
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from games.infogan import InfoGAN, continuous_loss, information
+from generation.generator import load_generator
 from losses import METHODS
 from modelling import build_discriminator, build_generator
 from modelling.conditioning import DOutput
 from modelling.infogan import ARCHITECTURES, Discriminator, Generator
+from settings.config import parse_config
 from tests.running import run, small, state
 from tests.test_training import finite, lines, refused
 from training.loop import Loop

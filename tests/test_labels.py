@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images.sources import DIGITS
 from PIL import Image
-from settings.config import as_dict
 
+from images.sources import DIGITS
 from modelling import CONDITIONS, MODELS, build_discriminator, build_generator, own_settings
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
+from settings.config import as_dict
 from tests.running import SMALL, drive, request, run, small, state
 from tests.test_training import refused
 

@@ -58,8 +58,8 @@ def test_every_module_imports_only_from_its_floor_or_below() -> None:
     [
         (
             "ops/a.py",
-            "\ndef f():\n    import ops.rng\n",
-            "ops/a.py:3 imports ops.rng of a higher floor",
+            "\ndef f():\n    import training.rng\n",
+            "ops/a.py:3 imports training.rng of a higher floor",
         ),
         ("losses.py", "from modelling import dcgan\n", "losses.py:1 imports modelling of a higher floor"),
         (

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from generation.pictures import REAL, WHITE, histogram, stack, table
 from PIL import Image
-from settings.presets import PRESETS
-from studies.mode_collapse import PARTS, Run
 
 import gan_ring8
 from benchmarks import mode_collapse
+from generation.pictures import REAL, WHITE, histogram, stack, table
+from settings.presets import PRESETS
+from studies.mode_collapse import PARTS, Run
 
 STEPS = 10
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
+
+import gan_ring8
 from errors import UserError
 from generation.pictures import FAKE, REAL, scatter
 from images.batches import Batches
 from images.sources import load_dataset
-from PIL import Image
+from metrics.mixture import MIXTURES, mixture_scores
 from settings.config import parse_config
 from settings.presets import PRESETS
-
-import gan_ring8
-from metrics.mixture import MIXTURES, mixture_scores
 from tests.running import differing, state
 from tools import evaluate, sample
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from errors import UserError
 from generation.generator import (
     label_examples,
@@ -18,8 +20,6 @@ from generation.generator import (
 )
 from generation.sampling import latents, sample, sample_labels
 from images.batches import ImageData
-from torch import nn
-
 from modelling import build_generator
 from tests.running import SMALL, TINY, request
 from tests.test_training import different, norms

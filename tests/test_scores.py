@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from errors import UserError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from errors import UserError
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor
 from tests.running import drive, full, request, run, state

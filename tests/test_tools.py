@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
 from generation.evaluation import Evaluator, reference_index
 from generation.generator import export_generator, label_examples, sampling_copy
 from generation.sampling import latents
 from generation.sampling import sample as draw
 from images.batches import images_of
 from images.sources import load_dataset
-from PIL import Image
-from torch import nn
-
 from metrics.features import extract, load_extractor, to_uint8
 from modelling import build_generator, running_statistics
 from tests.running import SMALL

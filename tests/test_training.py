@@ -17,24 +17,24 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from errors import UserError
-from games.task import NoiseToImage, every, warm_schedule
-from generation.checkpoint import CheckpointStore
-from generation.generator import load_generator
-from images.batches import DATA_DEVICES, Batches
-from images.sources import DIGITS
 from PIL import Image
-from settings.config import LOGGERS, OPTIMIZERS
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
 from augmentation import AUGMENTATIONS
 from ema import EMA
+from errors import UserError
+from games.task import NoiseToImage, every, warm_schedule
+from generation.checkpoint import CheckpointStore
+from generation.generator import load_generator
+from images.batches import DATA_DEVICES, Batches
+from images.sources import DIGITS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from ops.rng import generator
+from settings.config import LOGGERS, OPTIMIZERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from games.task import Micro
-from games.veegan import VEEGAN
-from settings.config import TrainConfig
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 import gan_ring8
+from games.task import Micro
+from games.veegan import VEEGAN
 from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
+from settings.config import TrainConfig
 from tests.running import run, small, state
 from tests.test_training import lines, refused
 
