@@ -36,7 +36,7 @@ from errors import cli
 from images.sources import ImageData
 from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
-from settings.config import parse_config
+from settings.command_line import parse_config
 from training import loop as training_loop
 from training.loop import Loop
 from training.run import build_loop, make_accelerator, set_backends

@@ -8,7 +8,7 @@ from torch import Tensor
 from augmentation import AUGMENTATIONS
 from augmentation.ada import next_p
 from ops.distributed import global_mean
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 if TYPE_CHECKING:
     from games.task import Micro

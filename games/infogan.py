@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from errors import UserError
 from games.task import Micro, NoiseToImage, Phase, Stats, Terms
 from modelling.conditioning import DOutput
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 def continuous_loss(mean: Tensor, code: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from modelling.layers import set_noise_scale
 from ops.attention import twice_differentiable
 from ops.precision import full
 from ops.rng import generator
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 Stats = dict[str, Tensor]
 Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)

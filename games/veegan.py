@@ -14,7 +14,7 @@ from errors import UserError
 from games.task import Micro, NoiseToImage, Phase, Stats, every
 from losses import gan_d
 from ops.precision import full
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 class VEEGAN(NoiseToImage):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from settings.config import Request, parse_config
+from settings.command_line import Request, parse_config
 from training.loop import Loop
 from training.run import train
 

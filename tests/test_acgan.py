@@ -17,7 +17,7 @@ from games.task import Draws, Micro, NoiseToImage
 from losses import METHODS
 from modelling import MODELS
 from modelling.conditioning import CLASS_HEADS, DOutput
-from settings.config import TrainConfig
+from settings import TrainConfig
 from tests.running import run
 from training.loop import Loop
 

@@ -12,7 +12,7 @@ from PIL import Image
 from images.sources import DIGITS
 from modelling import CONDITIONS, MODELS, build_discriminator, build_generator, own_settings
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
-from settings.config import as_dict
+from settings import as_dict
 from tests.running import SMALL, drive, request, run, small, state
 from tests.test_training import refused
 

@@ -29,7 +29,7 @@ from images.sources import DIGITS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from ops.rng import generator
-from settings.config import LOGGERS
+from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 

@@ -15,7 +15,7 @@ from games.task import Micro
 from games.veegan import VEEGAN
 from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
-from settings.config import TrainConfig
+from settings import TrainConfig
 from tests.running import run, small, state
 from tests.test_training import lines, refused
 

@@ -17,7 +17,7 @@ from images.sources import Batches
 from modelling import param_groups, running_statistics
 from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
-from settings.config import TrainConfig
+from settings import TrainConfig
 from training.logs import RunLog
 from training.scores import Scores
 

@@ -9,7 +9,6 @@ import platform
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
-from errors import UserError, blaming_user, cli, tell
+from errors import UserError, blaming_user, tell
 from games.acgan import ACGAN
 from games.infogan import InfoGAN
 from games.task import NoiseToImage
@@ -33,6 +32,7 @@ from images.batches import check_batch_size
 from images.cache import cache_folder
 from images.sources import DATASETS, Batches, ImageData, load_dataset
 from losses import PENALTIES, weight_matrices
+from metrics.inception import NAME as INCEPTION
 from modelling import (
     build_discriminator,
     build_generator,
@@ -42,17 +42,11 @@ from modelling import (
 )
 from modelling.layers import Size
 from ops.rng import key
-from settings.config import (
-    INCEPTION,
-    LOGGERS,
-    Request,
-    TrainConfig,
-    as_dict,
-    from_dict,
-    parse_config,
-    resume_differences,
-    settings_text,
-)
+from settings.command_line import Request
+from settings.files import as_dict, base_of, settings_text
+from settings.resume import resume_differences
+from settings.sections.run import LOGGERS
+from settings.train_config import TrainConfig
 from training.device import PATIENCE, choose_device
 from training.hooks import Previews
 from training.logs import RunLog
@@ -65,21 +59,6 @@ REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (
     128  # of one growing network: 9 sizes, fading or not, with and without gradients of weights and input
 )
-
-
-def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
-    """main(argv) of a gan_*.py."""
-
-    @cli
-    def main(argv: Sequence[str] | None = None) -> int:
-        try:
-            train(parse_config(script, datasets, defaults, argv, doc))
-        finally:
-            if PartialState._shared_state:
-                PartialState().destroy_process_group()
-        return 0
-
-    return main
 
 
 def train(request: Request) -> Loop:
@@ -101,7 +80,7 @@ def train(request: Request) -> Loop:
     if resumed is not None:
         restore(loop, resumed, config, data)  # before config.json: a refused resume changes nothing
     prepare_folder(config, folder, resumed, accelerator)
-    for line in settings_text(config):
+    for line in settings_text(config, request.preset):
         say(line)
     for name, network in loop.task.networks.items():
         say(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters")
@@ -177,7 +156,7 @@ def resolve(request: Request) -> tuple[TrainConfig, Path | None, Path | None]:
         raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
     try:
         old = json.loads(saved.read_text())
-        base = from_dict(old)
+        base = base_of(old)
     except (ValueError, AttributeError):
         raise UserError(f"--resume: {saved} is damaged") from None
     config = request.config(base)

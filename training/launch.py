@@ -1,0 +1,30 @@
+"""The light door of a training script: the command line is read before anything of training is imported."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from errors import cli
+from settings.command_line import parse_config
+
+
+def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
+    """main(argv) of a gan_*.py; datasets: its own, the default first."""
+
+    @cli
+    def main(argv: Sequence[str] | None = None) -> int:
+        request = parse_config(script, datasets, defaults, argv, doc)
+        if request.resume is None:
+            request.config()  # refuse what cannot work before seconds are spent on imports
+
+        from accelerate import PartialState
+
+        from training import run
+
+        try:
+            run.train(request)
+        finally:
+            if PartialState._shared_state:
+                PartialState().destroy_process_group()
+        return 0
+
+    return main
