@@ -11,7 +11,7 @@ from typing import Any
 from errors import Parser, UserError
 from images.sources import DATASETS, parse_size
 from losses import PENALTIES
-from settings.dependents import ALTERNATIVES, beneath, refuse_idle
+from settings.dependents import ALTERNATIVES, refuse_idle, said_otherwise, switched_off
 from settings.derive import settled
 from settings.files import read_config_file
 from settings.help import all_flags, known_presets, preset_list, short_help
@@ -23,7 +23,7 @@ from settings.sections import FIELDS
 from settings.sections.data import of_points
 from settings.sections.loss import weight_name
 from settings.train_config import TrainConfig
-from settings.values import layered, read_settings
+from settings.values import layered, read_settings, without
 
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -118,8 +118,9 @@ def make_parser(
 
 def laid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """One layer over another; what the upper one switches off, or says in another way, is dropped from the lower."""
+    lower = without(said_otherwise(upper), lower)
     both = TrainConfig.unchecked(layered(lower, upper))
-    return layered(beneath(lower, upper.keys(), both), upper)
+    return layered(without(switched_off(upper, both), lower), upper)
 
 
 @dataclass(frozen=True)

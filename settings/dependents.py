@@ -115,15 +115,16 @@ def without_idle(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
     return without((name for row in DEPENDENTS if not row.on(config) for name in row.names), settings)
 
 
-def beneath(settings: Mapping[str, Any], above: Collection[str], config: Any) -> dict[str, Any]:
-    """Settings less what those above them switch off, or say in another way; config is what both make."""
-    dropped = {
+def said_otherwise(above: Collection[str]) -> set[str]:
+    """Names that mean nothing beneath these settings, which say the same in another way."""
+    return {name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair}
+
+
+def switched_off(above: Collection[str], config: Any) -> set[str]:
+    """Names that are of no use beneath these settings, which switch them off in the config that all make."""
+    return {
         name
         for row in DEPENDENTS
         if set(row.controls) & set(above) and (row.resets or not row.on(config))
         for name in row.names
     }
-    for pair in ALTERNATIVES:
-        if set(pair) & set(above):
-            dropped |= set(pair)
-    return without(dropped - set(above), settings)

@@ -80,7 +80,7 @@ def test_direction_of_the_gradients(y: Tensor) -> None:
 def bare_task(**weights: float) -> ACGAN:
     """The game's terms alone, without networks."""
     task = ACGAN.__new__(ACGAN)
-    task.config = TrainConfig(**weights)
+    task.config = TrainConfig(conditional=True, condition_d="ac", **weights)
     return task
 
 

@@ -284,7 +284,7 @@ def test_resume_with_another_number_of_labels(
         ("--condition_g cin", "condition_g: cbn -> cin"),
         ("--condition_d projection --ac_weight_d 1", "--ac_weight_d"),
         ("--ac_weight_g 0.1", "ac_weight_g: 1.0 -> 0.1"),
-        ("--no-conditional", "--conditional"),
+        ("--no-conditional", "conditional: True -> False"),
         ("--spectral_norm_d", "spectral_norm_d: False -> True"),
     ],
 )

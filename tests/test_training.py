@@ -631,7 +631,7 @@ def test_many_bad_steps_roll_back_with_new_noise(tmp_path, monkeypatch, capsys):
 
 def test_endless_divergence_stops_and_says_why(tmp_path, monkeypatch):
     poison(monkeypatch, lambda step: step >= 4)
-    with pytest.raises(UserError, match=f"after {MAX_ROLLBACKS} rollbacks.*--lr"):
+    with pytest.raises(UserError, match=f"after {MAX_ROLLBACKS} rollbacks.*a lower lr,"):
         run("--log_name a --n_steps 200 --checkpoint_interval 4", tmp_path)
 
 
