@@ -97,7 +97,7 @@ def settings_text(config: TrainConfig, preset: str | None = None) -> list[str]:
 def _tells(config: TrainConfig, f: Field) -> bool:
     """Whether a value is worth a word: unlike its default, and not derived to be off."""
     value, default = getattr(config, f.name), default_of(f)
-    return value != default and not (default is None and value is False)
+    return value != default and not (default is None and value in (False, "no"))
 
 
 def shown(name: str, value: Any) -> str:
@@ -105,4 +105,4 @@ def shown(name: str, value: Any) -> str:
     value = readable(name, value)
     if isinstance(value, Mapping):
         return ",".join(f"{k}={v}" for k, v in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)

@@ -34,7 +34,7 @@ def test_help_is_a_page_with_examples_first(script: str, capsys: pytest.CaptureF
     ("script", "parts"),
     [
         ("gan_celeba", ("[celeba]", "(default: the dataset's) [64]", "or auto [128]", "probability one half [on]")),
-        ("gan_mnist", ("[mnist]", "(default: the dataset's) [32]", "or auto [64]", "probability one half\n", "of it [0]")),
+        ("gan_mnist", ("[mnist]", "dataset's) [32]", "or auto [64]", "probability one half\n", "of it [0]")),
         ("gan_ring8", ("which images: ring8, grid25 [ring8]", "[mlp]", "N(0, 1) [32]", "or auto [0.0003]")),
     ],
 )  # fmt: skip
