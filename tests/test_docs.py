@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from settings.command_line import make_parser, parse_config
+from settings.command_line import make_parser
 from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
@@ -156,9 +156,7 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
     """Settings, networks and batch go together, at full width: run on the device that computes nothing."""
     script, *words = shlex.split(command)
     name = script.removesuffix(".py")
-    monkeypatch.setattr("training.launch.parse_config", lambda *given: given)
-    requested = {}
-    monkeypatch.setattr("training.run.train", lambda given: requested.update(given=given))
+    requested = []
+    monkeypatch.setattr("training.run.train", requested.append)
     assert importlib.import_module(name).main(words) == 0
-    config = parse_config(*requested["given"]).config()
-    rehearse(config, 1)
+    rehearse(requested[0].config(), 1)
