@@ -90,6 +90,13 @@ def test_legacy_flags_are_announced(capsys):
     assert "--n_steps 166667" in notices and "--device cpu" in notices and "--num_processes" in notices
 
 
+def test_a_request_settles_and_tells_once(capsys):
+    """The launcher asks early to refuse what cannot work, the run asks again."""
+    asked = parse_config("gan_mnist", SCRIPTS["gan_mnist"], {}, ["--max_steps", "200"])
+    assert asked.config() is asked.config() and asked.config().n_steps == 100
+    assert capsys.readouterr().err.count("note:") == 1
+
+
 @pytest.mark.parametrize("interval", ["--train_g_interval=5", "--train_g_interval 5", "--preset cifar10-gan"])
 def test_legacy_steps_know_the_interval(interval):
     script = "gan_cifar10" if "cifar10" in interval else "gan_mnist"
