@@ -3,10 +3,17 @@
 import argparse
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
+
+# A command to be typed, which stays as it is, or a flag: `--no-ema` is the argument ema=False.
+_FLAG = re.compile(
+    r"(?P<command>\b(?:python|accelerate launch|torchrun|pip install)\b[^;,:()]*)"
+    r"|(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]\w*)"
+)
 
 
 def tell(text: str) -> None:
@@ -16,15 +23,73 @@ def tell(text: str) -> None:
 
 
 class UserError(ValueError):
-    """What was given, what is allowed, and which flag or file to change; never a traceback."""
+    """What was given, what is allowed, and which flag or file to change; never a traceback.
+
+    The message is written once, with flags (`--lr 0 must be ...`). A command line prints `for_command_line`; Python
+    callers, who gave arguments, read `lr 0 must be ...`.
+    """
+
+    @property
+    def for_command_line(self) -> str:
+        """The message with its flags."""
+        return " ".join(map(str, self.args))
+
+    def __str__(self) -> str:
+        return _FLAG.sub(_as_argument, self.for_command_line)
+
+
+def _as_argument(found: re.Match[str]) -> str:
+    """A flag as an argument; a whole command unchanged."""
+    if found["command"]:
+        return found["command"]
+    return found["name"] + ("=False" if found["no"] else "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` with the known word that is most like the given one, or nothing."""
+    import difflib
+
+    known = list(known)
+    spelt = {_plain(name): name for name in reversed(known)}
+    close = spelt.get(_plain(word)) or next(iter(difflib.get_close_matches(word, known, 1)), None)
+    return f"; did you mean {close}?" if close and close != word else ""
+
+
+def _plain(word: str) -> str:
+    """A word without what people mistype most: case, hyphens and underscores."""
+    return re.sub("[-_]", "", word.lower())
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose refusals are one line, like every other."""
+    """argparse whose refusals are one line, like every other, and say what may have been meant."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
+        """As argparse's; UserError for words that nobody knows."""
+        words = list(sys.argv[1:] if args is None else args)
+        found, extra = self.parse_known_args(words, namespace)
+        if extra:
+            self.error(f"unrecognized arguments: {' '.join(extra)}{self._meant(extra[0], words)}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError in place of printing the whole usage."""
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            message += did_you_mean(choice[1], re.findall(r"[^', ]+", choice[2]))
+        if "ignored explicit argument" in message:
+            message += ": the flag takes no value"
         raise UserError(f"{message}; --help lists the flags")
+
+    def _meant(self, word: str, words: list[str]) -> str:
+        """What an unknown flag, or a word behind a flag that takes none, may have meant."""
+        if word.startswith("-"):
+            shown = [name for a in self._actions if a.help != argparse.SUPPRESS for name in a.option_strings]
+            return did_you_mean(word.partition("=")[0], shown)
+        before = words[words.index(word) - 1] if words.index(word) else ""
+        action = self._option_string_actions.get(before)
+        if action is None or action.nargs != 0:
+            return ""
+        return f"; {before} takes no value: give {' or '.join(action.option_strings)} alone"
 
 
 @contextmanager
@@ -49,7 +114,7 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            tell(f"error: {' '.join(str(error).split())}")
+            tell(f"error: {' '.join(error.for_command_line.split())}")
             return 2
 
     return wrapped

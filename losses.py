@@ -290,7 +290,9 @@ class Penalty:
 
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
     respect to its input, where batch norm in D would mix the samples' gradients; `fakes` that it looks at x_fake;
-    `styles` that it takes a StyleContext, of half a batch, and a generator with styles.
+    `styles` that it takes a StyleContext, of half a batch, and a generator with styles. `help` says what is weighed;
+    `weight_name` is the setting that holds the weight, NAME_weight where it is None, and `also` another name of it;
+    `auto(side in px, processes, batch size)` is the weight that `auto` stands for, where that is known.
     """
 
     fn: Callable[[PenaltyContext], Tensor] | Callable[[StyleContext], Tensor]
@@ -300,15 +302,34 @@ class Penalty:
     gradient: bool = False
     fakes: bool = True
     styles: bool = False
+    help: str = ""
+    weight_name: str | None = None
+    also: str | None = None
+    auto: Callable[[int, int, int], float] | None = None
+
+
+def auto_r1_weight(side: int, processes: int, batch_size: int) -> float:
+    """StyleGAN2-ADA's gamma for the image size and the batch. arXiv:2006.06676 appendix C and its code."""
+    return 0.0002 * side**2 / batch_size
 
 
 PENALTIES = {
-    "gp": Penalty(gp, side="d", weight=10.0, gradient=True),
-    "gp0": Penalty(gp0, side="d", weight=10.0, gradient=True),
-    "r1": Penalty(r1, side="d", weight=10.0, gradient=True, fakes=False),
-    "r2": Penalty(r2, side="d", weight=10.0, gradient=True),
-    "drift": Penalty(drift, side="d", weight=0.001, fakes=False),
-    "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True),
-    "ortho": Penalty(ortho, side="g", weight=1e-4, fakes=False),
-    "path_length": Penalty(path_length, side="g", weight=2.0, interval=4, styles=True),
-}
+    "gp": Penalty(
+        gp, side="d", weight=10.0, gradient=True, help="gradient norms of 1 between reals and fakes"
+    ),
+    "gp0": Penalty(gp0, side="d", weight=10.0, gradient=True, help="zero-centred on interpolates"),
+    "r1": Penalty(
+        r1, side="d", weight=10.0, gradient=True, fakes=False,
+        help="gamma: half the mean squared gradient norm on reals", also="gamma", auto=auto_r1_weight,
+    ),
+    "r2": Penalty(r2, side="d", weight=10.0, gradient=True, help="gamma: the same on fakes"),
+    "drift": Penalty(
+        drift, side="d", weight=0.001, fakes=False, help="mean of D(real)^2", weight_name="drift_penalty"
+    ),
+    "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True, help="gradient norms of 1 around reals"),
+    "ortho": Penalty(ortho, side="g", weight=1e-4, fakes=False, help="likeness of G's filters"),
+    "path_length": Penalty(
+        path_length, side="g", weight=2.0, interval=4, styles=True,
+        help="models with styles; each 4th step on half a batch",
+    ),
+}  # fmt: skip

@@ -38,7 +38,7 @@ from games import game_of
 from images.sources import ImageData
 from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
-from settings.config import parse_config
+from settings.command_line import parse_config
 from training import loop as training_loop
 from training.loop import Loop
 from training.machine import accelerated, place_of

@@ -5,7 +5,7 @@ from games.infogan import InfoGAN
 from games.noise_to_image import NoiseToImage
 from games.task import Task
 from games.veegan import VEEGAN
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 # By model.
 GAMES: dict[str, type[Task]] = {"veegan": VEEGAN, "infogan": InfoGAN}

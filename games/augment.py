@@ -7,7 +7,7 @@ from augmentation import AUGMENTATIONS
 from augmentation.ada import next_p
 from games.task import Micro
 from ops.distributed import global_mean
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 class Augmenter:

@@ -21,7 +21,7 @@ from modelling import (
 )
 from modelling.layers import Size
 from ops.rng import key
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 COMPILED_FORMS = (

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelling import MODELS
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from errors import UserError
 from games.noise_to_image import Inputs, NoiseToImage
 from games.task import Phase, Stats, Terms, total
 from modelling.conditioning import DOutput
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 def continuous_loss(mean: Tensor, code: Tensor) -> Tensor:

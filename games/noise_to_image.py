@@ -39,7 +39,7 @@ from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
 from ops.precision import full, twice_differentiable
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 class Inputs:

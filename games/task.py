@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from errors import UserError
 from images.batches import Shard
 from ops.rng import generator
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 Stats = dict[str, Tensor]
 Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)

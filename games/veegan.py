@@ -14,7 +14,7 @@ from games.task import Phase, Place, Stats, every, network_rates
 from images.batches import ImageData
 from losses import gan_d
 from ops.precision import full
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 class VEEGAN(NoiseToImage):

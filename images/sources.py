@@ -397,7 +397,9 @@ def obtain(name: str, root: Path, is_main: bool) -> Callable[[], Source | None]:
         except UserError as error:
             if not is_main:  # half a download; the main process will say what is wrong
                 return None
-            raise UserError(f"{name}: {error}. By hand: {row.by_hand.format(root=root)}") from error
+            raise UserError(
+                f"{name}: {error.for_command_line}. By hand: {row.by_hand.format(root=root)}"
+            ) from error
 
     if not is_main or find() is not None:
         return find

@@ -31,8 +31,10 @@ from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.evaluation import OPENERS
 from generation.pictures import WHITE, histogram, table
 from losses import METHODS as LOSSES
-from settings.config import FREE_ON_RESUME, from_dict, typed
+from settings.files import from_dict
 from settings.presets import PRESETS
+from settings.resume import FREE_ON_RESUME
+from settings.values import read_settings
 from tools import evaluate
 from tools.common import make_parser, positive
 
@@ -136,7 +138,7 @@ class Run:
         if not self.steps():
             return
         script = PARTS[self.part].script
-        wanted = typed(
+        wanted = read_settings(
             PRESETS[f"{PARTS[self.part].stem}{self.method}"].settings | {"seed": self.seed}, script
         )
         held = from_dict(json.loads((self.folder / "config.json").read_text()))

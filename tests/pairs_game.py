@@ -17,7 +17,7 @@ from images.sources import load_dataset
 from losses import METHODS
 from metrics.features import to_uint8
 from ops.rng import key
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 POOL = 6  # fakes that D is shown again
 CYCLE, IDENTITY = 10.0, 5.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 
-from settings.config import Request, parse_config
+from settings.command_line import Request, parse_config
 from training.folder import planned
 from training.loop import Loop
 from training.run import run_plan

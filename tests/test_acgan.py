@@ -18,7 +18,7 @@ from games.task import Draws, Micro
 from losses import METHODS
 from modelling import MODELS
 from modelling.conditioning import CLASS_HEADS, DOutput
-from settings.config import TrainConfig
+from settings import TrainConfig
 from tests.running import run
 from training.loop import Loop
 
@@ -81,7 +81,7 @@ def test_direction_of_the_gradients(y: Tensor) -> None:
 def bare_task(**weights: float) -> ACGAN:
     """The game's terms alone, without networks."""
     task = ACGAN.__new__(ACGAN)
-    task.config = TrainConfig(**weights)
+    task.config = TrainConfig(conditional=True, condition_d="ac", **weights)
     return task
 
 

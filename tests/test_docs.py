@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from games import game_of
 from images.batches import Shard
-from settings.config import make_parser, parse_config
+from settings.command_line import make_parser
 from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
@@ -157,10 +157,8 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
     """Settings, networks and batch go together, at full width: run on the device that computes nothing."""
     script, *words = shlex.split(command)
     name = script.removesuffix(".py")
-    monkeypatch.setattr("training.launch.parse_config", lambda *given: given)
-    monkeypatch.setattr("training.launch.planned", lambda given: given)
-    requested = {}
-    monkeypatch.setattr("training.launch.run_plan", lambda given: requested.update(given=given))
+    plans = []
+    monkeypatch.setattr("training.run.run_plan", plans.append)
     assert importlib.import_module(name).main(words) == 0
-    config = parse_config(*requested["given"]).config()
+    config = plans[0].config
     game_of(config).rehearse(config, Shard(config.batch_size, accumulate=config.accumulate), {})

@@ -17,7 +17,7 @@ from losses import METHODS
 from modelling import build_discriminator, build_generator
 from modelling.conditioning import DOutput
 from modelling.infogan import ARCHITECTURES, Discriminator, Generator
-from settings.config import parse_config
+from settings.command_line import parse_config
 from tests.running import run, small, state
 from tests.test_training import finite, lines, refused
 from training.loop import Loop

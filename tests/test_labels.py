@@ -12,7 +12,7 @@ from PIL import Image
 from images.sources import DIGITS
 from modelling import CONDITIONS, MODELS, build_discriminator, build_generator, own_settings
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
-from settings.config import as_dict
+from settings import as_dict
 from tests.running import SMALL, drive, request, run, small, state
 from tests.test_training import refused
 
@@ -284,7 +284,7 @@ def test_resume_with_another_number_of_labels(
         ("--condition_g cin", "condition_g: cbn -> cin"),
         ("--condition_d projection --ac_weight_d 1", "--ac_weight_d"),
         ("--ac_weight_g 0.1", "ac_weight_g: 1.0 -> 0.1"),
-        ("--no-conditional", "--conditional"),
+        ("--no-conditional", "conditional: True -> False"),
         ("--spectral_norm_d", "spectral_norm_d: False -> True"),
     ],
 )

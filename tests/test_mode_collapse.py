@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import gan_ring8
-from studies import mode_collapse
 from generation.pictures import REAL, WHITE, histogram, stack, table
 from settings.presets import PRESETS
+from studies import mode_collapse
 from studies.mode_collapse import PARTS, Run
 
 STEPS = 10

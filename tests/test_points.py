@@ -15,7 +15,7 @@ from generation.pictures import FAKE, REAL, scatter
 from images.batches import Batches, Shard
 from images.sources import load_dataset
 from metrics.mixture import MIXTURES, mixture_scores
-from settings.config import parse_config
+from settings.command_line import parse_config
 from settings.presets import PRESETS
 from tests.running import differing, state
 from tools import evaluate, sample

@@ -131,7 +131,7 @@ def test_named_attributes_are_set_and_the_others_stay_as_drawn() -> None:
     ("given", "message"),
     [
         (["Smile"], "'Smile' is not one of 4 attributes: Bald, Male, Smiling, Young"),
-        (["-smiling"], "--attributes -smiling: 'smiling' is not one of"),
+        (["-smiling"], "^attributes -smiling: 'smiling' is not one of"),
         (["Young", ""], "'' is not one of 4"),
         (["--Male"], "'-Male' is not one of 4"),
         (["2"], "'2' is not one of 4"),
@@ -151,10 +151,10 @@ def test_classes_and_attributes_are_not_mixed_up() -> None:
     assert sample_labels(digits, 2, 0, classes=["2"]).tolist() == [2, 2]
     assert sample_labels(nothing, 5, 0) is None
     for config, words, message in (
-        (FACES, {"classes": ["Male"]}, "knows attributes.* --attributes"),
-        (digits, {"attributes": ["1"]}, "knows classes.* --class"),
-        (nothing, {"attributes": ["-Male"]}, "--attributes -Male: .* without --conditional"),
-        (nothing, {"classes": ["1"]}, "--class 1: .* without --conditional"),
+        (FACES, {"classes": ["Male"]}, "knows attributes.* attributes"),
+        (digits, {"attributes": ["1"]}, "knows classes.* class"),
+        (nothing, {"attributes": ["-Male"]}, "^attributes -Male: .* without conditional"),
+        (nothing, {"classes": ["1"]}, "^class 1: .* without conditional"),
     ):
         with pytest.raises(UserError, match=message):
             sample_labels(config, 2, 0, **words)

@@ -228,8 +228,8 @@ def test_flags_that_do_not_fit(flags: str, words: str) -> None:
     ("flags", "words"),
     [
         ("--eval_n 64 --extractor digits-cnn --metric_weights absent", "absent"),
-        ("--eval_n 5000 --extractor digits-cnn", "lower --n_real"),
-        ("--eval_n 64 --extractor digits-cnn --metrics accuracy", "--metrics accuracy"),
+        ("--eval_n 5000 --extractor digits-cnn", "lower n_real"),
+        ("--eval_n 64 --extractor digits-cnn --metrics accuracy", "^metrics accuracy"),
     ],
 )
 def test_refused_before_the_run_has_a_folder(flags: str, words: str, tmp_path: Path, weights: Path) -> None:

@@ -34,7 +34,8 @@ from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from ops.rng import generator
-from settings.config import LOGGERS, OPTIMIZERS
+from settings.sections.optimisation import OPTIMIZERS
+from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 

@@ -18,7 +18,7 @@ from games.veegan import VEEGAN
 from images.batches import ImageData, Shard
 from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
-from settings.config import TrainConfig, settled
+from settings import TrainConfig, settled
 from tests.running import run, small, state
 from tests.test_training import lines, refused
 

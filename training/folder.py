@@ -10,23 +10,28 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from errors import UserError, tell
-from settings.config import Request, TrainConfig, as_dict, from_dict, resume_differences
+from settings import TrainConfig, as_dict
+from settings.command_line import Request
+from settings.files import base_of
+from settings.resume import resume_differences
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from."""
+    """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from, and the
+    name of the preset that was asked for."""
 
     config: TrainConfig
     folder: Path | None = None
     source: Path | None = None
+    preset: str | None = None
 
 
 def planned(request: Request) -> Plan:
     """What a command line asks for; UserError for a folder or run that does not fit."""
     if request.resume is None:
         config = request.config()
-        return Plan(config, new_folder(config))
+        return Plan(config, new_folder(config), preset=request.preset)
     given = request.given
     root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     if request.resume == "latest":
@@ -43,7 +48,7 @@ def planned(request: Request) -> Plan:
     folder = root / given["log_name"] if "log_name" in given else run
     if folder.resolve() != run.resolve() and is_occupied(folder):
         raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
-    return Plan(config, folder, source)
+    return Plan(config, folder, source, request.preset)
 
 
 def continued(config: TrainConfig, resume: str | Path) -> Plan:
@@ -70,7 +75,7 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
         raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
     try:
         old = json.loads(saved.read_text())
-        return run, old, from_dict(old)
+        return run, old, base_of(old)
     except (ValueError, AttributeError):
         raise UserError(f"--resume: {saved} is damaged") from None
 

@@ -1,4 +1,4 @@
-"""main(argv) of the gan_*.py scripts."""
+"""The light door of a training script: the command line is read before anything of training is imported."""
 
 import ctypes
 import os
@@ -7,23 +7,26 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from accelerate import PartialState
-
 from errors import cli
-from settings.config import parse_config
-from training.folder import planned
-from training.run import run_plan
+from settings.command_line import parse_config
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
-    """main(argv) of a gan_*.py."""
+    """main(argv) of a gan_*.py; datasets: its own, the default first."""
 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
         request = parse_config(script, datasets, defaults, argv, doc)
+        if request.resume is None:
+            request.config()  # refuse what cannot work before seconds are spent on imports
         follow_launcher()
+
+        from accelerate import PartialState
+
+        from training import folder, run
+
         try:
-            run_plan(planned(request))
+            run.run_plan(folder.planned(request))
         finally:
             if PartialState._shared_state:
                 PartialState().destroy_process_group()

@@ -18,7 +18,7 @@ from images.batches import Shard
 from modelling import running_statistics
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
-from settings.config import TrainConfig
+from settings import TrainConfig
 from training.logs import RunLog
 from training.optimizers import forget, make_optimizer, step_or_leave
 from training.scores import Scores

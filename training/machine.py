@@ -15,7 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from errors import UserError, tell
 from games.task import Place
 from images.batches import Shard
-from settings.config import TrainConfig
+from settings import TrainConfig
 from training.device import PATIENCE, choose_device
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modelling import param_groups
-from settings.config import TrainConfig
+from settings import TrainConfig
 
 
 def _adam(
@@ -35,7 +35,7 @@ def _sgd(
 
 
 # Name of --optimizer -> (groups, rate, settings, lazy, fused) -> the optimiser.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Adam": partial(_adam, torch.optim.Adam),
     "AdamW": partial(_adam, torch.optim.AdamW),
     "RMSprop": _rmsprop,
@@ -53,7 +53,7 @@ def make_optimizer(
     """
     floats = all(p.is_floating_point() for p in network.parameters())
     fused = device.type in ("cpu", "cuda", "mps") and floats
-    optimizer = OPTIMIZERS[config.optimizer](param_groups(network), lr, config, lazy, fused)
+    optimizer = MAKERS[config.optimizer](param_groups(network), lr, config, lazy, fused)
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_scale"]
     forget(optimizer)

@@ -17,7 +17,9 @@ from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore, check_shapes
-from settings.config import LOGGERS, TrainConfig, as_dict, settings_text, settled
+from settings import TrainConfig, as_dict, settled
+from settings.files import settings_text
+from settings.sections.run import LOGGERS
 from training.folder import Plan, continued, new_folder, next_free_folder, prepare_folder
 from training.hooks import Pictures
 from training.logs import RunLog
@@ -97,7 +99,7 @@ def run_plan(
         if plan.source is not None:
             restore(loop, plan.source)  # before config.json: a refused resume changes nothing
         prepare_folder(config, folder, plan.source is not None, accelerator)
-        say_what_runs(config, accelerator, task, folder)
+        say_what_runs(config, accelerator, task, folder, plan.preset)
         loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
         loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
         loop.log.start(loop.step)
@@ -160,9 +162,11 @@ def surroundings(config: TrainConfig, accelerator: Accelerator, task: Task) -> d
     }
 
 
-def say_what_runs(config: TrainConfig, accelerator: Accelerator, task: Task, folder: Path) -> None:
+def say_what_runs(
+    config: TrainConfig, accelerator: Accelerator, task: Task, folder: Path, preset: str | None
+) -> None:
     """Settings, networks, data and place, for people."""
-    for line in (*settings_text(config), *task.describe()):
+    for line in (*settings_text(config, preset), *task.describe()):
         accelerator.print(line)
     accelerator.print(f"processes: {accelerator.num_processes}, global batch: {config.batch_size}")
     precision = accelerator.mixed_precision

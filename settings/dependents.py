@@ -1,0 +1,130 @@
+"""Settings that mean something only while another one switches them on: one table of switches and their dependents."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from errors import UserError
+from modelling.conditioning import CLASS_HEADS
+from settings.sections.data import of_points
+from settings.sections.model import AC_WEIGHTS, find_model, names_where
+from settings.values import without
+
+
+@dataclass(frozen=True)
+class Dependents:
+    """Settings `names`, of use where on(config); says(name, config): the refusal elsewhere.
+
+    controls: the settings that switch; a flag that switches off takes what presets and files say of the names with it,
+    with resets any flag of them does.
+    """
+
+    names: tuple[str, ...]
+    on: Callable[[Any], bool]
+    says: Callable[[str, Any], str]
+    controls: tuple[str, ...]
+    resets: bool = False
+
+
+def _needs(switch: str) -> Callable[[str, Any], str]:
+    return lambda name, config: f"--{name} needs {switch}"
+
+
+def _no_classes(name: str, config: Any) -> str:
+    able = ", ".join(n for n, row in CLASS_HEADS.items() if row.classifies)
+    return f"--{name}: only --condition_d {able} classify"
+
+
+def _grows(config: Any) -> bool:
+    return find_model(config.model).grows_from is not None
+
+
+def _no_growth(name: str, config: Any) -> str:
+    why = f"{config.model} does not grow ({names_where('grows_from')} do)"
+    return f"--{name} {getattr(config, name)}: {'--no_grow' if _grows(config) else why}; leave the flag out"
+
+
+DEPENDENTS = (
+    Dependents(
+        ("condition_g", "condition_d", *AC_WEIGHTS),
+        lambda config: config.conditional,
+        lambda name, config: f"--{name} {getattr(config, name)} needs --conditional",
+        ("conditional",),
+    ),
+    # weights of another way to see labels mean nothing
+    Dependents(AC_WEIGHTS, lambda config: config.classifies(), _no_classes, ("condition_d",), resets=True),
+    Dependents(
+        ("no_grow",),
+        _grows,
+        lambda name, config: f"--no_grow: {config.model} never grows; leave the flag out",
+        ("model",),
+    ),
+    Dependents(
+        ("stable_kimg", "fade_kimg"),
+        lambda config: _grows(config) and not config.no_grow,
+        _no_growth,
+        ("model", "no_grow"),
+    ),
+    Dependents(
+        ("ema_decay", "ema_halflife", "ema_rampup", "ema_warmup"),
+        lambda config: config.ema,
+        _needs("--ema"),
+        ("ema",),
+    ),
+    Dependents(
+        ("ema_rampup",),
+        lambda config: bool(config.ema_halflife),
+        lambda name, config: "--ema_rampup limits a half-life: add --ema_halflife",
+        ("ema_halflife", "ema_decay"),
+    ),
+    Dependents(
+        ("ada_p", "ada_target", "ada_interval", "ada_kimg"),
+        lambda config: "ada" in config.augment,
+        _needs("--augment ada"),
+        ("augment",),
+    ),
+    Dependents(
+        ("eval_n", "extractor", "metric_weights", "metrics", "eval_patience"),
+        lambda config: config.eval_interval is not None,
+        _needs("--eval_interval"),
+        ("eval_interval",),
+    ),
+    Dependents(
+        ("extractor", "metric_weights", "metrics"),
+        lambda config: not of_points(config.dataset),
+        lambda name, config: (
+            f"--{name}: the points of {config.dataset} are held against its mixture; leave the flag out"
+        ),
+        ("dataset",),
+    ),
+)
+# Two ways to say the same: where one is given, what lower layers say of the other is dropped.
+ALTERNATIVES = (("ema_decay", "ema_halflife"),)
+
+
+def refuse_idle(config: Any, given: Collection[str]) -> None:
+    """UserError for the first of the given settings that is of no use in this config."""
+    for row in DEPENDENTS:
+        names = [name for name in row.names if name in given]
+        if names and not row.on(config):
+            raise UserError(row.says(names[0], config))
+
+
+def without_idle(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Settings less those that are of no use in the config they make."""
+    return without((name for row in DEPENDENTS if not row.on(config) for name in row.names), settings)
+
+
+def said_otherwise(above: Collection[str]) -> set[str]:
+    """Names that mean nothing beneath these settings, which say the same in another way."""
+    return {name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair}
+
+
+def switched_off(above: Collection[str], config: Any) -> set[str]:
+    """Names that are of no use beneath these settings, which switch them off in the config that all make."""
+    return {
+        name
+        for row in DEPENDENTS
+        if set(row.controls) & set(above) and (row.resets or not row.on(config))
+        for name in row.names
+    }

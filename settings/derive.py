@@ -1,0 +1,87 @@
+"""Values that follow from others: what stands in a settled config in place of None and auto."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from images.sources import DATASETS
+from losses import METHODS, PENALTIES
+from modelling import own_settings
+from modelling.conditioning import CONDITIONAL_NORMS
+from modelling.layers import image_shape
+from settings.section import is_auto, of
+from settings.sections import FIELDS
+from settings.sections.model import AC_WEIGHTS, find_model
+from settings.train_config import TrainConfig
+
+KIMG = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's; 800 for LSUN
+
+
+def settled(config: TrainConfig) -> TrainConfig:
+    """The config with the values that follow from others in place of None and auto, from what was asked; UserError.
+
+    D has no norm under a penalty on its gradients, which are per sample, nor under spectral norm. What follows from
+    the number of processes takes it from the launcher.
+    """
+    asked = TrainConfig(**config.asked)
+    values: dict[str, Any] = {}
+    for derive in (_numbers, _networks, _labels, _norms):
+        values |= derive(replace(asked, **values))
+    changed = {name: value for name, value in values.items() if getattr(asked, name) != value}
+    return replace(asked, **changed, derived=changed)
+
+
+def _numbers(config: TrainConfig) -> dict[str, Any]:
+    """Image size, and the numbers that auto stands for."""
+    img_size = DATASETS[config.dataset].img_size if config.img_size is None else config.img_size
+    side, processes = max(image_shape(img_size)), int(os.environ.get("WORLD_SIZE", "1"))
+    found: dict[str, Any] = {"img_size": img_size}
+    batch_size = config.batch_size
+    if is_auto(batch_size):
+        # the rules of the others take the batch
+        found["batch_size"] = batch_size = of(FIELDS["batch_size"]).auto(side, processes, 1)
+    for name, f in FIELDS.items():
+        value = getattr(config, name)
+        if name not in found and of(f).auto is not None and is_auto(value):
+            number = of(f).auto(side, processes, batch_size)
+            found[name] = tuple(number if v == "auto" else v for v in value) if value != "auto" else number
+    weights = {
+        name: PENALTIES[name].auto(side, processes, batch_size) if weight == "auto" else weight
+        for name, weight in config.penalty_weights.items()
+    }
+    return found | {"penalty_weights": weights}
+
+
+def _networks(config: TrainConfig) -> dict[str, Any]:
+    """Growing, and spectral norm as the model has it."""
+    model, found = find_model(config.model), {}
+    if model.grows_from is not None and not config.no_grow:
+        found = {name: KIMG for name in ("stable_kimg", "fade_kimg") if getattr(config, name) is None}
+    for side in ("g", "d"):
+        if getattr(config, f"spectral_norm_{side}") is None:
+            found[f"spectral_norm_{side}"] = side in model.spectral_norm
+    return found
+
+
+def _labels(config: TrainConfig) -> dict[str, Any]:
+    """How the networks of a conditional run see labels, and the weights of their classification."""
+    if not config.conditional:
+        return {}
+    found = {f"condition_{side}": config.seen_by(side) for side in ("g", "d")}
+    if config.classifies():
+        usual = dict(zip(AC_WEIGHTS, (1.0, 0.0, METHODS[config.method].ac_weight_g), strict=True))
+        found |= {name: weight for name, weight in usual.items() if getattr(config, name) is None}
+    return found
+
+
+def _norms(config: TrainConfig) -> dict[str, Any]:
+    """The norms of networks that have one to choose."""
+    model, found = find_model(config.model), {}
+    bare = {"g": False, "d": config.spectral_norm_d or config.penalised()}
+    for side, network in (("g", model.Generator), ("d", model.Discriminator)):
+        known = own_settings(network)
+        said = getattr(config, f"norm_{side}") is not None or "norm" in getattr(config, f"{side}_kwargs")
+        by_label = side == "g" and config.condition_g in CONDITIONAL_NORMS
+        if "norm" in known and not said and not by_label:
+            found[f"norm_{side}"] = "none" if bare[side] else known["norm"].default
+    return found

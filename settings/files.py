@@ -1,0 +1,108 @@
+"""Settings in files: what a run writes down, YAML and JSON that people write, and what people are shown."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from errors import UserError, tell
+from modelling.layers import size_text
+from settings.dependents import without_idle
+from settings.section import default_of, is_auto
+from settings.sections import FIELDS, SECTIONS
+from settings.sections.loss import unfold_weights, weight_names
+from settings.train_config import TrainConfig
+from settings.values import read_settings, without
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain containers only, as saved in config.json and in checkpoints: what was asked, and every setting."""
+    values = {name: getattr(config, name) for name in FIELDS}
+    return json.loads(json.dumps({"asked": config.asked, **values}))
+
+
+def from_dict(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a saved config as it was settled, in its own type, less those of no use; UserError."""
+    known = {*FIELDS, *weight_names()}
+    return _of_use(read_settings({k: v for k, v in saved.items() if k in known}, "config.json"))
+
+
+def asked_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of a saved run; all its settings for one of before this was written down; UserError."""
+    asked = saved.get("asked")
+    return read_settings(asked, "config.json") if isinstance(asked, Mapping) else from_dict(saved)
+
+
+def _of_use(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings less what their own switches leave idle, which older versions wrote down too."""
+    return without_idle(settings, TrainConfig.unchecked(settings))
+
+
+def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run starts from: what was asked, and the numbers that auto stood for with its processes."""
+    held = from_dict(saved)
+    return {
+        name: held[name] if _has_auto(value) and name in held else value
+        for name, value in asked_of(saved).items()
+    }
+
+
+def _has_auto(value: Any) -> bool:
+    return is_auto(value) or isinstance(value, dict) and "auto" in value.values()
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """What a YAML or JSON file asks for; UserError for a missing file, no mapping, or unknown names.
+
+    A run's config.json gives what was asked of the run; its name and wish to replace another one are not passed on.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"--config {path} must hold `name: value` lines")
+    if isinstance(loaded.get("asked"), dict):
+        settings = read_settings(loaded["asked"], f"--config {path}")
+    else:
+        settings = read_settings(loaded, f"--config {path}")
+        if len(settings) > len(FIELDS) // 2:  # nobody types so many
+            tell(f"note: {path} does not say what was asked of its run: all its values count as asked")
+            settings = _of_use(settings)
+    return without(("log_name", "overwrite"), settings)
+
+
+def readable(name: str, value: Any) -> Any:
+    """A saved setting as people write it: a size as 160x128."""
+    return size_text(value) if name == "img_size" and value is not None else value
+
+
+def settings_text(config: TrainConfig, preset: str | None = None) -> list[str]:
+    """The settings that differ from the defaults, for people: a line a section, the preset's name before them."""
+    lines = [] if preset is None else [f"preset: {preset}"]
+    for section in SECTIONS:
+        values = {f.name: getattr(config, f.name) for f in fields(section) if _tells(config, f)}
+        if "penalty_weights" in values:
+            values = {k: v for k, v in unfold_weights(values).items() if v is not None}
+        if values:
+            lines.append(f"{section.title}: {'  '.join(f'{k}={shown(k, v)}' for k, v in values.items())}")
+    return lines
+
+
+def _tells(config: TrainConfig, f: Field) -> bool:
+    """Whether a value is worth a word: unlike its default, and not derived to be off."""
+    value, default = getattr(config, f.name), default_of(f)
+    return value != default and not (default is None and value in (False, "no"))
+
+
+def shown(name: str, value: Any) -> str:
+    """A setting in a line for people."""
+    value = readable(name, value)
+    if isinstance(value, Mapping):
+        return ",".join(f"{k}={v}" for k, v in value.items())
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,45 @@
+"""What a resumed run may change."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from settings.derive import settled
+from settings.files import as_dict, from_dict, readable
+from settings.section import of
+from settings.sections import FIELDS
+from settings.sections.loss import unfold_weights
+from settings.train_config import TrainConfig
+
+FREE_ON_RESUME = {name for name, f in FIELDS.items() if of(f).at_resume == "free"}
+NOTICED_ON_RESUME = {name for name, f in FIELDS.items() if of(f).at_resume == "noticed"}
+
+
+def resume_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(refused, noticed) lines `name: old -> new` between a run's saved config and what is settled now.
+
+    A setting younger than the run stands at its default, or at what follows for it.
+    """
+    old, new = (_flat(values) for values in (as_dict(settled(TrainConfig(**from_dict(old)))), new))
+    refused, noticed = [], []
+    for name, before in old.items():
+        if name not in FREE_ON_RESUME:
+            (noticed if name in NOTICED_ON_RESUME else refused).extend(_changes(name, before, new[name]))
+    return refused, noticed
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as flags name them, sizes as people write them."""
+    flat = unfold_weights({name: values[name] for name in FIELDS})
+    return {name: readable(name, value) for name, value in flat.items()}
+
+
+def _changes(name: str, old: Any, new: Any) -> list[str]:
+    """`name: old -> new`, of mappings by key; nothing where both are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys((*old, *new))
+        return [
+            line
+            for k in keys
+            for line in _changes(f"{name}.{k}", old.get(k, "(absent)"), new.get(k, "(absent)"))
+        ]
+    return [] if old == new else [f"{name}: {old} -> {new}"]

@@ -1,0 +1,77 @@
+"""Which images, where they are and at what size, and what D sees of them."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from augmentation import AUGMENTATIONS
+from errors import UserError
+from images.sources import DATASETS, parse_size
+from modelling.layers import Size
+from settings.section import Section, flag
+
+
+def of_points(dataset: str) -> bool:
+    """Whether a data set is of points of the plane, not of images."""
+    return DATASETS[dataset].points
+
+
+def read_size(value: Any) -> Size:
+    """A size from 64, "160x128" or [160, 128]; UserError."""
+    try:
+        return parse_size("x".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    except ValueError as error:
+        raise UserError(f"--img_size {value!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class DataSettings(Section):
+    """The images."""
+
+    title: ClassVar[str] = "data"
+
+    dataset: str = flag("mnist", "which images", choices=lambda: DATASETS, usual=True)
+    data: str | None = flag(
+        None,
+        "folder, .zip, .tar or .tar.gz of images in place of the dataset's own",
+        usual=True,
+        at_resume="free",
+    )
+    split: str = flag("train", "which part to train on", choices=lambda: ("train", "val", "test", "all"))
+    data_root: str = flag(
+        "data", "where the dataset's own files stand or are downloaded to", usual=True, at_resume="free"
+    )
+    cache_dir: str | None = flag(
+        None, "where decoded images are kept (default: the user's cache folder)", at_resume="free"
+    )
+    data_device: str = flag(
+        "auto",
+        "where images stay in training",
+        choices=lambda: ("auto", "cpu", "device"),
+        at_resume="free",
+    )
+    img_size: int | tuple[int, int] | None = flag(
+        None, "pixels: 64, or HEIGHTxWIDTH (default: the dataset's)", read=read_size, usual=True
+    )
+    flip: bool = flag(False, "mirror each image with probability one half", usual=True)
+
+
+@dataclass(frozen=True)
+class AugmentationSettings(Section):
+    """What happens to reals and fakes alike before D."""
+
+    title: ClassVar[str] = "augmentation"
+
+    augment: tuple[str, ...] = flag(
+        (), "what D sees of reals and fakes alike", choices=lambda: AUGMENTATIONS, usual=True
+    )
+    ada_p: float = flag(0.0, "ada's strength at the start, in [0, 1]", most=1)
+    ada_target: float = flag(
+        0.6, "mean sign of D's logits for reals that ada's strength is steered to", most=1
+    )
+    ada_interval: int = flag(4, "steps between moves of ada's strength", least=1)
+    ada_kimg: float = flag(500.0, "thousands of images in which it can go from 0 to 1", above=0)
+
+    def check(self) -> None:
+        """Each augmentation once."""
+        if len(set(self.augment)) < len(self.augment):
+            raise UserError(f"--augment {' '.join(self.augment)}: each once")

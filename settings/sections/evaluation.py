@@ -1,0 +1,57 @@
+"""Scores along the run."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from errors import UserError
+from metrics.features import EXTRACTORS
+from metrics.inception import NAME as INCEPTION
+from metrics.score import METRICS
+from settings.section import Section, flag
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Section):
+    """Which scores, how often, read by what."""
+
+    title: ClassVar[str] = "evaluation"
+
+    eval_interval: int | None = flag(
+        None,
+        "steps between scores of the samples (default: none are taken)",
+        least=1,
+        usual=True,
+        at_resume="free",
+    )
+    eval_n: int = flag(
+        10_000, "number of fakes, and of reals they are compared with", least=2, at_resume="free"
+    )
+    extractor: str | None = flag(
+        None,
+        f"network that reads images for scores (default: {INCEPTION})",
+        choices=lambda: (INCEPTION, *EXTRACTORS),
+        usual=True,
+        at_resume="free",
+    )
+    metric_weights: str | None = flag(
+        None,
+        "file of its weights (default: where tools.train_classifier or a download put it)",
+        at_resume="free",
+    )
+    metrics: tuple[str, ...] = flag(
+        ("fid",),
+        "scores to take; by the first the best checkpoint is kept",
+        choices=lambda: METRICS,
+        at_resume="free",
+    )
+    eval_patience: int | None = flag(
+        None,
+        "training ends after so many scores in a row without a better one",
+        least=1,
+        at_resume="free",
+    )
+
+    def check(self) -> None:
+        """Some scores, each once."""
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise UserError(f"--metrics {' '.join(self.metrics)}: at least one, each once")

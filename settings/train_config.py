@@ -1,0 +1,108 @@
+"""TrainConfig: all settings of a run by flat names, valid from its construction on."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from errors import UserError
+from losses import PENALTIES
+from settings.dependents import refuse_idle
+from settings.section import default_of, is_auto
+from settings.sections import FIELDS, SECTIONS
+from settings.sections.data import AugmentationSettings, DataSettings, of_points
+from settings.sections.evaluation import EvaluationSettings
+from settings.sections.loss import LossSettings
+from settings.sections.model import GrowingSettings, ModelSettings, find_model, names_where
+from settings.sections.optimisation import EmaSettings, OptimisationSettings, PrecisionSettings
+from settings.sections.run import OutputSettings, RunSettings
+from settings.values import read_settings
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class TrainConfig(
+    RunSettings, DataSettings, AugmentationSettings, ModelSettings, GrowingSettings, LossSettings,
+    OptimisationSettings, EmaSettings, PrecisionSettings, EvaluationSettings, OutputSettings,
+):  # fmt: skip
+    """All settings: TrainConfig(lr=1e-4, ema=True, r1_weight=10). None means: derived, see the help text.
+
+    ValueError for an unknown name, a wrong type, and what cannot work together. `settled` makes one in which the
+    derived values stand; `asked` then still holds what was given by name, and `derived` what took the place of None
+    and auto. A value that `dataclasses.replace` changes counts as asked.
+    """
+
+    title: ClassVar[str] = "all"
+
+    asked: dict[str, Any] = field(default_factory=dict, compare=False)
+    derived: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __init__(
+        self,
+        *,
+        asked: dict[str, Any] | None = None,
+        derived: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        given = read_settings(settings)
+        if "penalty_weights" in given:
+            weights = given["penalty_weights"]
+            given["penalty_weights"] = {name: w for name, w in weights.items() if w is not None}
+        values = {name: default_of(f) for name, f in FIELDS.items()} | given
+        derived = {name: value for name, value in (derived or {}).items() if values[name] == value}
+        if asked is None:
+            asked = given
+        else:
+            usual = {name: default_of(f) for name, f in FIELDS.items()} | asked
+            changed = {n: v for n, v in values.items() if n not in derived and v != usual[n]}
+            asked = asked | changed
+        for name, value in (values | {"asked": asked, "derived": derived}).items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    def __repr__(self) -> str:
+        return f"TrainConfig({', '.join(f'{n}={getattr(self, n)!r}' for n in self.unlike_defaults())})"
+
+    @classmethod
+    def unchecked(cls, settings: dict[str, Any]) -> "TrainConfig":
+        """One whose settings may not fit together, to ask which of them are of use."""
+        config = object.__new__(cls)
+        for name, value in ({name: default_of(f) for name, f in FIELDS.items()} | settings).items():
+            object.__setattr__(config, name, value)
+        return config
+
+    def unlike_defaults(self) -> list[str]:
+        """Names of the settings that differ from their defaults."""
+        return [name for name, f in FIELDS.items() if getattr(self, name) != default_of(f)]
+
+    def penalised(self) -> bool:
+        """Whether a penalty differentiates D, in which batch norm would mix the samples' gradients."""
+        return any(PENALTIES[name].gradient for name in self.penalties())
+
+    def check(self) -> None:
+        """The sections' rules, those between switches and dependents, and those between sections."""
+        for section in SECTIONS:
+            section.check(self)
+        refuse_idle(self, self.unlike_defaults())
+        self._check_length()
+        if self.ema_halflife and self.ema_decay != TrainConfig.ema_decay:
+            raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
+        if of_points(self.dataset) and (self.flip or self.augment):
+            what = "--flip" if self.flip else f"--augment {' '.join(self.augment)}"
+            raise UserError(f"{what}: {self.dataset} is of points, not of images; leave the flag out")
+        if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
+            raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
+        for name in self.penalties():
+            if PENALTIES[name].styles and not find_model(self.model).styles:
+                raise UserError(
+                    f"--penalty {name} measures the way from styles to images: {names_where('styles')} have styles, "
+                    f"not {self.model}"
+                )
+
+    def _check_length(self) -> None:
+        """A run is long enough for G to be updated, and for its rates to fall."""
+        if is_auto(self.n_steps):
+            return
+        if self.n_steps < (first := 100 if self.critic_warmup else self.train_g_interval):
+            raise UserError(
+                f"--n_steps {self.n_steps}: G is updated at step {first} for the first time: give more"
+            )
+        if self.lr_decay_from is not None and self.lr_decay_from >= self.n_steps:
+            raise UserError(f"--lr_decay_from {self.lr_decay_from} must be below --n_steps {self.n_steps}")
