@@ -26,7 +26,7 @@ from errors import UserError
 
 MAGIC = b"GANCKPT1"
 FOOTER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
-CHUNK_BYTES = 1 << 20
+BYTES_AT_ONCE = 1 << 20
 # Names, zip headers and the pickle come on top of the tensors; a disk filled to the brim helps nobody.
 SPACE_FACTOR = 1.2
 SHOWN_DIFFERENCES = 5
@@ -151,7 +151,7 @@ class _HashingWriter:
 
     def write(self, data: bytes | memoryview) -> int:
         """Write all of data, or raise OSError."""
-        if len(data) < CHUNK_BYTES:
+        if len(data) < BYTES_AT_ONCE:
             self.sha256.update(data)
             return self.file.write(data)
         # Hashing costs more than handing the bytes to the system; both leave the GIL to the other.
@@ -168,7 +168,7 @@ class _HashingWriter:
 
 def _write(state: dict[str, Any], path: Path) -> None:
     """Write state and footer and wait until the disk has them; OSError or torch's RuntimeError if not."""
-    with ThreadPoolExecutor(max_workers=1) as pool, open(path, "wb", buffering=CHUNK_BYTES) as file:
+    with ThreadPoolExecutor(max_workers=1) as pool, open(path, "wb", buffering=BYTES_AT_ONCE) as file:
         writer = _HashingWriter(file, pool)
         torch.save(state, writer)
         file.write(MAGIC + writer.sha256.digest())
@@ -215,7 +215,7 @@ def _verify(path: Path) -> None:
             raise CheckpointError(f"{path}: not a checkpoint")
         file.seek(0)
         sha256, n_left = hashlib.sha256(), n_payload
-        while n_left and (chunk := file.read(min(CHUNK_BYTES, n_left))):
+        while n_left and (chunk := file.read(min(BYTES_AT_ONCE, n_left))):
             sha256.update(chunk)
             n_left -= len(chunk)
     if sha256.digest() != footer[len(MAGIC) :]:

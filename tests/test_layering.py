@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"ops": 0, "losses": 0, "ema": 0, "errors": 0, "modelling": 1, "augmentation": 1, "metrics": 1}
 FLOORS |= {"images": 2, "settings": 2, "generation": 2, "games": 2, "training": 2}
 FLOORS |= {"tools": 3, "benchmarks": 3, "studies": 3, "assets": 3}
-KNOWN_BELOW_TRAINING = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors"}
+KNOWN_BELOW_TRAINING = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
 
 
 def floor_of(top: str) -> int | None:

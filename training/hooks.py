@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from generation.generator import export_generator, label_rows, sampling_copy
-from generation.pictures import scatter
-from generation.sampling import generate, render, to_grid
+from generation.generator import export_generator, sampling_copy
+from generation.labels import label_rows
+from generation.pictures import scatter, to_grid
+from generation.sampling import generate, render
 from metrics.mixture import MIXTURES
 from ops.rng import generator
 from training.loop import Loop

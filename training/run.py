@@ -27,8 +27,9 @@ from games.infogan import InfoGAN
 from games.task import NoiseToImage
 from games.veegan import VEEGAN
 from generation.checkpoint import CheckpointStore, check_shapes
-from generation.evaluation import OPENERS, Evaluator, PointEvaluator
-from generation.generator import label_examples
+from generation.evaluation import Evaluator, PointEvaluator
+from generation.extractors import OPENERS
+from generation.labels import label_examples
 from images.batches import check_batch_size
 from images.cache import cache_folder
 from images.sources import DATASETS, Batches, ImageData, load_dataset

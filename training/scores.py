@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from generation.evaluation import Evaluator, Interrupted, PointEvaluator
+from generation.evaluation import Evaluator, PointEvaluator
 from generation.generator import batch_norm_of, sampling_copy
+from generation.protocol import best_by, protocol_key
+from generation.reading import Interrupted
 from ops.distributed import agree
-from training.logs import RunLog, protocol_key
+from training.logs import RunLog
 
 
 class Scores:
@@ -74,7 +76,7 @@ class Scores:
             return False
         finally:
             self.log.pause(time.monotonic() - began)
-        name, _ = line["protocol"]["best_by"]
+        name, _ = best_by(line)
         self.history.append([step, float(line[name]), protocol_key(line)])
         best = self.best()
         self.log.attempt("scores.jsonl", partial(self.log.score, line))
