@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from losses import PenaltyContext, r1
+from losses import r1
 from modelling import sagan
 from modelling.conditioning import ConditionalNorm, as_output
 from modelling.resnet import UpBlock
@@ -429,12 +429,7 @@ def test_r1_is_that_of_attention_written_out(condition: str | None, monkeypatch:
     x, y = torch.rand(4, 3, 32, 32).double(), labels_of(4)
 
     def value_and_gradients() -> list[Tensor]:
-        def logits(given: Tensor) -> Tensor:
-            with twice_differentiable():
-                return D(given, y)
-
-        context = PenaltyContext(D=logits, G=None, x_real=x, x_fake=None, uniform=lambda purpose, shape: x)
-        value = r1(context)
+        value = r1(lambda given: D(given, y), x)
         return [value, *torch.autograd.grad(value, list(D.parameters()), materialize_grads=True)]
 
     actual = value_and_gradients()
