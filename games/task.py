@@ -14,7 +14,7 @@ from games.augment import Augmenter
 from games.growing import at_stage
 from images.sources import Batches
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import MODELS
+from modelling import find_model
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
@@ -209,7 +209,7 @@ class NoiseToImage(Task):
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not half and forward_d is None
         active = config.penalties()
-        self.model = MODELS[config.model]
+        self.model = find_model(config.model)
         self.growth = config.growth()
         self.device = next(G.parameters()).device
         self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
