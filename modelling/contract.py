@@ -29,7 +29,7 @@ MIXED = ("z_mix", "u")  # what a G with styles is also called with
 
 def code_file(function: object) -> str | None:
     """The file, as tracebacks name it, that a Python function or method stands in."""
-    code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     return None if code is None else code.co_filename
 
 
@@ -47,10 +47,9 @@ def shown(file: str) -> str:
 
 def title(network: type[nn.Module]) -> str:
     """How messages call a class: by its name, and its file unless it is one of torch's."""
-    file = code_file(network.forward) or code_file(network.__init__)
-    if file is None or Path(file).is_relative_to(TORCH):
-        return network.__name__
-    return f"{network.__name__} ({shown(file)})"
+    found = map(code_file, (getattr(network, "forward", None), network.__init__))
+    file = next((file for file in found if file and not Path(file).is_relative_to(TORCH)), None)
+    return network.__name__ if file is None else f"{network.__name__} ({shown(file)})"
 
 
 def bare(network: nn.Module) -> nn.Module:
