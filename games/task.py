@@ -14,7 +14,7 @@ from games.augment import Augmenter
 from games.growing import at_stage
 from images.sources import Batches
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import MODELS
+from modelling import find_model
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
@@ -209,7 +209,7 @@ class NoiseToImage(Task):
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not half and forward_d is None
         active = config.penalties()
-        self.model = MODELS[config.model]
+        self.model = find_model(config.model)
         self.growth = config.growth()
         self.device = next(G.parameters()).device
         self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
@@ -380,7 +380,7 @@ class NoiseToImage(Task):
         """The loss with its side's penalties of interval 1."""
         for name in self.every_step[side]:
             styles = PENALTIES[name].styles
-            value = PENALTIES[name].fn(self._style_context(name, micro) if styles else context)
+            value = PENALTIES[name](self._style_context(name, micro) if styles else context)
             stats[f"penalty/{name}"] = value.detach()
             loss = loss + self.weights[name] * value
         return loss, stats
@@ -392,7 +392,7 @@ class NoiseToImage(Task):
             else:
                 x_fake = self._fake_for_penalty(micro) if PENALTIES[name].fakes else None
                 context = self._context(micro, name, self._real(micro), x_fake)
-            value = PENALTIES[name].fn(context)
+            value = PENALTIES[name](context)
             return self.weights[name] * value, {f"penalty/{name}": value.detach()}
 
         return loss
@@ -404,9 +404,10 @@ class NoiseToImage(Task):
     def _style_context(self, name: str, micro: Micro) -> StyleContext:
         """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
         half = micro.part(2)
+        ws = self.G.styles(half.z, half.y, **self._mixing(half))
         return StyleContext(
-            styles=lambda: self.G.styles(half.z, half.y, **self._mixing(half)),
-            synthesis=lambda ws: self.G.synthesis(ws, twice=True),
+            ws=ws,
+            x=self.G.synthesis(ws, twice=True),
             normal=half.normal,
             mean=self.state[name],
             follow=lambda value: self._follow(name, value, micro),

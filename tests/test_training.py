@@ -354,8 +354,8 @@ def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
     """Lengths may be finite where their gradient is not."""
     penalty = PENALTIES["path_length"]
 
-    def broken(ctx):
-        value = penalty.fn(ctx)
+    def broken(ws, x, mean, normal, follow):
+        value = penalty.fn(ws, x, mean, normal=normal, follow=follow)
         return value + value.detach() * math.inf * (value - value.detach())  # nan, after the mean has moved
 
     monkeypatch.setitem(PENALTIES, "path_length", replace(penalty, fn=broken))

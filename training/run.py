@@ -37,8 +37,10 @@ from losses import PENALTIES, weight_matrices
 from modelling import (
     build_discriminator,
     build_generator,
+    check_contract,
     check_settings,
     check_spectral_norm,
+    find_model,
     network_classes,
 )
 from modelling.layers import Size
@@ -404,9 +406,18 @@ def rehearse(config: TrainConfig, n_processes: int) -> None:
         D = build_discriminator(config.model, **d | {"spectral_norm": False})
         if "ortho" in config.penalties() and not weight_matrices(G):
             raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
-        y = torch.empty(n, n_labels) if n_labels else None
         game_of(config).check(config, G, D)
-        D(G(torch.empty(n, config.z_dim), y), y)
+        check_contract(
+            G,
+            D,
+            n=n,
+            img_size=config.img_size,
+            img_channels=DATASETS[config.dataset].img_channels,
+            z_dim=config.z_dim,
+            n_labels=n_labels,
+            condition_d=config.condition_d,
+            row=find_model(config.model),
+        )
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
         if wanted:
             check_spectral_norm(network, config.model, side)
