@@ -14,11 +14,13 @@ from torch import Tensor
 from errors import UserError
 from generation.evaluation import Evaluator
 from generation.extractors import open_extractor
+from generation.generator import check_device
 from generation.indexed import chosen_images
 from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
 from images.decoding import BadImage, Shape, open_image, read_member
+from images.own import as_image_data
 from images.sources import load_dataset
 from metrics.inception import NAME as INCEPTION
 from modelling.layers import Size, as_size
@@ -67,9 +69,10 @@ def in_memory(given: ImageSet, name: str) -> ImageData:
     """Tensors, arrays or a torch Dataset as ImageData."""
     if isinstance(given, ImageData):
         return given
-    from images.own import as_image_data
-
-    return as_image_data(given, name=name)
+    try:
+        return as_image_data(given, name=name)
+    except UserError as error:
+        raise UserError(f"--{name}: {error}") from None
 
 
 def compare(
@@ -94,6 +97,7 @@ def compare(
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all
     fakes, and as many reals as fakes or all. Says so on stderr where they are few. ValueError with what does not fit.
     """
+    check_device(device)
     reals, fakes = load_sets(real, fake, img_size, cache_dir)
     n = len(fakes) if n is None else n
     n_real = min(n, len(reals)) if n_real is None else n_real

@@ -91,6 +91,8 @@ class Evaluator:
             lacks["classes"] = "it needs one class an image, of reals and fakes"
         if not classes or classes != names:
             lacks["asked"] = f"{self.extractor.name} reads ({', '.join(classes)}), not ({', '.join(names)})"
+        if asked is not None and not asked:
+            raise UserError(f"--metrics: name at least one of {', '.join(METRICS)}")
         chosen = []
         for name in [n for n, row in METRICS.items() if row.default] if asked is None else asked:
             if name not in METRICS:

@@ -12,13 +12,12 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
-import modelling
 from errors import UserError, tell
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.protocol import best_step
-from modelling import MODELS, build_generator
+from modelling import MODELS, build_generator, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
 from ops.rng import generator as seeded
@@ -116,6 +115,15 @@ def file_sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def check_device(device: str | torch.device) -> None:
+    """UserError for a device that torch does not know or that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"--device {device} is not available: {reason}") from None
+
+
 def find_generator(path: str | os.PathLike[str]) -> Path:
     """The generator/ folder for a run folder or for itself; UserError where there is none."""
     path = Path(path)
@@ -210,11 +218,9 @@ def _rebuilt(folder: Path, about: dict[str, Any], model_file: str | os.PathLike[
     file = find_model_file(folder, about, model_file)
     if file is None and name not in MODELS:
         raise UserError(f"{folder} is of the model {name}, which is none of {', '.join(MODELS)}")
-    if file is None:
-        about["styles"] = MODELS[name].styles
-        return build_generator(name, **about["build"])
-    about["styles"] = modelling.load_model_file(file).styles
-    return build_generator(str(file), **about["build"])
+    network = name if file is None else str(file)
+    about["styles"] = find_model(network).styles
+    return build_generator(network, **about["build"])
 
 
 def _trained(
@@ -254,13 +260,15 @@ def load_generator(
     Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, or networks that are
     not to be had.
     """
+    check_device(device)
     folder = find_generator(path)
     about = read_config(folder)
     known = about["weights"]
     chosen = known[0] if weights is None else weights
     if chosen not in known:
         raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
-    about |= {"chosen": chosen, "styles": False}
+    styled = tuple(row.Generator for row in MODELS.values() if row.styles)
+    about |= {"chosen": chosen, "styles": isinstance(G, styled)}
     own = G is not None or about.get("model_file") is not None
     if G is None:
         G = _rebuilt(folder, about, model_file)

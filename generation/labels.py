@@ -116,4 +116,4 @@ def _class_index(text: str, names: list[str], n_labels: int) -> int:
     if text.isdecimal() and int(text) < n_labels:
         return int(text)
     known = ", ".join(names) if names else f"0 to {n_labels - 1}"
-    raise UserError(f"--class {text} is not one of {n_labels} classes: {known}")
+    raise UserError(f"--class {text}: the label must be one of {n_labels} classes: {known}")

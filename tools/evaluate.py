@@ -33,6 +33,7 @@ from images.cache import cache_folder
 from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.inception import NAME as INCEPTION
+from metrics.mixture import MIXTURES
 from metrics.score import METRICS
 from ops.distributed import process
 from tools.common import (
@@ -92,6 +93,10 @@ def run_images(
     """
     held = config["data"]
     remembered = held.get("data") if args.data is None else args.data
+    if config["dataset"] not in DATASETS and remembered is None:
+        raise UserError(
+            f"{args.run} was trained on images given in Python: name a folder or archive with --data"
+        )
     return load_dataset(
         config["dataset"],
         img_size=config["build"]["img_size"],
@@ -197,7 +202,7 @@ def make_evaluator(
     args: argparse.Namespace, config: dict[str, Any], device: str
 ) -> Evaluator | PointEvaluator:
     """What scores the run as the flags want it."""
-    if DATASETS[config["dataset"]].points:
+    if config["dataset"] in MIXTURES:
         check_points(args, config["dataset"])
         return PointEvaluator(run_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
     extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
