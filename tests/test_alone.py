@@ -51,7 +51,7 @@ def test_a_loop_by_hand_learns() -> None:
     def seen(x: Tensor) -> Tensor:
         return D(ada(x, torch.rand(len(x), N_UNIFORM), torch.randn(len(x), N_NORMAL), p))
 
-    for _ in range(100):
+    for _ in range(40):
         x_real, z = squares(16), torch.randn(16, 8)
         d_real, d_fake = seen(x_real), seen(G(z).detach())
         loss_d = gan_d(d_real, d_fake) + 0.5 * r1(seen, x_real)
