@@ -22,7 +22,7 @@ from generation.generator import load_generator
 from generation.sampling import latents, sample_labels, to_grid
 from metrics.features import to_uint8
 from modelling import MODELS, STYLED
-from modelling.styles import truncated
+from modelling.styles import truncated_styles
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -42,7 +42,7 @@ Picture = tuple[Tensor, int]  # uint8 images (n, C, H, W), columns of the grid
 
 def truncation_sweep(G: nn.Module, ws: Tensor, args: argparse.Namespace) -> Picture:
     """A column a psi."""
-    columns = [G.synthesis(truncated(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
+    columns = [G.synthesis(truncated_styles(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
     return to_uint8(torch.stack(columns, 1).flatten(0, 1)), len(columns)
 
 
