@@ -26,8 +26,8 @@ def as_image_data(
     images: a tensor (N, C, H, W); an array (N, H, W, C) or (N, C, H, W); or a torch Dataset, or list, of images, each a
     tensor (C, H, W), an array or a PIL image, or of (image, label). They are uint8, or floating point in [-1, 1], which
     is quantised: round(127.5 x + 127.5). labels: whole numbers (N,), classes from 0 on, or 0s and 1s (N, K), attributes
-    that may be there together; None for none, or those of the Dataset. uint8 arrays with channels
-    last are taken as they are, not copied. ValueError that names what does not fit.
+    that may be there together; None for none, or those of the Dataset. uint8 arrays with channels last are taken as
+    they are, not copied. ValueError that names what does not fit.
     """
     if isinstance(images, Tensor | np.ndarray):
         pixels = as_pixels(images, "images")
@@ -47,6 +47,8 @@ def as_pixels(images: Tensor | np.ndarray, what: str) -> np.ndarray:
     """uint8 (N, H, W, C) of a tensor (N, C, H, W), or of an array of either order. UserError for anything else."""
     if isinstance(images, Tensor):
         array = images.detach().cpu()
+    elif images.dtype.kind not in "buif":
+        raise UserError(f"{what} of type {images.dtype}: give uint8, or floating point in [-1, 1]")
     else:
         array = torch.from_numpy(np.require(images, requirements=("C", "W")))
     shape = tuple(array.shape)

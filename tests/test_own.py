@@ -138,6 +138,7 @@ MISFITS = {
     "channels": (lambda: as_image_data(PIXELS[:, :2]), r"images of shape \(5, 2, 4, 6\): 1 or 3 channels"),
     "channels last": (lambda: as_image_data(PIXELS.permute(0, 2, 3, 1)), r"1 or 3 channels .*\(N, C, H, W\)$"),
     "whole numbers": (lambda: as_image_data(PIXELS.long()), "images of type torch.int64: give uint8"),
+    "objects": (lambda: as_image_data(np.full((2, 4, 4, 3), None)), "images of type object: give uint8"),
     "above": (lambda: as_image_data(out_of_range(1.01)), r"images: values from -1 to 1.01; .* \[-1, 1\]"),
     "of 255": (lambda: as_image_data(PIXELS.float()), "images: values from 0 to 255"),
     "nan": (lambda: as_image_data(out_of_range(float("nan"))), "images: values from nan to nan"),

@@ -31,6 +31,7 @@ from modelling import MODELS, stylegan2
 from ops.rng import generator
 from settings.config import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
+from tests.test_losses import CUSTOMARY
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 
 
@@ -73,7 +74,8 @@ def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
         command += " " + small("stylegan2")
     loop = run(command, tmp_path)
     assert finite(loop)
-    assert lines(tmp_path)[-1][f"penalty/{penalty}"] > 0
+    value = lines(tmp_path)[-1][f"penalty/{penalty}"]
+    assert value > 0 or (value == 0 and penalty not in CUSTOMARY)  # another may ask nothing of a D so young
 
 
 @pytest.mark.parametrize("model", MODELS)

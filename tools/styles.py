@@ -24,7 +24,7 @@ from generation.latents import latents
 from generation.pictures import to_grid
 from metrics.features import to_uint8
 from modelling import STYLED
-from modelling.styles import truncated
+from modelling.styles import truncated_styles
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -44,7 +44,7 @@ Picture = tuple[Tensor, int]  # uint8 images (n, C, H, W), columns of the grid
 
 def truncation_sweep(G: nn.Module, ws: Tensor, args: argparse.Namespace) -> Picture:
     """A column a psi."""
-    columns = [G.synthesis(truncated(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
+    columns = [G.synthesis(truncated_styles(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
     return to_uint8(torch.stack(columns, 1).flatten(0, 1)), len(columns)
 
 
