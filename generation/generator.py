@@ -278,7 +278,8 @@ def load_generator(
     except RuntimeError as error:
         what = "does not fit G" if own else "is damaged"
         advice = "give the networks of the training" if own else "resume the run to write it anew"
-        raise UserError(f"{file} {what} ({error}); {advice}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{file} {what} ({reason}); {advice}") from None
     if checkpoint is not None:
         return sampling_copy(G.to(device), about, about["seed"]), about
     return G.requires_grad_(False).eval().to(device), about

@@ -62,7 +62,7 @@ def chosen_images(
         raise UserError(f"--n {n}: {what} has {len(others)} images; choose 1 to {len(others)}")
     if others.fingerprint == reference.fingerprint and n + n_real > len(reference):
         n_both = n + n_real - len(reference)
-        tell(f"warning: {n_both} fakes are among the reference: give --n less than half of the images")
+        tell(f"warning: {n_both} fakes are among the reference: take less than half of the images")
     labelled = others.label_names == reference.label_names
     return real_images(others, opposite_index(others, n), kind, labelled=labelled)
 

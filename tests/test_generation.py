@@ -414,7 +414,7 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits, digits), {"metric_weights": tmp_path / "no"}, "no weights of digits-cnn at .* give .*metric_weights"),
         ((digits, digits), {"metrics": ["fie"]}, "metrics fie: choose among fid, kid"),
         ((digits, digits), {"metrics": []}, "metrics: name at least one of fid, kid"),
-        ((digits, digits), {"metrics": ["accuracy"]}, "metrics accuracy: it needs one class an image"),
+        ((digits, digits), {"metrics": ["accuracy"]}, "metrics accuracy: digits-cnn reads"),
         ((digits, digits), {"n": 101}, "n 101: fake has 100 images"),
         ((digits, digits), {"n_real": 101}, "101 reals are asked for, but .* has 100 images: lower .*n_real"),
         ((digits, digits[:1]), {}, "1 images: a covariance needs at least 2"),
@@ -422,7 +422,7 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits, digits.int()), {}, "fake: images of type torch.int32"),
         ((digits, tmp_path / "nowhere"), {}, "nowhere"),
         ((digits[:40], tmp_path / "empty"), {}, "empty"),
-        ((tmp_path / "empty", tmp_path / "empty"), {}, "empty: it holds no images"),
+        ((tmp_path / "empty", tmp_path / "empty"), {}, "empty holds no images"),
         ((digits, digits), {"device": "gpu"}, "device gpu"),
         ((tmp_path / "broken", tmp_path / "broken"), {}, "broken: a.png: a web page saved as an image"),
     ):  # fmt: skip
