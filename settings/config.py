@@ -20,7 +20,7 @@ import yaml
 from augmentation import AUGMENTATIONS
 from errors import Parser, UserError, blaming_user, tell
 from games.growing import Growth
-from generation.checkpoint import difference
+from generation.state import difference
 from images.sources import DATASETS, parse_size
 from losses import METHODS, PENALTIES
 from metrics.features import EXTRACTORS

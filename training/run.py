@@ -26,10 +26,11 @@ from games.acgan import ACGAN
 from games.infogan import InfoGAN
 from games.task import NoiseToImage
 from games.veegan import VEEGAN
-from generation.checkpoint import CheckpointStore, check_shapes
+from generation.checkpoint import CheckpointStore
 from generation.evaluation import Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.labels import label_examples
+from generation.state import check_shapes
 from images.batches import check_batch_size
 from images.cache import cache_folder
 from images.sources import DATASETS, Batches, ImageData, load_dataset
