@@ -417,7 +417,7 @@ def test_read_as_asked_needs_an_extractor_of_the_same_classes(
     ]
     assert "accuracy" in asked[0] and "accuracy" not in asked[1]
     assert ("modes" in asked[1]) == bool(classes)
-    with pytest.raises(ValueError, match="--metrics accuracy: digits-cnn reads"):
+    with pytest.raises(ValueError, match="metrics accuracy: digits-cnn reads"):
         Evaluator(other, data, config, n_fake=N, cache_dir=tmp_path, metrics=["accuracy"])
 
 
