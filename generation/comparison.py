@@ -19,7 +19,7 @@ from generation.indexed import chosen_images
 from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
-from images.decoding import BadImage, Shape, open_image, read_member
+from images.decoding import Shape, open_image, read_member
 from images.own import as_image_data
 from images.sources import load_dataset
 from metrics.inception import NAME as INCEPTION
@@ -39,8 +39,8 @@ def first_shape(path: Path) -> Shape:
         try:
             # upright: EXIF may turn it, and with it height and width
             image = ImageOps.exif_transpose(open_image(read_member(member)))
-        except BadImage as error:
-            reason = f"{member.name}: {error}"
+        except Exception as error:  # Pillow's readers raise almost anything on damaged files
+            reason = f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}"
             continue
         return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
     raise UserError(f"{path}: {reason}")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from errors import UserError, tell
-from generation.indexed import Images, generated, labels_for, real_images, reference_index
+from generation.indexed import IndexedImages, generated, labels_for, real_images, reference_index
 from generation.latents import latents
 from generation.protocol import image_protocol, point_protocol, score_line
 from generation.reading import read_images
@@ -46,7 +46,7 @@ class Evaluator:
         metrics: Sequence[str] | None = None,
         seed: int = 0,
         balanced: bool = False,
-        fakes: Images | None = None,
+        fakes: IndexedImages | None = None,
         cache_dir: Path,
     ) -> None:
         self.extractor, self.data, self.config, self.cache_dir = extractor, data, config, cache_dir
@@ -172,7 +172,7 @@ class Evaluator:
 
         return from_main(line)
 
-    def _protocol(self, images: Images) -> dict[str, Any]:
+    def _protocol(self, images: IndexedImages) -> dict[str, Any]:
         """What is to be said of an evaluation of these images, but for what is known of G."""
         labels = "balanced: the classes in turn" if self.balanced else "of the reference images"
         return image_protocol(

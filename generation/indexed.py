@@ -16,7 +16,7 @@ from ops.rng import generator, key
 
 
 @dataclass(frozen=True)
-class Images:
+class IndexedImages:
     """n images by index, each a function of its index alone up to float rounding.
 
     chunk(start, stop): uint8 (stop - start, C, H, W) on the CPU, READ_AT_ONCE of them from a multiple of it on; y: the
@@ -43,17 +43,17 @@ def _draw(data: ImageData) -> Tensor:
     return torch.randperm(len(data), generator=generator(0, "reference"))
 
 
-def real_images(data: ImageData, index: Tensor, kind: str, labelled: bool = True) -> Images:
+def real_images(data: ImageData, index: Tensor, kind: str, labelled: bool = True) -> IndexedImages:
     """Those of a data set, with their classes where it has any; labelled: False leaves these out."""
     y = None
     if labelled and data.labels is not None and not data.multi_hot:
         y = torch.from_numpy(data.labels[index.numpy()]).long()
-    return Images(len(index), lambda start, stop: images_of(data, index[start:stop]), y, kind)
+    return IndexedImages(len(index), lambda start, stop: images_of(data, index[start:stop]), y, kind)
 
 
 def chosen_images(
     others: ImageData, reference: ImageData, n: int, n_real: int, kind: str, what: str
-) -> Images:
+) -> IndexedImages:
     """n images of a data set in place of a generator's, apart from n_real of the reference as far as both find room.
 
     what: how messages call the set. Says where they are not apart; UserError for too few.
@@ -67,7 +67,7 @@ def chosen_images(
     return real_images(others, opposite_index(others, n), kind, labelled=labelled)
 
 
-def noise_images(data: ImageData, n: int, seed: int) -> Images:
+def noise_images(data: ImageData, n: int, seed: int) -> IndexedImages:
     """As large as those of a data set, every value uniform in 0 .. 255."""
     # (H, W, C) -> (C, H, W)
     height, width, channels = data.images.shape[1:]
@@ -77,12 +77,12 @@ def noise_images(data: ImageData, n: int, seed: int) -> Images:
         source = generator(seed, "noise images", start)
         return torch.randint(0, 256, (stop - start, *shape), generator=source, dtype=torch.uint8)
 
-    return Images(n, chunk, kind="uniform noise")
+    return IndexedImages(n, chunk, kind="uniform noise")
 
 
 def generated(
     G: nn.Module, n: int, seed: int, y: Tensor | None, threshold: float | None = None, **how: Any
-) -> Images:
+) -> IndexedImages:
     """The samples of indices 0 .. n - 1, as tools.sample draws them; y: labels (n,) or (n, K).
 
     threshold: see generation.latents.latents; how: see generation.sampling.generate.
@@ -93,7 +93,7 @@ def generated(
         z = latents(seed, start, stop - start, G.z_dim, threshold)
         return render(G, z, None if y is None else y[start:stop], **how)
 
-    return Images(n, chunk, y)
+    return IndexedImages(n, chunk, y)
 
 
 def labels_for(data: ImageData, n: int, config: dict[str, Any], balanced: bool) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generation.indexed import Images
+from generation.indexed import IndexedImages
 from metrics.features import READ_AT_ONCE, Extractor, extract
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
 
@@ -16,7 +16,7 @@ class Interrupted(ValueError):
 
 
 def read_images(
-    extractor: Extractor, images: Images, what: str, interrupted: Callable[[], bool]
+    extractor: Extractor, images: IndexedImages, what: str, interrupted: Callable[[], bool]
 ) -> tuple[Tensor, Tensor] | None:
     """Features (n, d) and logits (n, K) in the order of the images, on the main process; None on the others.
 

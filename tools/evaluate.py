@@ -26,7 +26,7 @@ from errors import UserError, blaming_user, cli
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
-from generation.indexed import Images, chosen_images, noise_images
+from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.protocol import GENERATOR
 from generation.sampling import with_truncation
 from images.cache import cache_folder
@@ -109,7 +109,7 @@ def run_images(
     )
 
 
-def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> Images | None:
+def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> IndexedImages | None:
     """What --fakes names in place of the generator's images, None for those; UserError for too few."""
     if args.fakes == GENERATOR:
         return None
