@@ -2,11 +2,19 @@
 
 d_real and d_fake are raw logits in full precision, (N,) or any other shape such as a patch map; losses are
 means over all elements. Penalties come unweighted, their customary weight stands in the table.
+
+All can be called alone, in anyone's loop:
+
+    loss_d = gan_d(d_real, d_fake) + 10 * r1(D, x_real)
+
+A penalty takes D as a callable, images -> logits: of a conditional one `lambda x: D(x, y)`, of one that gives a DOutput
+`lambda x: D(x).logit`.
 """
 
+import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +22,7 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
 from ops.distributed import global_mean
+from ops.precision import twice_differentiable
 
 LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
 DRAGAN_SPREAD = 0.5  # of a batch's standard deviation
@@ -134,31 +143,32 @@ METHODS = {
 
 # Penalties
 
+Draw = Callable[[str, tuple[int, ...]], Tensor]
+
 
 @dataclass
 class StyleContext:
-    """What a penalty on the way from styles to images may look at; all in full precision.
+    """What a penalty on the way from styles to images may ask for by name; all in full precision.
 
-    `styles()` gives ws (N, n_layers, w_dim) with their graph, `synthesis(ws)` images (N, C, H, W);
-    `normal(purpose, shape)` gives (N, *shape) from N(0, 1): this process's slice of a draw for the global batch.
-    `mean` is a running mean, 0 at first, constant over the micro-batches of a step; `follow(value)` takes what it
-    moves by after them.
+    `ws` (N, n_layers, w_dim) are styles with their graph, `x` (N, C, H, W) the images made of them. `normal(purpose,
+    shape)` gives (N, *shape) from N(0, 1): this process's slice of a draw for the global batch. `mean` is a running
+    mean, 0 at first, constant over the micro-batches of a step; `follow(value)` takes what it moves by after them.
     """
 
-    styles: Callable[[], Tensor]
-    synthesis: Callable[[Tensor], Tensor]
-    normal: Callable[[str, tuple[int, ...]], Tensor]
+    ws: Tensor
+    x: Tensor
+    normal: Draw
     mean: Tensor
     follow: Callable[[Tensor], None]
 
 
 @dataclass
 class PenaltyContext:
-    """What a penalty may look at.
+    """What any other penalty may ask for by name.
 
     `D` is a plain callable, x (N, C, H, W) -> logits, already bound to the labels, which reals and fakes
     share, in full precision and not compiled.
-    x_fake is detached, None for a lazy penalty that says it looks at none. d_real and d_fake are the logits of
+    x_fake is detached, None for a lazy penalty that does not ask for it. d_real and d_fake are the logits of
     the main loss where they may be reused, otherwise None. `uniform(purpose, shape)` gives (N, *shape) in
     [0, 1): this process's slice of a draw for the global batch.
     """
@@ -167,10 +177,15 @@ class PenaltyContext:
     G: nn.Module | None
     x_real: Tensor
     x_fake: Tensor | None
-    uniform: Callable[[str, tuple[int, ...]], Tensor]
+    uniform: Draw
     y: Tensor | None = None
     d_real: Tensor | None = None
     d_fake: Tensor | None = None
+
+
+# What a penalty's parameters may be called
+OF_STYLES = tuple(field.name for field in fields(StyleContext))
+OF_IMAGES = tuple(field.name for field in fields(PenaltyContext))
 
 
 def _input_gradient(d_out: Tensor, x: Tensor) -> Tensor:
@@ -182,13 +197,22 @@ def _input_gradient(d_out: Tensor, x: Tensor) -> Tensor:
 def _gradient_at(D: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Input gradient of D at x, (N, C*H*W), from a forward of its own."""
     x = x.detach().requires_grad_()
-    return _input_gradient(D(x), x)
+    with twice_differentiable():
+        d_out = D(x)
+    return _input_gradient(d_out, x)
 
 
-def _between(ctx: PenaltyContext, purpose: str, x: Tensor, end: Tensor) -> Tensor:
-    """A point on each sample's line from x to `end`, one uniform share of the way a sample."""
-    share = ctx.uniform(purpose, (1,) * (x.dim() - 1)).to(x)
-    return x.detach() + share * (end.detach() - x.detach())
+def _between(x: Tensor, end: Tensor, uniform: Draw | None, purpose: str) -> Tensor:
+    """A point on each sample's line from x to `end`, one uniform part of the way a sample."""
+    way = _drawn(uniform, torch.rand, purpose, x, (1,) * (x.dim() - 1))
+    return x.detach() + way * (end.detach() - x.detach())
+
+
+def _drawn(draw: Draw | None, alone: Callable, purpose: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draws (N, *shape) in x's type, of torch's own generator where none are given."""
+    if draw is None:
+        return alone(len(x), *shape, dtype=x.dtype, device=x.device)
+    return draw(purpose, shape).to(x)
 
 
 def _norm_from_one(grad: Tensor) -> Tensor:
@@ -201,61 +225,83 @@ def _squared_norm(grad: Tensor) -> Tensor:
     return grad.square().sum(1).mean()
 
 
-def gp(ctx: PenaltyContext) -> Tensor:
+def gp(
+    D: Callable[[Tensor], Tensor], x_real: Tensor, x_fake: Tensor, *, uniform: Draw | None = None
+) -> Tensor:
     """Mean of (|grad D(x_hat)| - 1)^2, x_hat uniform between pairs. arXiv:1704.00028 eq. 3."""
-    return _norm_from_one(_gradient_at(ctx.D, _between(ctx, "gp", ctx.x_fake, ctx.x_real)))
+    return _norm_from_one(_gradient_at(D, _between(x_fake, x_real, uniform, "gp")))
 
 
-def gp0(ctx: PenaltyContext) -> Tensor:
+def gp0(
+    D: Callable[[Tensor], Tensor], x_real: Tensor, x_fake: Tensor, *, uniform: Draw | None = None
+) -> Tensor:
     """Mean of |grad D(x_hat)|^2, x_hat uniform between pairs. arXiv:1902.03984."""
-    return _squared_norm(_gradient_at(ctx.D, _between(ctx, "gp0", ctx.x_fake, ctx.x_real)))
+    return _squared_norm(_gradient_at(D, _between(x_fake, x_real, uniform, "gp0")))
 
 
-def r1(ctx: PenaltyContext) -> Tensor:
+def r1(D: Callable[[Tensor], Tensor], x_real: Tensor, *, d_real: Tensor | None = None) -> Tensor:
     """Half the mean of |grad D(x_real)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 9.
 
-    Shares the main loss's forward where d_real is given and x_real requires a gradient.
+    Shares the main loss's forward where d_real, the logits of x_real, is given and x_real requires a gradient.
     """
-    if ctx.d_real is not None and ctx.x_real.requires_grad:
-        return 0.5 * _squared_norm(_input_gradient(ctx.d_real, ctx.x_real))
-    return 0.5 * _squared_norm(_gradient_at(ctx.D, ctx.x_real))
+    if d_real is not None and x_real.requires_grad:
+        return 0.5 * _squared_norm(_input_gradient(d_real, x_real))
+    return 0.5 * _squared_norm(_gradient_at(D, x_real))
 
 
-def r2(ctx: PenaltyContext) -> Tensor:
+def r2(D: Callable[[Tensor], Tensor], x_fake: Tensor) -> Tensor:
     """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10."""
-    return 0.5 * _squared_norm(_gradient_at(ctx.D, ctx.x_fake))
+    return 0.5 * _squared_norm(_gradient_at(D, x_fake))
 
 
-def drift(ctx: PenaltyContext) -> Tensor:
-    """Mean of D(x_real)^2, which keeps a critic's outputs near 0. arXiv:1710.10196 appendix A.1."""
-    d_real = ctx.D(ctx.x_real) if ctx.d_real is None else ctx.d_real
+def drift(D: Callable[[Tensor], Tensor], x_real: Tensor, *, d_real: Tensor | None = None) -> Tensor:
+    """Mean of D(x_real)^2, which keeps a critic's outputs near 0. arXiv:1710.10196 appendix A.1.
+
+    d_real: D(x_real) where it is known already.
+    """
+    d_real = D(x_real) if d_real is None else d_real
     return d_real.square().mean()
 
 
-def dragan(ctx: PenaltyContext) -> Tensor:
+def dragan(D: Callable[[Tensor], Tensor], x_real: Tensor, *, uniform: Draw | None = None) -> Tensor:
     """Mean of (|grad D(x_hat)| - 1)^2, x_hat between a real image and a noisy copy. arXiv:1705.07215.
 
     The noise is U[0, 1) times half the standard deviation of all the pixels of the batch on all processes.
     """
-    x = ctx.x_real.detach()
+    x = x_real.detach()
     std = global_mean((x - global_mean(x)).square()).sqrt()
-    noise = ctx.uniform("dragan-noise", tuple(x.shape[1:])).to(x)
-    return _norm_from_one(_gradient_at(ctx.D, _between(ctx, "dragan", x, x + DRAGAN_SPREAD * std * noise)))
+    noise = _drawn(uniform, torch.rand, "dragan-noise", x, tuple(x.shape[1:]))
+    return _norm_from_one(_gradient_at(D, _between(x, x + DRAGAN_SPREAD * std * noise, uniform, "dragan")))
 
 
-def path_length(ctx: StyleContext) -> Tensor:
-    """Mean of (|J_w^T y| - a)^2, y ~ N(0, 1) / sqrt(HW), a the running mean of the lengths. arXiv:1912.04958 eq. 4.
+def path_lengths(ws: Tensor, x: Tensor, *, normal: Draw | None = None) -> Tensor:
+    """|J_w^T y| of each sample (N,), y ~ N(0, 1) / sqrt(HW): how far images x (N, C, H, W) move with styles ws.
 
-    J_w^T y is the gradient of <images, y> by the styles; its length is the root of the mean over layers of the
-    squared norms. a is the mean over earlier steps and all processes, and no path of the gradient.
+    J_w^T y is the gradient of <x, y> by ws (N, n_layers, w_dim), of which x has the graph, differentiable twice; its
+    length is the root of the mean over layers of the squared norms. arXiv:1912.04958 section 3.2.
     """
-    ws = ctx.styles()
-    x = ctx.synthesis(ws)
-    y = ctx.normal("path-length", tuple(x.shape[1:])).to(x) / math.sqrt(x.shape[2] * x.shape[3])
+    y = _drawn(normal, torch.randn, "path-length", x, tuple(x.shape[1:])) / math.sqrt(x.shape[2] * x.shape[3])
     (grad,) = torch.autograd.grad((x * y).sum(), ws, create_graph=True)
-    lengths = torch.linalg.vector_norm(grad.flatten(1), dim=1) / math.sqrt(ws.shape[1])
-    penalty = (lengths - ctx.mean).square().mean()
-    ctx.follow(global_mean(lengths.detach()))
+    return torch.linalg.vector_norm(grad.flatten(1), dim=1) / math.sqrt(ws.shape[1])
+
+
+def path_length(
+    ws: Tensor,
+    x: Tensor,
+    mean: Tensor | float,
+    *,
+    normal: Draw | None = None,
+    follow: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Mean of (path_lengths - mean)^2, `mean` the running mean of the lengths, 0 at first. arXiv:1912.04958 eq. 4.
+
+    `mean` is the mean over earlier steps and all processes, and no path of the gradient. It is the caller's to move:
+    follow(value) is given this batch's, towards which it goes by 1 - PATH_LENGTH_DECAY.
+    """
+    lengths = path_lengths(ws, x, normal=normal)
+    penalty = (lengths - mean).square().mean()
+    if follow is not None:
+        follow(global_mean(lengths.detach()))
     return penalty
 
 
@@ -271,13 +317,14 @@ def weight_matrices(net: nn.Module) -> list[Tensor]:
     return matrices
 
 
-def ortho(ctx: PenaltyContext) -> Tensor:
+def ortho(G: nn.Module) -> Tensor:
     """Sum over G's layers of |W W^T|_F^2 off the diagonal: how alike filters are. arXiv:1809.11096 eq. 3.
 
     Filters are the rows of W; embeddings and norms' tables are left out.
     """
-    total = torch.zeros((), device=ctx.x_real.device)
-    for w in weight_matrices(ctx.G):
+    device = next((p.device for p in G.parameters()), None)
+    total = torch.zeros((), device=device)
+    for w in weight_matrices(G):
         # |W W^T| = |W^T W|: the smaller one, since a first layer can have 30,000 filters
         products = w @ w.t() if len(w) <= w.shape[1] else w.t() @ w
         total = total + products.square().sum() - w.square().sum(1).square().sum()
@@ -286,26 +333,52 @@ def ortho(ctx: PenaltyContext) -> Tensor:
 
 @dataclass(frozen=True)
 class Penalty:
-    """A function ctx -> scalar, unweighted, on the loss of `side` ("d" or "g").
+    """An unweighted term of the loss of `side` ("d" or "g"): fn(...) -> scalar.
 
+    fn's parameters are named after the fields of PenaltyContext, or of StyleContext, and are given these in training:
+    `def r1(D, x_real)`. In anyone's own loop it is called as it is: `r1(D, x)`. So every parameter but those that such
+    a caller has at hand, images and networks, takes a default. ValueError for names that neither context has.
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
-    respect to its input, where batch norm in D would mix the samples' gradients; `fakes` that it looks at x_fake;
-    `styles` that it takes a StyleContext, of half a batch, and a generator with styles. `help` says what is weighed;
+    respect to its input, where batch norm in D would mix the samples' gradients. `help` says what is weighed;
     `weight_name` is the setting that holds the weight, NAME_weight where it is None, and `also` another name of it;
     `auto(side in px, processes, batch size)` is the weight that `auto` stands for, where that is known.
     """
 
-    fn: Callable[[PenaltyContext], Tensor] | Callable[[StyleContext], Tensor]
+    fn: Callable[..., Tensor]
     side: str
     weight: float
     interval: int = 1
     gradient: bool = False
-    fakes: bool = True
-    styles: bool = False
     help: str = ""
     weight_name: str | None = None
     also: str | None = None
     auto: Callable[[int, int, int], float] | None = None
+
+    def __post_init__(self) -> None:
+        if not any(set(self.asks) <= set(names) for names in (OF_IMAGES, OF_STYLES)):
+            raise ValueError(
+                f"penalty {self.fn.__name__}({', '.join(self.asks)}): its parameters can be {', '.join(OF_IMAGES)}; "
+                f"or of a generator with styles {', '.join(OF_STYLES)}"
+            )
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Names of what fn looks at."""
+        return tuple(inspect.signature(self.fn).parameters)
+
+    @property
+    def fakes(self) -> bool:
+        """Whether it looks at fakes."""
+        return "x_fake" in self.asks
+
+    @property
+    def styles(self) -> bool:
+        """Whether it takes a StyleContext, of half a batch, and a generator with styles."""
+        return "ws" in self.asks
+
+    def __call__(self, ctx: PenaltyContext | StyleContext) -> Tensor:
+        """fn of what it asks for."""
+        return self.fn(**{name: getattr(ctx, name) for name in self.asks})
 
 
 def auto_r1_weight(side: int, processes: int, batch_size: int) -> float:
@@ -319,17 +392,17 @@ PENALTIES = {
     ),
     "gp0": Penalty(gp0, side="d", weight=10.0, gradient=True, help="zero-centred on interpolates"),
     "r1": Penalty(
-        r1, side="d", weight=10.0, gradient=True, fakes=False,
+        r1, side="d", weight=10.0, gradient=True,
         help="gamma: half the mean squared gradient norm on reals", also="gamma", auto=auto_r1_weight,
     ),
     "r2": Penalty(r2, side="d", weight=10.0, gradient=True, help="gamma: the same on fakes"),
     "drift": Penalty(
-        drift, side="d", weight=0.001, fakes=False, help="mean of D(real)^2", weight_name="drift_penalty"
+        drift, side="d", weight=0.001, help="mean of D(real)^2", weight_name="drift_penalty"
     ),
     "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True, help="gradient norms of 1 around reals"),
-    "ortho": Penalty(ortho, side="g", weight=1e-4, fakes=False, help="likeness of G's filters"),
+    "ortho": Penalty(ortho, side="g", weight=1e-4, help="likeness of G's filters"),
     "path_length": Penalty(
-        path_length, side="g", weight=2.0, interval=4, styles=True,
+        path_length, side="g", weight=2.0, interval=4,
         help="models with styles; each 4th step on half a batch",
     ),
 }  # fmt: skip

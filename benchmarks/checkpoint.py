@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generation.checkpoint import CheckpointStore, tensor_bytes
+from generation.checkpoint import CheckpointStore
+from generation.state import tensor_bytes
 
 # Width of a DCGAN for 64 px: 48 gives about 50 MB of state, 96 about 200 MB.
 WIDTHS = (48, 96)

@@ -16,15 +16,17 @@ from typing import Any
 import torch
 
 from errors import blaming_user, cli
-from generation.evaluation import generated, read_images, undisturbed
 from generation.generator import sampling_copy
+from generation.indexed import generated
+from generation.reading import read_images
+from generation.sampling import undisturbed
 from metrics.classifiers import DigitCNN
 from metrics.features import Extractor, read
 from metrics.fidelity import library
 from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.score import METRICS, Sets, score
 from modelling import build_generator
-from tools.common import make_parser, positive
+from tools.common import positive, tool_parser
 
 Z_DIM = 128
 LABELS = {"n_labels": 0, "multi_hot": False}
@@ -94,7 +96,7 @@ def frechet(dimensions: int, n: int) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("benchmarks.evaluation", __doc__)
+    p = tool_parser("benchmarks.evaluation", __doc__)
     p.add_argument("--n", type=positive, default=10_000, help="images a set [10000]")
     p.add_argument("--dimensions", type=positive, default=2048, help="of the Frechet step [2048]")
     return p

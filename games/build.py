@@ -8,7 +8,7 @@ from torch import nn
 from errors import UserError
 from games.growing import growth_of
 from games.task import Place
-from generation.generator import label_examples
+from generation.labels import label_examples
 from images.batches import ImageData, Shard
 from images.sources import DATASETS
 from losses import PENALTIES, weight_matrices

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelling import MODELS
+from modelling import find_model
 from settings import TrainConfig
 
 
@@ -56,7 +56,7 @@ def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:
 
 def growth_of(config: TrainConfig) -> Growth | None:
     """How the networks of a run grow; None where they do not."""
-    first = MODELS[config.model].grows_from
+    first = find_model(config.model).grows_from
     if first is None or config.no_grow:
         return None
     return Growth(first, config.img_size, 1000 * config.fade_kimg, 1000 * config.stable_kimg)

@@ -34,7 +34,7 @@ from images.batches import Batches, ImageData, Shard
 from images.own import as_image_data
 from images.sources import DATASETS, load_dataset
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import MODELS
+from modelling import find_model
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
@@ -139,7 +139,11 @@ class NoiseToImage(Task):
             network if place.compiled is None else place.compiled(network) for network in (self.G, self.D)
         )
         self.networks = {"D": self.D, "G": self.G}
-        self.method, self.model, self.growth = METHODS[config.method], MODELS[config.model], growth_of(config)
+        self.method, self.model, self.growth = (
+            METHODS[config.method],
+            find_model(config.model),
+            growth_of(config),
+        )
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None
         self.augmenter = Augmenter(config, self.device) if config.augment else None
@@ -384,15 +388,16 @@ class NoiseToImage(Task):
             else:
                 D = partial(self.plain_logit, batch, purpose)
                 context = PenaltyContext(D, self.G, x_real, x_fake, batch.uniform, batch.y, **logits)
-            terms[f"penalty/{name}"] = (self.weights[name], PENALTIES[name].fn(context))
+            terms[f"penalty/{name}"] = (self.weights[name], PENALTIES[name](context))
         return terms
 
     def _style_context(self, name: str, batch: Inputs) -> StyleContext:
         """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
         half = batch.part(2)
+        ws = self.G.styles(half.z, half.y, **self._mixing(half))
         return StyleContext(
-            styles=lambda: self.G.styles(half.z, half.y, **self._mixing(half)),
-            synthesis=lambda ws: self.G.synthesis(ws, twice=True),
+            ws=ws,
+            x=self.G.synthesis(ws, twice=True),
             normal=half.normal,
             mean=self.state[name],
             follow=lambda value: self._follow(name, value, batch.micro),

@@ -1,75 +1,32 @@
 """The `generator/` folder of a run: what a user samples from and shares (safetensors + json)."""
 
 import copy
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, tell
 from generation.checkpoint import CheckpointStore, load_checkpoint
-from modelling import build_generator
+from generation.labels import label_rows, read_label_examples
+from generation.latents import DRAWN_AT_ONCE, truncate_latents
+from generation.protocol import best_step
+from modelling import MODELS, build_generator, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
 from ops.rng import generator as seeded
 from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
-from training.logs import best_step
 
 FORMAT = 1
 STANDING_LATENTS = 512
-LABEL_EXAMPLES = 512
-CHUNK = 64
-
-
-def label_examples(labels: np.ndarray, seed: int) -> str:
-    """Attributes (N, K) of up to 512 images, one drawn from each of as many equal stretches: packed bits in hex.
-
-    Whole rows, since attributes drawn one by one make faces that do not exist: bald, with bangs.
-    """
-    n = min(LABEL_EXAMPLES, len(labels))
-    edges = np.arange(n + 1) * len(labels) // n
-    within = torch.rand(n, generator=seeded(seed, "label examples"), dtype=torch.float64).numpy()
-    index = edges[:-1] + (within * np.diff(edges)).astype(np.int64)
-    return " ".join(row.tobytes().hex() for row in np.packbits(np.asarray(labels[index]) > 0, axis=1))
-
-
-def read_label_examples(text: str, n_labels: int) -> Tensor:
-    """What label_examples wrote, as zeros and ones (n, n_labels); ValueError for any other text."""
-    rows = np.frombuffer(bytes.fromhex(text), np.uint8)
-    width = (n_labels + 7) // 8
-    if len(rows) == 0 or len(rows) % width:
-        raise ValueError(f"label_examples are no rows of {n_labels} labels")
-    bits = np.unpackbits(rows.reshape(-1, width), axis=1, count=n_labels)
-    return torch.from_numpy(bits).to(torch.get_default_dtype())
-
-
-def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:
-    """(n,) class indices 0, 1, 2, ... round robin, or (n, K) attributes of training images; None without labels.
-
-    Attributes go through label_examples in an order drawn by the seed: those of an index depend on nothing else.
-    """
-    if not labels["n_labels"]:
-        return None
-    if not labels["multi_hot"]:
-        return torch.arange(n) % labels["n_labels"]
-    examples = read_label_examples(labels["label_examples"], labels["n_labels"])
-    order = torch.randperm(len(examples), generator=seeded(seed, "attributes"))
-    return examples[order[torch.arange(n) % len(examples)]]
-
-
-def truncate_latents(z: Tensor, u: Tensor, threshold: float) -> Tensor:
-    """z with entries beyond +-threshold drawn anew from N(0, 1) between them, by u uniform in [0, 1) of the same shape.
-
-    So all entries follow N(0, 1) between the thresholds, and those that do already stay. arXiv:1809.11096 3.1.
-    """
-    below = torch.special.ndtr(torch.tensor(-threshold, dtype=torch.float64))
-    anew = torch.special.ndtri(below + u.double() * (1 - 2 * below)).to(z.dtype).clamp(-threshold, threshold)
-    return torch.where(z.abs() > threshold, anew, z)
+MODEL_FILE = "model.py"  # beside generator/: the copy of the user's file that its networks come from
 
 
 class _BatchNormOfAnyShape(nn.modules.batchnorm._BatchNorm):
@@ -122,8 +79,8 @@ def _measured(G: nn.Module, labels: dict, seed: int, truncation: float | None) -
     if y is not None and y.dim() == 1 and labels["n_labels"] > STANDING_LATENTS:  # all over the classes
         y = torch.arange(STANDING_LATENTS) * labels["n_labels"] // STANDING_LATENTS
     batches = [
-        (z[i : i + CHUNK], None if y is None else y[i : i + CHUNK].to(z.device))
-        for i in range(0, STANDING_LATENTS, CHUNK)
+        (z[i : i + DRAWN_AT_ONCE], None if y is None else y[i : i + DRAWN_AT_ONCE].to(z.device))
+        for i in range(0, STANDING_LATENTS, DRAWN_AT_ONCE)
     ]
     return standing_statistics(G, batches)
 
@@ -153,7 +110,21 @@ def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module],
     os.replace(temporary, folder / "config.json")
 
 
-def find_generator(path: str | Path) -> Path:
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's bytes, as generator/config.json holds that of a user's model file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def check_device(device: str | torch.device) -> None:
+    """UserError for a device that torch does not know or that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"--device {device} is not available: {reason}") from None
+
+
+def find_generator(path: str | os.PathLike[str]) -> Path:
     """The generator/ folder for a run folder or for itself; UserError where there is none."""
     path = Path(path)
     for folder in (path, path / "generator"):
@@ -187,41 +158,128 @@ def find_checkpoint(folder: Path, which: str) -> Path:
     return store.path(int(which))
 
 
-def load_generator(
-    path: str | Path, weights: str | None = None, device: str = "cpu", checkpoint: str | None = None
-) -> tuple[nn.Module, dict]:
-    """(G in eval mode, its config with `step` and `chosen` weights) from a run or a generator/ folder.
+def find_model_file(
+    folder: Path, about: Mapping[str, Any], given: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """The user's file that a generator's networks come from, None for a model of this toolkit's own.
 
-    weights: "ema", "raw", "ema-0.999", ...; None takes the first that the run wrote (EMA where there is one).
-    checkpoint: "best" or a step, None for the newest exported weights.
-    Raises UserError for a folder that is no run, unknown weights or checkpoint, or a damaged file.
+    Looked for as model.py in the run's folder and in generator/, where it must be the one of the training, or taken as
+    given, with a warning where it is another. UserError where there is none.
     """
-    folder = find_generator(path)
+    trained = about.get("model_file")
+    if trained is None:
+        if given is not None:
+            raise UserError(
+                f"--model_file {given}: {folder} is of the model {about['model']}, which needs no file"
+            )
+        return None
+    if given is not None:
+        if not Path(given).is_file():
+            raise UserError(f"--model_file {given}: there is no such file")
+        if file_sha256(Path(given)) != trained["sha256"]:
+            tell(f"warning: {given} is not the {trained['name']} that {folder} was trained with")
+        return Path(given)
+    places = [folder.resolve().parent / MODEL_FILE, folder / MODEL_FILE]
+    there = [place for place in places if place.is_file()]
+    for place in there:
+        if file_sha256(place) == trained["sha256"]:
+            return place
+    what = f"{there[0]} is another file than" if there else f"there is no {places[0]}:"
+    raise UserError(
+        f"{what} the {trained['name']} that {folder} was trained with (sha256 {trained['sha256'][:16]}); put that one "
+        f"to {places[0]}, or name it in Python: load_generator(..., model_file=PATH)"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a generator/ folder, checked for what loading needs; UserError for a damaged one."""
+    file = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text())
-        known = config["weights"]
-        build = config["build"]
-        if config["multi_hot"]:
-            read_label_examples(config["label_examples"], config["n_labels"])
+        about = json.loads(file.read_text())
+        for name in ("weights", "build"):
+            about[name]
+        if about["multi_hot"]:
+            read_label_examples(about["label_examples"], about["n_labels"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / 'config.json'} is damaged or of an older version ({error}): resume the run to write it anew"
+            f"{file} is damaged or of an older version ({error}): resume the run to write it anew"
         ) from None
+    return about
+
+
+def _rebuilt(folder: Path, about: dict[str, Any], model_file: str | os.PathLike[str] | None) -> nn.Module:
+    """G without its weights, by name or from a user's file; says in `about` whether it has styles."""
+    name = about["model"]
+    if name is None:
+        raise UserError(
+            f"the networks of {folder} were given as objects in Python: load_generator(..., G=) needs one of the same "
+            "class and sizes, into which the weights are loaded"
+        )
+    file = find_model_file(folder, about, model_file)
+    if file is None and name not in MODELS:
+        raise UserError(f"{folder} is of the model {name}, which is none of {', '.join(MODELS)}")
+    network = name if file is None else str(file)
+    about["styles"] = find_model(network).styles
+    return build_generator(network, **about["build"])
+
+
+def _trained(
+    folder: Path, about: dict[str, Any], checkpoint: str | int | None
+) -> tuple[Path, dict[str, Tensor]]:
+    """(file, the chosen weights in it), exported or of a checkpoint; says in `about` of which step they are."""
+    if checkpoint is not None:
+        file = find_checkpoint(folder, str(checkpoint))
+        state = load_checkpoint(file)
+        about["step"] = state["step"]
+        return file, (state["ema"] | {"raw": state["networks"]["G"]})[about["chosen"]]
+    file = folder / f"{about['chosen']}.safetensors"
+    try:
+        with safe_open(file, "pt") as opened:
+            about["step"] = int(opened.metadata()["step"])
+        return file, load_file(file)
+    except Exception as error:  # safetensors and the system each have their own
+        raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
+
+
+def load_generator(
+    path: str | os.PathLike[str],
+    weights: str | None = None,
+    device: str | torch.device = "cpu",
+    checkpoint: str | int | None = None,
+    *,
+    model_file: str | os.PathLike[str] | None = None,
+    G: nn.Module | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(G in eval mode without gradients, what is known of it) from a run or a generator/ folder.
+
+    What is known: config.json with the `step` and `chosen` name of these weights, and whether G has `styles`.
+    weights: "ema", "raw", "ema-0.999", ...; None takes the first that the run wrote (EMA where there is one).
+    checkpoint: "best" or a step, None for the newest exported weights.
+    A generator from a user's file needs that file, which is run: the copy in the run's folder, or model_file. One that
+    was given as an object needs another such G, into which the weights are loaded.
+    Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, or networks that are
+    not to be had.
+    """
+    check_device(device)
+    folder = find_generator(path)
+    about = read_config(folder)
+    known = about["weights"]
     chosen = known[0] if weights is None else weights
     if chosen not in known:
         raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
-    config["chosen"] = chosen
-    G = build_generator(config["model"], **build)
-    if checkpoint is not None:
-        state = load_checkpoint(find_checkpoint(folder, checkpoint))
-        G.load_state_dict((state["ema"] | {"raw": state["networks"]["G"]})[chosen])
-        config["step"] = state["step"]
-        return sampling_copy(G.to(device), config, config["seed"]), config
-    file = folder / f"{chosen}.safetensors"
+    own = G is not None or about.get("model_file") is not None
+    if G is None:
+        G = _rebuilt(folder, about, model_file)
+    styled = tuple(row.Generator for row in MODELS.values() if row.styles)
+    about |= {"chosen": chosen, "styles": isinstance(G, styled)}
+    file, state = _trained(folder, about, checkpoint)
     try:
-        G.load_state_dict(load_file(file))
-        with safe_open(file, "pt") as opened:
-            config["step"] = int(opened.metadata()["step"])
-    except Exception as error:
-        raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
-    return G.requires_grad_(False).eval().to(device), config
+        G.load_state_dict(state)
+    except RuntimeError as error:
+        what = "does not fit G" if own else "is damaged"
+        advice = "give the networks of the training" if own else "resume the run to write it anew"
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{file} {what} ({reason}); {advice}") from None
+    if checkpoint is not None:
+        return sampling_copy(G.to(device), about, about["seed"]), about
+    return G.requires_grad_(False).eval().to(device), about

@@ -1,4 +1,4 @@
-"""Scatter plots, histograms and tables of pictures, drawn with Pillow alone."""
+"""Grids, scatter plots, histograms and tables of pictures, drawn with Pillow alone."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,27 @@ EXTENT = 1.1  # of the plane to either side of 0
 GAP, LINE_HEIGHT = 4, 16
 WHITE, LINE, INK = (255, 255, 255), (205, 205, 205), (60, 60, 60)
 REAL, FAKE = (120, 144, 172), (217, 83, 25)
+GRID_GAP = 2  # px
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 (1 or 3, H, W) -> a picture."""
+    return Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
+
+
+def to_grid(images: Tensor, columns: int) -> Image.Image:
+    """uint8 (n, 1 or 3, H, W) -> one picture in colour, row by row, 2 px of black around each; one alone as it is."""
+    n, _, height, width = images.shape
+    images = images.expand(-1, 3, -1, -1)
+    if n == 1:
+        return to_picture(images[0])
+    columns = min(columns, n)
+    down, right = height + GRID_GAP, width + GRID_GAP
+    whole = images.new_zeros(3, GRID_GAP + down * math.ceil(n / columns), GRID_GAP + right * columns)
+    for i, image in enumerate(images):
+        top, left = GRID_GAP + down * (i // columns), GRID_GAP + right * (i % columns)
+        whole[:, top : top + height, left : left + width] = image
+    return to_picture(whole)
 
 
 def _dots(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, int, int], radius: float) -> None:
@@ -41,7 +62,7 @@ def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def table(
+def picture_table(
     columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], margin: int = 0
 ) -> Image.Image:
     """Pictures of one size in rows, the rows' titles left of them, in `margin` px or more, the columns' above."""

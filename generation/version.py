@@ -5,20 +5,20 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+CODE_ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache
 def code_version() -> str:
     """`git describe` of this checkout when it was first asked for; outside git a hash over its Python files."""
-    if (ROOT / ".git").exists():
+    if (CODE_ROOT / ".git").exists():
         try:
-            command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"]
+            command = ["git", "-C", str(CODE_ROOT), "describe", "--always", "--dirty", "--tags"]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             pass  # no git here, or no commit yet: the hash says the same
     digest = hashlib.sha256()
-    for file in sorted(ROOT.rglob("*.py")):
-        if not any(part.startswith(".") for part in file.relative_to(ROOT).parts):
+    for file in sorted(CODE_ROOT.rglob("*.py")):
+        if not any(part.startswith(".") for part in file.relative_to(CODE_ROOT).parts):
             digest.update(file.read_bytes())
     return f"sha256:{digest.hexdigest()[:16]}"

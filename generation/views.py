@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from generation.evaluation import OPENERS, Evaluator, PointEvaluator
-from generation.generator import label_rows
-from generation.pictures import scatter
-from generation.sampling import generate, render, to_grid
+from generation.evaluation import Evaluator, PointEvaluator
+from generation.extractors import OPENERS
+from generation.labels import label_rows
+from generation.pictures import scatter, to_grid
+from generation.sampling import generate, render
 from images.cache import cache_folder
 from images.sources import DATASETS
 from metrics.inception import NAME as INCEPTION

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
+from errors import UserError
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
 
-# Images go through an extractor in chunks of this many, so that no other setting can move a score.
-CHUNK = 256
+# Images go through an extractor so many at a time, so that no other setting can move a score.
+READ_AT_ONCE = 256
 # Part of the key of cached statistics: raise it when the same weights would read an image differently.
 VERSION = 3
 
@@ -156,7 +157,7 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise ValueError(f"unknown extractor {name}; known: {', '.join(EXTRACTORS)}")
     row = EXTRACTORS[name]
     if not file.is_file():
-        raise ValueError(f"no weights of {name} at {file}: run `{row.make}` or give --metric_weights")
+        raise UserError(f"no weights of {name} at {file}: run `{row.make}` or give --metric_weights")
     try:
         state = load_file(file)
         with safe_open(file, "pt") as opened:
@@ -173,7 +174,7 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
     owner = weights_owner(name)
     if metadata.get("extractor", owner) != owner:
-        raise ValueError(f"{file} holds {metadata['extractor']}, not {owner}; check --metric_weights")
+        raise UserError(f"{file} holds {metadata['extractor']}, not {owner}; check --metric_weights")
     module = module.requires_grad_(False).eval().to(device)
     return Extractor(name, module, content, metadata, classes, row.mode_share)
 
@@ -185,7 +186,7 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.double() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def rechunk(batches: Iterable[Tensor], size: int = CHUNK) -> Iterable[Tensor]:
+def rechunk(batches: Iterable[Tensor], size: int = READ_AT_ONCE) -> Iterable[Tensor]:
     """The same rows in the same order in chunks of `size`, the last one shorter."""
     held: list[Tensor] = []
     n_held = 0

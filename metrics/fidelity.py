@@ -7,9 +7,9 @@ from torch import Tensor
 
 SEED = 2020  # of KID's subsets and of the order of the Inception Score's splits: torch-fidelity's default
 KID_SUBSETS, KID_SUBSET = 100, 1000
-SPLITS = 10
-NEIGHBOURS = 3
-ROWS = 2500  # of a matrix of distances held at a time
+IS_SPLITS = 10
+PR_NEIGHBOURS = 3
+PR_ROWS = 2500  # of a matrix of distances held at a time
 
 
 def library(module: str) -> ModuleType:
@@ -37,7 +37,7 @@ def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
 
 def inception_score(logits: Tensor) -> tuple[float, float]:
     """Mean and deviation over 10 shuffled splits of exp mean KL(p(y|x) || p(y)) of logits (N, K)."""
-    found = library("metric_isc").isc_features_to_metric(logits, min(SPLITS, len(logits)), True, SEED)
+    found = library("metric_isc").isc_features_to_metric(logits, min(IS_SPLITS, len(logits)), True, SEED)
     return found["inception_score_mean"], found["inception_score_std"]
 
 
@@ -47,9 +47,9 @@ def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
     ValueError: 3 images or fewer of a kind.
     """
     n = min(len(real), len(fake))
-    if n <= NEIGHBOURS:
-        raise ValueError(f"precision and recall need more than {NEIGHBOURS} images of each kind, got {n}")
+    if n <= PR_NEIGHBOURS:
+        raise ValueError(f"precision and recall need more than {PR_NEIGHBOURS} images of each kind, got {n}")
     found = library("metric_prc").prc_features_to_metric(
-        fake, real, prc_neighborhood=NEIGHBOURS, prc_batch_size=ROWS, save_cpu_ram=True, verbose=False
+        fake, real, prc_neighborhood=PR_NEIGHBOURS, prc_batch_size=PR_ROWS, save_cpu_ram=True, verbose=False
     )
     return found["precision"], found["recall"]

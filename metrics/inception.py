@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
 from metrics.score import PLAIN
@@ -92,7 +93,7 @@ def download(folder: Path, tick: Callable[[int], object]) -> Path:
             raise ValueError(f"{URL} gave other bytes: sha256 {found}")
         os.replace(temporary, file)
     except (OSError, http.client.HTTPException, ValueError) as error:  # no network is an OSError
-        raise ValueError(
+        raise UserError(
             f"no Inception weights and no way to get them ({' '.join(str(error).split())}): download {URL} "
             f"({N_BYTES:,} bytes, sha256 {SHA256}) and put it into {folder} as {FILE}, or name it with "
             f"--metric_weights; or choose an offline network with --extractor: {', '.join(EXTRACTORS)}"
@@ -132,7 +133,7 @@ def load_inception(file: Path, *, trusted: bool, device: str | torch.device = "c
     found, other bytes than the published.
     """
     if not file.is_file():
-        raise ValueError(f"--metric_weights {file}: there is no such file")
+        raise UserError(f"--metric_weights {file}: there is no such file")
     found = sha256_of(file)
     if found != SHA256 and not trusted:
         raise ValueError(

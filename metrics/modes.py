@@ -44,9 +44,6 @@ def _check(logits: Tensor) -> None:
         raise ValueError("logits are not finite")
 
 
-MAX_ASSIGNED = 16  # codes: the best assignment takes time and memory of 2^n
-
-
 def confusion(code: Tensor, label: Tensor, n: int) -> Tensor:
     """How often code i (N,) and label j (N,) come together: (n, n) int64. ValueError for others than 0 to n - 1."""
     if code.shape != label.shape or code.dim() != 1 or len(code) == 0:
@@ -58,31 +55,23 @@ def confusion(code: Tensor, label: Tensor, n: int) -> Tensor:
 
 
 def best_assignment(counts: Tensor) -> list[int]:
-    """The one-to-one assignment of rows to columns of counts (n, n) with the largest sum: row i's column.
+    """The one-to-one assignment of rows to columns of counts (n, n) with the largest sum: row i's column."""
+    import networkx  # where it is needed: it takes long to import
 
-    Exact, by the best sum of the first rows over each set of columns. ValueError above MAX_ASSIGNED rows.
-    """
-    rows = counts.tolist()
-    n = len(rows)
-    if n > MAX_ASSIGNED:
-        raise ValueError(f"{n} codes: at most {MAX_ASSIGNED} are assigned")
-    best, last = [0] * (1 << n), [0] * (1 << n)
-    for taken in range(1, 1 << n):
-        row = rows[taken.bit_count() - 1]
-        free = [j for j in range(n) if taken >> j & 1]
-        best[taken], last[taken] = max((best[taken ^ 1 << j] + row[j], j) for j in free)
-    assignment, taken = [0] * n, (1 << n) - 1
-    for i in reversed(range(n)):
-        assignment[i] = last[taken]
-        taken ^= 1 << last[taken]
-    return assignment
+    n = len(counts)
+    graph = networkx.Graph()
+    graph.add_weighted_edges_from((i, n + j, int(counts[i, j])) for i, j in counts.nonzero().tolist())
+    column = {min(pair): max(pair) - n for pair in networkx.max_weight_matching(graph)}
+    # rows that win nothing take what is left
+    left = iter(sorted(set(range(n)) - set(column.values())))
+    return [column[i] if i in column else next(left) for i in range(n)]
 
 
 def assignment_accuracy(code: Tensor, label: Tensor, n: int) -> tuple[float, list[int]]:
     """Share of samples whose label (N,) is the one that the best one-to-one assignment gives their code (N,).
 
     Also the assignment: code i's label. n: of codes and of labels. The measure of unsupervised classification; chance
-    is about 1 / n. ValueError as confusion and best_assignment.
+    is about 1 / n. ValueError as confusion.
     """
     counts = confusion(code, label, n)
     assignment = best_assignment(counts)

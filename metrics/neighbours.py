@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-ROWS = 1000  # of a matrix of distances held at a time: 50,000 x 50,000 would be 10 GB
+DC_ROWS = 1000  # of a matrix of distances held at a time: 50,000 x 50,000 would be 10 GB
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
@@ -16,7 +16,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
         raise ValueError(f"density and coverage need more than {k} reals, got {len(real)}")
     inside = torch.zeros((), dtype=torch.int64, device=real.device)
     covered = torch.zeros_like(inside)
-    for rows in real.split(ROWS):
+    for rows in real.split(DC_ROWS):
         # the smallest is the distance to itself
         radii = torch.cdist(rows, real).topk(k + 1, dim=1, largest=False).values[:, -1]
         within = torch.cdist(rows, fake) < radii[:, None]

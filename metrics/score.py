@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from errors import UserError
 from metrics.features import Extractor, Reading
 from metrics.fidelity import inception_score, kernel_distance, precision_recall
 from metrics.frechet import frechet_distance, gaussian_statistics
@@ -55,7 +56,7 @@ def check_classes(real: Tensor, fake: Tensor, classes: Sequence[str]) -> None:
         counts = torch.bincount(y, minlength=len(classes)).tolist()
         few = [f"{name} {n}" for name, n in zip(classes, counts, strict=True) if n < 2]
         if few:
-            raise ValueError(
+            raise UserError(
                 f"intra_fid needs at least 2 images of every class; of the {kind} there are: {', '.join(few)}; "
                 "score more images, or --balanced fakes, or leave intra_fid out"
             )

@@ -1,11 +1,11 @@
 """Networks by name: MODELS, and the two functions that build them from plain arguments."""
 
 import inspect
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from errors import UserError
 from modelling import (
     biggan,
     dcgan,
@@ -22,29 +22,24 @@ from modelling import (
 )
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
+from modelling.contract import blaming, check_attributes, check_contract
 from modelling.equalised import Equalised
+from modelling.files import is_file_name, load_model_file, model_title
 from modelling.layers import Size, as_size, check_choice, check_number
+from modelling.model import Model
 from modelling.styles import Mapping
 from ops.spectral_norm import apply_spectral_norm
 
-
-@dataclass(frozen=True)
-class Model:
-    """A pair of networks and what the trainer must know of them.
-
-    conditions_g, conditions_d: how G and D can see labels, its paper's choice first, none where they see none; `concat`
-    wraps the network (see cgan.py), the others are the network's own. spectral_norm: the sides, of "gd", that have it
-    by default. styles: G maps latents to styles (see styles.py); grows_from: the size in px at which growing starts,
-    None for a model that does not grow.
-    """
-
-    Generator: type[nn.Module]
-    Discriminator: type[nn.Module]
-    conditions_g: tuple[str, ...] = ("concat",)
-    conditions_d: tuple[str, ...] = ("concat",)
-    spectral_norm: str = ""
-    styles: bool = False
-    grows_from: int | None = None
+__all__ = [
+    "MODELS",
+    "Model",
+    "build_discriminator",
+    "build_generator",
+    "check_contract",
+    "find_model",
+    "load_model_file",
+    "model_of",
+]
 
 
 _NORMS, _HEADS = tuple(CONDITIONAL_NORMS), tuple(CLASS_HEADS)
@@ -74,44 +69,61 @@ MODELS = {
 
 STYLED = ", ".join(name for name, row in MODELS.items() if row.styles)  # for messages
 
+# All that any model of the table knows, by side.
 CONDITIONS = {
-    side: tuple(dict.fromkeys(c for row in MODELS.values() for c in getattr(row, f"conditions_{side}")))
+    side: tuple(dict.fromkeys(c for row in MODELS.values() for c in row.conditions(side)))
     for side in ("g", "d")
-}  # all that any model knows
+}
 
-_SHARED = (
-    "self",
-    "img_size",
-    "img_channels",
-    "z_dim",
-    "n_labels",
-    "condition",
-)  # not a network's own settings
+# What the builders give a network: no settings of its own.
+_GIVEN = ("self", "img_size", "img_channels", "z_dim", "n_labels", "condition")
+
+
+def find_model(name: str) -> Model:
+    """The row of MODELS, or the model of a user's file where the name is a path that ends in .py.
+
+    ValueError that lists the known, or says what the file lacks.
+    """
+    if is_file_name(name):
+        return load_model_file(name)
+    check_choice("model", name, MODELS)
+    return MODELS[name]
+
+
+def model_of(G: nn.Module, D: nn.Module) -> Model:
+    """What the trainer must know of two networks that were built elsewhere: their row of MODELS, or one of their own.
+
+    They see labels, if they do, in the way they were built for: no condition is chosen for them.
+    """
+    for row in MODELS.values():
+        if type(G) is row.Generator and type(D) is row.Discriminator:
+            return row
+    return Model(type(G), type(D), (), ())
 
 
 def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
     """The settings a network takes beyond its sizes, by name, with their defaults."""
     parameters = inspect.signature(network).parameters
-    return {name: parameter for name, parameter in parameters.items() if name not in _SHARED}
+    return {name: p for name, p in parameters.items() if name not in _GIVEN and p.kind is not p.VAR_KEYWORD}
 
 
 def network_classes(model: str) -> dict[str, type[nn.Module]]:
     """The model's Generator as "g" and Discriminator as "d"."""
-    return {"g": MODELS[model].Generator, "d": MODELS[model].Discriminator}
+    return {side: find_model(model).network(side) for side in ("g", "d")}
 
 
 def check_sees_labels(model: str) -> None:
     """ValueError for a model that cannot be conditional."""
-    if not MODELS[model].conditions_g:
-        raise ValueError(f"{model} sees no labels: leave --conditional out")
+    if not find_model(model).conditions_g:
+        raise UserError(f"{model_title(model)} sees no labels: leave --conditional out")
 
 
 def check_condition(model: str, side: str, given: str) -> None:
     """ValueError that lists how the model's side, "g" or "d", can see labels unless `given` is among them."""
-    known = getattr(MODELS[model], f"conditions_{side}")
+    known = find_model(model).conditions(side)
     if given not in known:
-        raise ValueError(
-            f"--condition_{side} {given}: {model}'s {side.upper()} sees labels by {', '.join(known)}"
+        raise UserError(
+            f"--condition_{side} {given}: {model_title(model)}'s {side.upper()} sees labels by {', '.join(known)}"
         )
 
 
@@ -123,11 +135,11 @@ def embed_dim(n_labels: int) -> int:
 def check_settings(model: str, network: type[nn.Module], given: dict[str, object], flag: str) -> None:
     """ValueError that lists a network's settings if one of `given` is none of them."""
     known = own_settings(network)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(network).parameters.values())
     for name in given:
-        if name not in known:
-            raise ValueError(
-                f"{model}'s {network.__name__} has no setting {name!r}; {flag} takes {', '.join(known)}"
-            )
+        if name in _GIVEN or (name not in known and not takes_all):
+            listed = f"{flag} takes {', '.join(known)}" if known else "it has none"
+            raise UserError(f"{model_title(model)}'s {network.__name__} has no setting {name!r}; {listed}")
 
 
 def build_generator(
@@ -141,23 +153,23 @@ def build_generator(
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
-    """The generator of MODELS[name]: G(z (N, z_dim), y) -> images (N, img_channels, H, W), about [-1, 1].
+    """The generator of find_model(name): G(z (N, z_dim), y) -> images (N, img_channels, H, W), about [-1, 1].
 
     img_size: side or (H, W). n_labels > 0 makes it conditional, in the way `condition` says, None for the model's
     first. kwargs are the network's own settings. ValueError for an unknown name or setting, a size the model does not
     make, or a setting out of range.
     """
-    check_choice("model", name, MODELS)
-    network = MODELS[name].Generator
+    network = find_model(name).Generator
     check_settings(name, network, kwargs, "--g_kwargs")
     check_number("z_dim", z_dim, 1, whole=True)
     sizes = {"img_size": as_size(img_size), "img_channels": img_channels}
     labels = _label_arguments(name, "g", n_labels, condition)
-    if labels is None:
-        extra = embed_dim(n_labels)
-        G = ConditionalGenerator(network(**sizes, z_dim=z_dim + extra, **kwargs), n_labels, extra)
-    else:
-        G = network(**sizes, z_dim=z_dim, **labels, **kwargs)
+    extra = embed_dim(n_labels) if labels is None else 0
+    with blaming("its constructor", network):
+        G = network(**sizes, z_dim=z_dim + extra, **(labels or {}), **kwargs)
+    check_attributes(G, **sizes, z_dim=z_dim + extra)
+    if extra:
+        G = ConditionalGenerator(G, n_labels, extra)
     return _with_spectral_norm(G, name, "g") if spectral_norm else G
 
 
@@ -172,25 +184,24 @@ def build_discriminator(
     spectral_norm: bool = False,
     **kwargs: object,
 ) -> nn.Module:
-    """The discriminator of MODELS[name]: D(x (N, img_channels, H, W), y) -> logits (N,), or a DOutput.
+    """The discriminator of find_model(name): D(x (N, img_channels, H, W), y) -> logits (N,), or a DOutput.
 
     z_dim: of the latents that a D of pairs (veegan's) sees, of no use to the others. Further arguments and errors as
     for build_generator.
     """
-    check_choice("model", name, MODELS)
-    network = MODELS[name].Discriminator
+    network = find_model(name).Discriminator
     check_settings(name, network, kwargs, "--d_kwargs")
     check_number("img_channels", img_channels, 1, whole=True)
     sizes = {"img_size": as_size(img_size)}
     if "z_dim" in inspect.signature(network).parameters:
         sizes["z_dim"] = z_dim
     labels = _label_arguments(name, "d", n_labels, condition)
-    if labels is None:
-        extra = embed_dim(n_labels)
-        D = network(img_channels=img_channels + extra, **sizes, **kwargs)
+    extra = embed_dim(n_labels) if labels is None else 0
+    with blaming("its constructor", network):
+        D = network(img_channels=img_channels + extra, **sizes, **(labels or {}), **kwargs)
+    check_attributes(D, img_size=sizes["img_size"], img_channels=img_channels + extra)
+    if extra:
         D = ConditionalDiscriminator(D, n_labels, extra)
-    else:
-        D = network(img_channels=img_channels, **sizes, **labels, **kwargs)
     return _with_spectral_norm(D, name, "d") if spectral_norm else D
 
 
@@ -200,20 +211,25 @@ def _label_arguments(name: str, side: str, n_labels: int, condition: str | None)
     if not n_labels:
         return {}
     check_sees_labels(name)
-    condition = getattr(MODELS[name], f"conditions_{side}")[0] if condition is None else condition
+    row = find_model(name)
+    condition = row.conditions(side)[0] if condition is None else condition
     check_condition(name, side, condition)
     if condition == "concat":
         return None
     choices = {"n_labels": n_labels, "condition": condition}
-    taken = inspect.signature(network_classes(name)[side]).parameters
+    taken = inspect.signature(row.network(side)).parameters
+    if "n_labels" not in taken:
+        raise UserError(
+            f"{model_title(name)}: {row.network(side).__name__} sees labels by {condition} and takes no n_labels"
+        )
     return {key: value for key, value in choices.items() if key in taken}
 
 
 def check_spectral_norm(network: nn.Module, name: str, side: str) -> None:
     """ValueError for a network whose weights are scaled by their fan-in."""
     if any(isinstance(module, Equalised) for module in network.modules()):
-        raise ValueError(
-            f"--spectral_norm_{side}: {name} scales its weights by their fan-in; leave the flag out"
+        raise UserError(
+            f"--spectral_norm_{side}: {model_title(name)} scales its weights by their fan-in; leave the flag out"
         )
 
 

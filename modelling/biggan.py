@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
 from modelling.conditioning import (
     CONDITIONAL_NORMS,
     PLAIN_NORMS,
@@ -35,13 +36,13 @@ from modelling.layers import (
     check_size,
     norm_layer,
 )
-from modelling.resnet import DownBlock, UpBlock, activate, sum_pool, upsample
+from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, sum_pool, upsample
 from modelling.sagan import SelfAttention, attention_sizes
 from ops.precision import without_autocast
 
 
 @dataclass(frozen=True)
-class Layout:
+class Plan:
     """The networks of one image size, channels counted in widths.
 
     g: of G's maps at 4, 8, ... px; d: of D's maps after each block, the first n_down of which halve the size. The
@@ -58,15 +59,13 @@ class Layout:
     init: str = "orthogonal"
 
 
-LAYOUTS = {
-    32: Layout(
-        (4, 4, 4, 4), (4, 4, 4, 4), 2, 64, shared_dim=0, hierarchical=False, attention=0, init="normal"
-    ),
-    64: Layout((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4, 64, attention=32),
-    128: Layout((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
-    256: Layout((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
+PLANS = {
+    32: Plan((4, 4, 4, 4), (4, 4, 4, 4), 2, 64, shared_dim=0, hierarchical=False, attention=0, init="normal"),
+    64: Plan((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4, 64, attention=32),
+    128: Plan((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
+    256: Plan((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
 }
-SIZES = tuple(LAYOUTS)
+SIZES = tuple(PLANS)
 DEEP_WIDTH = 128  # above 64 px
 SHARED_DIM = 128
 
@@ -76,11 +75,11 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def layout_of(img_size: int, deep: bool, **settings: int | Sequence[int] | str | None) -> Layout:
+def layout_of(img_size: int, deep: bool, **settings: int | Sequence[int] | str | None) -> Plan:
     """The layout of a size with those settings that are not None. ValueError for sizes and settings out of range."""
     check_size("biggan", img_size, SIZES)
     check_choice("deep", deep, (True, False))
-    layout = LAYOUTS[img_size]
+    layout = PLANS[img_size]
     if deep:
         layout = replace(layout, hierarchical=False, width=DEEP_WIDTH if img_size > 64 else layout.width)
     if deep or settings.get("hierarchical"):
@@ -145,8 +144,8 @@ def chunk_dim(z_dim: int, n_chunks: int) -> int:
     """Length of each of n_chunks equal parts of z. ValueError that names a z_dim which has them."""
     if z_dim % n_chunks:
         fits = max(round(z_dim / n_chunks), 1) * n_chunks
-        raise ValueError(
-            f"z_dim {z_dim} is not {n_chunks} equal chunks, one for each block and one for the first layer: "
+        raise UserError(
+            f"--z_dim {z_dim} is not {n_chunks} equal chunks, one for each block and one for the first layer: "
             f"choose --z_dim {fits}, or hierarchical=false"
         )
     return z_dim // n_chunks
@@ -262,7 +261,7 @@ class Generator(nn.Module):
             if deep:
                 stage = [DeepUpBlock(c_in, c_in, norms, up=False), DeepUpBlock(c_in, c_out, norms, up=True)]
             else:
-                stage = [UpBlock(c_in, c_out, norms)]
+                stage = [ResidualUpBlock(c_in, c_out, norms)]
             here = [SelfAttention(c_out)] if size in attended else []
             self.blocks.append(Conditioned(*stage, *here))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
@@ -348,7 +347,7 @@ class Discriminator(nn.Module):
             if deep:
                 blocks += [DeepDownBlock(c_in, c_out, down=down), DeepDownBlock(c_out, c_out, down=False)]
             else:
-                blocks.append(DownBlock(c_in, c_out, down=down, first=i == 0))
+                blocks.append(ResidualDownBlock(c_in, c_out, down=down, first=i == 0))
             if down and sizes[i] in attended:
                 blocks.append(SelfAttention(c_out))
         self.blocks = nn.Sequential(*blocks)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
 from modelling import mlp
 from modelling.conditioning import DOutput, norm_factory, up_blocks
 from modelling.layers import (
@@ -57,9 +58,7 @@ def quarter(img_size: Size) -> tuple[int, int]:
     """(H / 4, W / 4). ValueError unless 4 divides both."""
     height, width = image_shape(img_size)
     if height % 4 or width % 4:
-        raise ValueError(
-            f"infogan's architecture paper makes sides that 4 divides, not --img_size {img_size}"
-        )
+        raise UserError(f"infogan's architecture paper makes sides that 4 divides, not --img_size {img_size}")
     return height // 4, width // 4
 
 
@@ -133,7 +132,7 @@ ARCHITECTURES = {
 def check_layers(architecture: str, norm: str, img_channels: int, width: int) -> None:
     """ValueError for settings of the layers that are unknown or out of range."""
     check_choice("architecture of infogan", architecture, ARCHITECTURES)
-    check_choice("norm of infogan", norm, mlp.NORMS)
+    check_choice("norm of infogan", norm, mlp.FEATURE_NORMS)
     for name, value in (("img_channels", img_channels), ("width", width)):
         check_number(name, value, 1, whole=True)
 
@@ -164,7 +163,7 @@ class Generator(nn.Module):
         check_choice("prior of infogan", prior, PRIORS)
         check_layers(architecture, norm, img_channels, width)
         if z_dim <= n_categories + n_continuous:
-            raise ValueError(
+            raise UserError(
                 f"--z_dim {z_dim} is the length of noise and codes together and must be above n_categories "
                 f"{n_categories} + n_continuous {n_continuous}"
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from errors import UserError
 from ops.precision import full
 
 Size = int | tuple[int, int]  # of an image: a number for a square, else (height, width)
@@ -61,7 +62,7 @@ def check_size(model: str, img_size: Size, sizes: Sequence[int]) -> None:
         height, width = image_shape(img_size)
         nearest = min(sizes, key=lambda size: abs(size - height) + abs(size - width))
         made = ("" if isinstance(img_size, int) else "squares of ") + ", ".join(map(str, sizes))
-        raise ValueError(
+        raise UserError(
             f"{model} makes {made} px, not {size_text(img_size)}: the nearest is --img_size {nearest}"
         )
 
@@ -188,7 +189,7 @@ class MinibatchStdDev(nn.Module):
         """(N, C, ...) -> (N, C + 1, ...). ValueError unless group_size divides N or N is smaller."""
         n, g = len(x), min(self.group_size, len(x))
         if n % g:
-            raise ValueError(
+            raise UserError(
                 f"minibatch_stddev compares groups of {g} samples, which do not divide a batch of {n}: "
                 f"choose a --batch_size whose share of one process and micro-batch is a multiple of {g}"
             )

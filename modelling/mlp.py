@@ -25,7 +25,7 @@ from modelling.layers import (
 )
 
 N_HIDDEN = 3
-NORMS = {"none": None, "batch": nn.BatchNorm1d}
+FEATURE_NORMS = {"none": None, "batch": nn.BatchNorm1d}
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
@@ -37,8 +37,8 @@ def linear(n_in: int, n_out: int) -> nn.Linear:
 
 def norm_of(name: str, width: int) -> nn.Module | None:
     """Norm over a feature vector; ValueError lists the known."""
-    check_choice("norm of mlp", name, NORMS)
-    factory = NORMS[name]
+    check_choice("norm of mlp", name, FEATURE_NORMS)
+    factory = FEATURE_NORMS[name]
     return None if factory is None else factory(width)
 
 

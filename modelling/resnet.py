@@ -26,7 +26,7 @@ def activate(norm: nn.Module | None, x: Tensor, rows: Tensor | None) -> Tensor:
     return F.relu(h, inplace=h is not x)
 
 
-class UpBlock(TakesRows, nn.Module):
+class ResidualUpBlock(TakesRows, nn.Module):
     """(norm, ReLU, upsampling, 3x3, norm, ReLU, 3x3) + (upsampling, 1x1) of maps and label rows.
 
     norms: channels -> norm or None, see norm_factory.
@@ -45,7 +45,7 @@ class UpBlock(TakesRows, nn.Module):
         return h + upsample(self.shortcut(x))  # 1x1 first: the same at a quarter of the work
 
 
-class DownBlock(nn.Module):
+class ResidualDownBlock(nn.Module):
     """(ReLU, 3x3, ReLU, 3x3, pooling) + (pooling, 1x1), where pooling, if `down`, averages 2x2 pixels.
 
     first: without the first ReLU, for images. The shortcut has its 1x1 where size or channels change. c_hidden:
@@ -73,7 +73,7 @@ class DownBlock(nn.Module):
 @torch.no_grad()
 def init_glorot(net: nn.Module, gain: float = 1.0) -> None:
     """Glorot's uniform weights, `gain` times as large in the 3x3 of blocks; biases 0."""
-    blocks = [module for module in net.modules() if isinstance(module, UpBlock | DownBlock)]
+    blocks = [module for module in net.modules() if isinstance(module, ResidualUpBlock | ResidualDownBlock)]
     inner = {conv for block in blocks for conv in (block.conv1, block.conv2)}
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modelling import sngan
 from modelling.conditioning import PLAIN_NORMS, Conditioned, DOutput, Heads, norm_factory, rows_of
 from modelling.layers import check_images, check_latents, check_number, check_size, norm_layer
-from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool
+from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, init_glorot, sum_pool
 from ops.attention import attention as attend
 
 # By image size, in units of the width: channels of G's maps of 4, 8, ... px, and of the outputs of D's blocks.
@@ -101,7 +101,7 @@ class Generator(nn.Module):
         self.start = nn.Linear(z_dim, channels[0] * 16)
         self.blocks = Conditioned()
         for size, (c_in, c_out) in zip(sizes, itertools.pairwise(channels), strict=True):
-            self.blocks.append(UpBlock(c_in, c_out, norms))
+            self.blocks.append(ResidualUpBlock(c_in, c_out, norms))
             if size in attended:
                 self.blocks.append(SelfAttention(c_out))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
@@ -145,7 +145,7 @@ class Discriminator(nn.Module):
         attended = attention_sizes("D", attention, img_size, sizes)
         self.blocks = nn.Sequential()
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-            self.blocks.append(DownBlock(c_in, c_out, down=i < n_down, first=i == 0))
+            self.blocks.append(ResidualDownBlock(c_in, c_out, down=i < n_down, first=i == 0))
             if i < n_down and sizes[i] in attended:
                 self.blocks.append(SelfAttention(c_out))
         self.heads = Heads(lambda n, bias: nn.Linear(c_out, n, bias=bias), n_labels, condition, bias=True)

@@ -62,10 +62,9 @@ class Generator(nn.Module):
         check_latents(z, self.z_dim)
         rows = rows_of(y, len(z), self.n_labels)
         size = self.img_size // 8
-        h = self.blocks(
-            self.start(z).unflatten(1, (-1, size, size)), rows
-        )  # (N, C * size^2) -> (N, C, size, size)
-        return torch.tanh(self.to_image(h))
+        # (N, C * size^2) -> (N, C, size, size)
+        h = self.start(z).unflatten(1, (-1, size, size))
+        return torch.tanh(self.to_image(self.blocks(h, rows)))
 
 
 def convolution(c_in: int, c_out: int, *, halve: bool = False) -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from modelling.conditioning import PLAIN_NORMS, Conditioned, DOutput, Heads, norm_factory, rows_of
 from modelling.layers import check_images, check_latents, check_number, check_size, norm_layer
-from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool
+from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, init_glorot, sum_pool
 
 # By image size, in units of the width: channels of G's maps of 4, 8, ... px, and of the outputs of D's blocks.
 G_CHANNELS = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
@@ -50,7 +50,7 @@ class Generator(nn.Module):
         channels = [n * width for n in G_CHANNELS[img_size]]
         norms = norm_factory(norm, condition, n_labels)
         self.start = nn.Linear(z_dim, channels[0] * 16)
-        self.blocks = Conditioned(*(UpBlock(*pair, norms) for pair in itertools.pairwise(channels)))
+        self.blocks = Conditioned(*(ResidualUpBlock(*pair, norms) for pair in itertools.pairwise(channels)))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
         init_glorot(self, SQRT2)
@@ -86,9 +86,9 @@ class Discriminator(nn.Module):
             check_number(name, value, 1, whole=True)
         self.img_size, self.img_channels = img_size, img_channels
         c_first, *others = (n * width for n in D_CHANNELS[img_size])
-        self.blocks = nn.Sequential(DownBlock(img_channels, c_first, down=True, first=True))
+        self.blocks = nn.Sequential(ResidualDownBlock(img_channels, c_first, down=True, first=True))
         for i, (c_in, c_out) in enumerate(itertools.pairwise([c_first, *others]), start=1):
-            self.blocks.append(DownBlock(c_in, c_out, down=i < D_HALVINGS[img_size], c_hidden=c_in))
+            self.blocks.append(ResidualDownBlock(c_in, c_out, down=i < D_HALVINGS[img_size], c_hidden=c_in))
         self.heads = Heads(lambda n, bias: nn.Linear(c_out, n, bias=bias), n_labels, condition, bias=False)
         init_glorot(self, SQRT2)
 

@@ -35,7 +35,7 @@ from modelling.styles import (
     Mapping,
     check_mixing,
     check_synthesis,
-    images_of,
+    styled_images,
     styles_of,
 )
 from ops.precision import full
@@ -223,7 +223,7 @@ class Generator(nn.Module):
         ValueError in training mode unless 1, and for numbers out of range.
         """
         how = {"truncation": truncation, "truncation_layers": truncation_layers, "noise": noise}
-        return images_of(self, z, y, z_mix, u, **how)
+        return styled_images(self, z, y, z_mix, u, **how)
 
 
 class Discriminator(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
 from modelling.conditioning import check_labels
 from modelling.equalised import Equalised, EqualisedConv2d, EqualisedLinear
 from modelling.layers import (
@@ -36,7 +37,7 @@ from modelling.styles import (
     Mapping,
     check_mixing,
     check_synthesis,
-    images_of,
+    styled_images,
     styles_of,
 )
 from ops.modulated_conv import grouped_pays, modulated_conv2d
@@ -56,7 +57,7 @@ def image_levels(img_size: Size) -> list[tuple[int, int]]:
     h, w = image_shape(img_size)
     k = max(1, (min(h, w) // 4).bit_length() - 1)
     if h % 2**k or w % 2**k or min(h, w) < 8:
-        raise ValueError(
+        raise UserError(
             "stylegan2 makes h0 * 2^k x w0 * 2^k px with 4 <= min(h0, w0) < 8 and k at least 1, not "
             f"{size_text(img_size)}: the nearest is --img_size {size_text(as_size(_nearest(h, w)))}"
         )
@@ -323,7 +324,7 @@ class Generator(nn.Module):
         ValueError in training mode unless 1, and for numbers out of range.
         """
         how = {"truncation": truncation, "truncation_layers": truncation_layers, "noise": noise}
-        return images_of(self, z, y, z_mix, u, **how)
+        return styled_images(self, z, y, z_mix, u, **how)
 
 
 # Blocks of D

@@ -141,7 +141,7 @@ def check_synthesis(G: nn.Module, ws: Tensor, noise: str | None) -> str:
     return kind
 
 
-def images_of(
+def styled_images(
     G: nn.Module,
     z: Tensor,
     y: Tensor | None,
@@ -156,10 +156,10 @@ def images_of(
     if truncation != 1 and G.training:
         raise ValueError(f"truncation {truncation} is for samples: put G in eval mode, or leave it at 1")
     ws = G.styles(z, y, z_mix, u)
-    return G.synthesis(truncated(ws, G.mapping.w_avg, truncation, truncation_layers), noise=noise)
+    return G.synthesis(truncated_styles(ws, G.mapping.w_avg, truncation, truncation_layers), noise=noise)
 
 
-def truncated(ws: Tensor, w_avg: Tensor, psi: float, n_layers: int | None) -> Tensor:
+def truncated_styles(ws: Tensor, w_avg: Tensor, psi: float, n_layers: int | None) -> Tensor:
     """Styles drawn towards the mean by psi in the first n_layers layers, None for all. arXiv:1812.04948 appendix B.
 
     ValueError for numbers out of range.

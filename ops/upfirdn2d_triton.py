@@ -115,9 +115,8 @@ def kernel_constants(
     pad: Sequence[int],
 ) -> dict[str, object]:
     """What one case fixes in the kernel; x in one of the two memory formats."""
-    wide_loads = (
-        not x.is_contiguous() and x.shape[1] % 16 == 0
-    )  # neighbours in q share a window: 16 bytes a load
+    # Neighbours in q share a window: 16 bytes a load.
+    wide_loads = not x.is_contiguous() and x.shape[1] % 16 == 0
     return {
         "FX": tuple(fx), "FY": tuple(fy), "UX": up[0], "UY": up[1], "DX": down[0], "DY": down[1],
         "PX": pad[0], "PY": pad[2], "ROWS": _MAX_ROWS // up[1] * up[1],
@@ -149,9 +148,8 @@ def upfirdn2d_triton(
     ci = c if last else 1
     size = n * c * ow
     constants = kernel_constants(out, fx, fy, up, down, pad)
-    constants["WIDE"] = (
-        max(x.numel(), out.numel()) >= 2**31 - 2**20
-    )  # a window may begin before or behind the tensor
+    # Less than the range of 32 bits, since a window may begin before or behind the tensor.
+    constants["WIDE"] = max(x.numel(), out.numel()) >= 2**31 - 2**20
     grid = (triton.cdiv(size, constants["BLOCK"]), triton.cdiv(oh, constants["ROWS"]))
     with torch.cuda.device_of(x):
         upfirdn2d_kernel[grid](x, out, h, w, oh, ow, ci, size, **constants)

@@ -28,15 +28,15 @@ from tqdm import tqdm
 
 from errors import UserError, blaming_user, cli
 from generation.checkpoint import CheckpointStore, load_checkpoint
-from generation.evaluation import OPENERS
-from generation.pictures import WHITE, histogram, table
+from generation.extractors import OPENERS
+from generation.pictures import WHITE, histogram, picture_table
 from losses import METHODS as LOSSES
 from settings.files import from_dict
 from settings.presets import PRESETS
 from settings.resume import FREE_ON_RESUME
 from settings.values import read_settings
 from tools import evaluate
-from tools.common import make_parser, positive
+from tools.common import positive, tool_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -262,7 +262,7 @@ def pictures_of(part: str, runs: Sequence[Run]) -> Image.Image:
     interval = PRESETS[f"{PARTS[part].stem}gan"].settings["train_g_interval"]
     steps = [step for step in PARTS[part].shown if step < first[0].n_steps] + [first[0].n_steps]
     titles = [f"{step // interval:,} updates of G" for step in steps]
-    return table(titles, [(run.method, [samples_of(run, step) for step in steps]) for run in first])
+    return picture_table(titles, [(run.method, [samples_of(run, step) for step in steps]) for run in first])
 
 
 def weights_of(run: Run) -> Tensor:
@@ -285,7 +285,7 @@ def histograms(runs: Sequence[Run]) -> tuple[Image.Image, list[str]] | None:
         lines.append(
             f"- {method}: standard deviation {float(weights.std()):.4f}, {at_bound:.1%} at or beyond ±{0.9 * clip:g}."
         )
-    return table([""], rows), lines
+    return picture_table([""], rows), lines
 
 
 def save_picture(picture: Image.Image, out: Path, name: str) -> str:
@@ -342,7 +342,7 @@ def report(runs: Sequence[Run], out: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("studies.mode_collapse", __doc__)
+    p = tool_parser("studies.mode_collapse", __doc__)
     p.add_argument("--part", nargs="+", default=tuple(PARTS), choices=tuple(PARTS), help="which half [both]")
     p.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="[all]")
     p.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="[0 1 2]")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from games.task import Micro, Phase, Place, Stats, Task, every, network_rates, total
-from generation.sampling import to_grid
+from generation.pictures import to_grid
 from images.batches import Batches, ImageData, Shard, to_input
 from images.sources import load_dataset
 from losses import METHODS

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 
+from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
 from training.folder import planned
 from training.loop import Loop
@@ -21,23 +22,25 @@ TINY = (
     "--dataset digits --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 "
     "--loggers --log_interval 5 --sample_interval 1000 --checkpoint_interval 1000 "
 )
-# A narrow one of each model of 32 px or less: the settings of G and of D.
-_NARROW = {"width": 4}
-_CODES = {"n_categories": 3}
-_FEW = {"channel_base": 128, "channel_max": 8}
+# What makes a network narrow, where it has a setting of that name.
+NARROW = {
+    "width": 4,
+    "channel_base": 128,
+    "channel_max": 8,
+    "w_dim": 8,
+    "mapping_layers": 2,
+    "n_categories": 3,
+}
+
+
+def narrow_settings(network: type) -> dict[str, int]:
+    """Those of NARROW that a network takes; none for one that has no such setting, which is taken as it is."""
+    return {name: value for name, value in NARROW.items() if name in own_settings(network)}
+
+
+# A narrow one of each model: the settings of G and of D.
 SMALL = {
-    "dcgan": (_NARROW, _NARROW),
-    "simple_cnn": (_NARROW, _NARROW),
-    "sngan": (_NARROW, _NARROW),
-    "sndcgan": (_NARROW, _NARROW),
-    "sagan": (_NARROW, _NARROW),
-    "biggan": (_NARROW, _NARROW),
-    "mlp": (_NARROW, _NARROW),
-    "veegan": (_NARROW, _NARROW),
-    "infogan": (_NARROW | _CODES, _NARROW | _CODES),
-    "progressive_gan": (_FEW, _FEW),
-    "stylegan": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW),
-    "stylegan2": (_FEW | {"w_dim": 8, "mapping_layers": 2}, _FEW | {"mapping_layers": 2}),
+    name: (narrow_settings(row.Generator), narrow_settings(row.Discriminator)) for name, row in MODELS.items()
 }
 
 

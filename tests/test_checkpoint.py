@@ -22,12 +22,8 @@ from generation.checkpoint import (
     CheckpointError,
     CheckpointStore,
     NonFiniteError,
-    check_shapes,
-    difference,
-    non_finite,
-    plain,
-    tensor_bytes,
 )
+from generation.state import check_shapes, difference, non_finite, plain, tensor_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,22 +15,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from generation.evaluation import (
-    Evaluator,
+from generation.evaluation import Evaluator
+from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
+from generation.indexed import (
     generated,
     labels_for,
     noise_images,
     opposite_index,
-    read_images,
     real_images,
     reference_index,
 )
-from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
+from generation.protocol import append_score, best_scores, best_step
+from generation.reading import read_images
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
-from metrics.features import CHUNK, Extractor, load_extractor, save_extractor
+from metrics.features import READ_AT_ONCE, Extractor, load_extractor, save_extractor
 from metrics.score import METRICS
 from modelling import build_generator
 from tests.running import ROOT
@@ -38,7 +39,6 @@ from tests.running import run as train
 from tests.test_tools import export, refused
 from tests.test_training import different
 from tools import evaluate
-from training.logs import append_score, best_scores, best_step
 
 N = 801  # four chunks, the last one short: two processes read two each, in turn
 
@@ -147,7 +147,7 @@ def of_the_library(real: Tensor, fake: Tensor, weights: Path) -> dict[str, float
     return torch_fidelity.calculate_metrics(
         input1=Pixels(fake), input2=Pixels(real), fid=True, kid=True, isc=True, prc=True,
         feature_extractor="tiny", feature_extractor_weights_path=str(weights), kid_subset_size=len(real),
-        batch_size=CHUNK, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
+        batch_size=READ_AT_ONCE, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     G, config = load_generator(run)
     y = labels_for(data, N, config, balanced=False)
     fakes = generated(G, N, 0, y)
-    fake = torch.cat([fakes.chunk(i, min(i + CHUNK, N)) for i in range(0, N, CHUNK)])
+    fake = torch.cat([fakes.chunk(i, min(i + READ_AT_ONCE, N)) for i in range(0, N, READ_AT_ONCE)])
     expected = of_the_library(images_of(data, reference_index(data, N)), fake, weights)
     for ours, theirs in {
         "fid": "frechet_inception_distance",
@@ -182,7 +182,7 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
 
 
-@pytest.mark.parametrize("n", [3, CHUNK, CHUNK + 1])
+@pytest.mark.parametrize("n", [3, READ_AT_ONCE, READ_AT_ONCE + 1])
 def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageData, n: int) -> None:
     index = reference_index(data, n)
     features, logits = read_images(extractor, real_images(data, index, ""), "", lambda: False)
@@ -253,11 +253,11 @@ def test_what_is_scored_follows_the_seed_and_the_chunk(data: ImageData, kind: st
     """Uniform noise, and the noise that a generator draws by itself whatever its latents."""
     G = Restless().eval()
     nn.init.zeros_(G.layer.weight)
-    n = 2 * CHUNK
+    n = 2 * READ_AT_ONCE
     seen = []
     for seed in (0, 1, 0):
         images = noise_images(data, n, seed) if kind == "noise" else generated(G, n, seed, None)
-        seen += [images.chunk(start, start + 2) for start in (0, CHUNK)]
+        seen += [images.chunk(start, start + 2) for start in (0, READ_AT_ONCE)]
     assert different(seen[:4]) and all(torch.equal(a, b) for a, b in zip(seen[:2], seen[4:], strict=True))
 
 
@@ -405,7 +405,7 @@ def test_real_fakes_are_not_the_reference(
 
 
 def test_a_folder_is_scored(run: Path, weights: Path, data: ImageData, tmp_path: Path) -> None:
-    from generation.sampling import to_picture
+    from generation.pictures import to_picture
 
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images_of(data, opposite_index(data, 30))):

@@ -19,11 +19,9 @@ FLOORS = (
     ("training",),
     ("tools", "benchmarks", "studies", "assets", "gan_*"),
 )
-N_TORCH_ONLY, N_PURE = (
-    2,
-    3,
-)  # floors that know torch alone, and floors without trackers, devices and files of runs
-PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "scipy"}
+# Floors that know torch alone, and floors without trackers, devices and files of runs.
+N_TORCH_ONLY, N_PURE = 2, 3
+PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
 
 
 def floor_of(top: str) -> int | None:

@@ -12,10 +12,19 @@ from torch.testing import assert_close
 from losses import (
     METHODS,
     PENALTIES,
+    Penalty,
     PenaltyContext,
     StyleContext,
+    dragan,
+    drift,
     gan_d,
+    gp,
+    gp0,
+    ortho,
     path_length,
+    path_lengths,
+    r1,
+    r2,
     ragan_d,
     rpgan_d,
 )
@@ -54,6 +63,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", METHODS)
 def test_values(name: str) -> None:
     method = METHODS[name]
+    assert name in EXPECTED, f"add values of {name!r}, worked by hand, to EXPECTED in {__file__}"
     d_real, d_fake, expected_d, expected_g = EXPECTED[name]
     assert method.d(d_real, d_fake).item() == pytest.approx(expected_d, abs=1e-12)
     seen_by_g = d_real if method.g_needs_real else None
@@ -116,6 +126,19 @@ def test_ragan_gradient_passes_through_the_means() -> None:
     assert_close(to_fake, row(0.25, 0.25))
 
 
+# Weights of the papers' penalties.
+CUSTOMARY = {
+    "gp": 10,
+    "gp0": 10,
+    "r1": 10,
+    "r2": 10,
+    "drift": 0.001,
+    "dragan": 10,
+    "ortho": 1e-4,
+    "path_length": 2,
+}
+
+
 def test_pairs_of_unequal_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"d_real \(2,\), d_fake \(2, 1\)"):
         rpgan_d(torch.zeros(2), torch.zeros(2, 1))
@@ -126,23 +149,14 @@ def test_what_belongs_to_a_method() -> None:
     assert METHODS["wgan-gp"].penalties == ("gp",)
     assert {name for name, method in METHODS.items() if method.g_needs_real} == {"ragan", "rpgan"}
     assert all(penalty in PENALTIES for method in METHODS.values() for penalty in method.penalties)
-    weights = {name: penalty.weight for name, penalty in PENALTIES.items()}
-    assert weights == {
-        "gp": 10,
-        "gp0": 10,
-        "r1": 10,
-        "r2": 10,
-        "drift": 0.001,
-        "dragan": 10,
-        "ortho": 1e-4,
-        "path_length": 2,
-    }
-    plain = [name for name, penalty in PENALTIES.items() if not penalty.gradient]
-    assert plain == ["drift", "ortho", "path_length"]
-    assert [name for name, penalty in PENALTIES.items() if penalty.styles] == ["path_length"]
-    assert [name for name, penalty in PENALTIES.items() if penalty.side == "g"] == ["ortho", "path_length"]
-    assert [name for name, penalty in PENALTIES.items() if not penalty.fakes] == ["r1", "drift", "ortho"]
-    assert {name: row.interval for name, row in PENALTIES.items() if row.interval > 1} == {"path_length": 4}
+    assert {name: PENALTIES[name].weight for name in CUSTOMARY} == CUSTOMARY
+    rows = {name: PENALTIES[name] for name in CUSTOMARY}
+    assert [name for name, row in rows.items() if not row.gradient] == ["drift", "ortho", "path_length"]
+    assert [name for name, row in rows.items() if row.styles] == ["path_length"]
+    assert [name for name, row in rows.items() if row.side == "g"] == ["ortho", "path_length"]
+    without_fakes = ["r1", "drift", "dragan", "ortho", "path_length"]
+    assert [name for name, row in rows.items() if not row.fakes] == without_fakes
+    assert {name: row.interval for name, row in rows.items() if row.interval > 1} == {"path_length": 4}
 
 
 # Penalties
@@ -191,20 +205,20 @@ def quadratic(x: Tensor) -> Tensor:
 )
 def test_linear_discriminator(name: str, expected: float) -> None:
     ctx = context(linear, x_real=images([3.0, -1.0], [1.0, 1.0]), x_fake=images([2.0, 0.0], [0.0, 2.0]))
-    assert PENALTIES[name].fn(ctx).item() == pytest.approx(expected, abs=1e-12)
+    assert PENALTIES[name](ctx).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_quadratic_discriminator() -> None:
     """Norms at x_hat are 5 alpha for the first sample and 10 alpha for the second."""
     ctx = context(quadratic, images([3.0, 4.0], [6.0, 8.0]), images([0.0, 0.0], [0.0, 0.0]), gp=row(0.4, 0.3))
-    assert PENALTIES["gp"].fn(ctx).item() == pytest.approx((1.0 + 4.0) / 2)  # norms 2 and 3
+    assert PENALTIES["gp"](ctx).item() == pytest.approx((1.0 + 4.0) / 2)  # norms 2 and 3
     ctx = context(
         quadratic, images([3.0, 4.0], [6.0, 8.0]), images([0.0, 0.0], [0.0, 0.0]), gp0=row(0.4, 0.3)
     )
-    assert PENALTIES["gp0"].fn(ctx).item() == pytest.approx((4.0 + 9.0) / 2)
+    assert PENALTIES["gp0"](ctx).item() == pytest.approx((4.0 + 9.0) / 2)
     ctx = context(quadratic, images([3.0, 4.0], [6.0, 8.0]), images([1.0, 1.0], [0.0, 2.0]))
-    assert PENALTIES["r1"].fn(ctx).item() == pytest.approx((25.0 + 100.0) / 2 / 2)
-    assert PENALTIES["r2"].fn(ctx).item() == pytest.approx((2.0 + 4.0) / 2 / 2)
+    assert PENALTIES["r1"](ctx).item() == pytest.approx((25.0 + 100.0) / 2 / 2)
+    assert PENALTIES["r2"](ctx).item() == pytest.approx((2.0 + 4.0) / 2 / 2)
 
 
 def test_dragan_with_known_draws() -> None:
@@ -213,7 +227,7 @@ def test_dragan_with_known_draws() -> None:
     ctx = context(quadratic, images([0.0, 0.0], [2.0, 2.0]), images([9.0, 9.0], [9.0, 9.0]), **draws)
     norms = 0.1 * math.sqrt(2), 2.4 * math.sqrt(2)
     expected = sum((norm - 1) ** 2 for norm in norms) / 2
-    assert PENALTIES["dragan"].fn(ctx).item() == pytest.approx(expected, abs=1e-12)
+    assert PENALTIES["dragan"](ctx).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_shapes_of_the_draws() -> None:
@@ -223,9 +237,9 @@ def test_shapes_of_the_draws() -> None:
         asked.append((purpose, shape))
         return torch.zeros(2, *shape)
 
-    for name in OF_D:
+    for name in [name for name in OF_D if name in CUSTOMARY]:
         x = torch.randn(2, 3, 4, 5)
-        PENALTIES[name].fn(PenaltyContext(D=quadratic, G=None, x_real=x, x_fake=x, uniform=draw))
+        PENALTIES[name](PenaltyContext(D=quadratic, G=None, x_real=x, x_fake=x, uniform=draw))
     one = (1, 1, 1)
     assert asked == [("gp", one), ("gp0", one), ("dragan-noise", (3, 4, 5)), ("dragan", one)]
 
@@ -234,7 +248,7 @@ def test_a_gradient_of_zero_does_not_poison() -> None:
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     zero = images([0.0, 0.0])
     for name in GRADIENT_PENALTIES:
-        PENALTIES[name].fn(context(lambda x: scale * quadratic(x), zero, zero)).backward()
+        PENALTIES[name](context(lambda x: scale * quadratic(x), zero, zero)).backward()
     assert scale.grad.isfinite()
 
 
@@ -242,6 +256,8 @@ def test_a_gradient_of_zero_does_not_poison() -> None:
 def test_gradient_by_finite_differences(name: str) -> None:
     """The penalty's gradient with respect to D's weights is right, a second derivative of D."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.SiLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        net[3].weight.mul_(50)  # steep, for penalties of what is steep alone
     x_real, x_fake = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64).unbind()
     names, weights = zip(*net.named_parameters(), strict=True)
 
@@ -249,7 +265,7 @@ def test_gradient_by_finite_differences(name: str) -> None:
         def D(x: Tensor) -> Tensor:
             return torch.func.functional_call(net, dict(zip(names, weights, strict=True)), (x,))
 
-        return PENALTIES[name].fn(context(D, x_real, x_fake))
+        return PENALTIES[name](context(D, x_real, x_fake))
 
     assert torch.autograd.gradcheck(penalty, weights)
     if name != "drift":  # no penalty may leave the first layer without a gradient
@@ -259,27 +275,100 @@ def test_gradient_by_finite_differences(name: str) -> None:
 def test_r1_shares_the_forward_where_it_may() -> None:
     x_real = images([3.0, 4.0], [6.0, 8.0]).requires_grad_()
     ctx = context(quadratic, x_real, x_real.detach())
-    expected = PENALTIES["r1"].fn(ctx)
+    expected = PENALTIES["r1"](ctx)
     ctx.d_real, ctx.D = quadratic(x_real), None
-    assert_close(PENALTIES["r1"].fn(ctx), expected)
+    assert_close(PENALTIES["r1"](ctx), expected)
     ctx.D, ctx.x_real = quadratic, x_real.detach()  # no gradient: a forward of its own
-    assert_close(PENALTIES["r1"].fn(ctx), expected)
+    assert_close(PENALTIES["r1"](ctx), expected)
 
 
 def test_reuse_of_logits_by_the_others() -> None:
     x = images([3.0, 4.0])
     ctx = context(quadratic, x, x)
     ctx.d_real, ctx.d_fake = row(7.0), row(9.0)
-    assert PENALTIES["drift"].fn(ctx).item() == 49.0
-    assert PENALTIES["r2"].fn(ctx).item() == 12.5  # from its own forward at the fakes
+    assert PENALTIES["drift"](ctx).item() == 49.0
+    assert PENALTIES["r2"](ctx).item() == 12.5  # from its own forward at the fakes
 
 
 @pytest.mark.parametrize("name", GRADIENT_PENALTIES)
 def test_inputs_are_left_alone(name: str) -> None:
     x_real, x_fake = images([3.0, 4.0]), images([1.0, 2.0])
-    PENALTIES[name].fn(context(quadratic, x_real, x_fake))
+    PENALTIES[name](context(quadratic, x_real, x_fake))
     assert not x_real.requires_grad and not x_fake.requires_grad
     assert torch.equal(x_real, images([3.0, 4.0])) and torch.equal(x_fake, images([1.0, 2.0]))
+
+
+# Alone, in anyone's loop
+
+
+def test_alone_on_a_quadratic_discriminator() -> None:
+    """Plain arguments, reals before fakes; the weight s of D = s |x|^2 / 2 gets the gradient by hand."""
+    s = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x_real, x_fake = images([3.0, 4.0], [6.0, 8.0]), images([1.0, 1.0], [0.0, 2.0])
+
+    def D(x: Tensor) -> Tensor:
+        return s * quadratic(x)
+
+    # norms of the gradients at reals: 5 s, 10 s; at fakes: sqrt(2) s, 2 s; logits of reals: 12.5 s, 50 s
+    expected = {
+        r1: ((D, x_real), (25 + 100) / 4, 2),
+        r2: ((D, x_fake), (2 + 4) / 4, 2),
+        drift: ((D, x_real), (12.5**2 + 50**2) / 2, 2),
+        # one end of the line on the other: no draw matters
+        gp0: ((D, x_real, x_real), (25 + 100) / 2, 2),
+    }
+    for penalty, (given, value, power) in expected.items():
+        found = penalty(*given)
+        assert found.item() == pytest.approx(value, abs=1e-12)
+        assert torch.autograd.grad(found, s)[0].item() == pytest.approx(power * value, abs=1e-12)
+    found = gp(D, x_real, x_real)
+    assert found.item() == pytest.approx((4**2 + 9**2) / 2)
+    assert torch.autograd.grad(found, s)[0].item() == pytest.approx((2 * 4 * 5 + 2 * 9 * 10) / 2)
+
+
+def test_alone_they_draw_for_themselves() -> None:
+    """Seeded by torch's own generator, one number a sample; given draws win."""
+    x_real, x_fake = images([6.0, 8.0], [6.0, 8.0]), images([0.0, 0.0], [0.0, 0.0])
+    values = []
+    for seed in (0, 0, 1):
+        torch.default_generator.manual_seed(seed)
+        values.append([penalty(quadratic, x_real, x_fake).item() for penalty in (gp, gp0)])
+        values[-1].append(dragan(quadratic, images([0.0, 0.0], [2.0, 2.0])).item())
+    assert values[0] == values[1] and all(a != b for a, b in zip(values[0], values[2], strict=True))
+    torch.default_generator.manual_seed(0)
+    way = torch.rand(2, 1, 1, 1, dtype=torch.float64)
+    assert values[0][0] == pytest.approx((10 * way - 1).square().mean().item())
+    given = gp0(quadratic, x_real, x_fake, uniform=lambda purpose, shape: torch.full((2, *shape), 0.5))
+    assert given.item() == pytest.approx(25.0)
+
+
+def test_path_length_alone() -> None:
+    """Lengths 2.5 and 5 as below; without `follow` nothing is moved, with it the caller moves the mean."""
+    ws, mean = STYLES, torch.zeros((), dtype=torch.float64)
+    x = (ws[:, :, 0] * row(1.0, 2.0))[:, None, None, :]  # (N, 2, 1) -> (N, 1, 1, 2)
+    noise = {"normal": lambda purpose, shape: TWO_NOISES}
+    assert_close(path_lengths(ws, x, **noise).detach(), row(2.5, 5.0))
+    assert path_length(ws, x, mean, **noise).item() == pytest.approx((2.5**2 + 5**2) / 2)
+    path_length(ws, x, mean, **noise, follow=lambda lengths: mean.lerp_(lengths, 0.5))
+    assert mean.item() == pytest.approx(3.75 / 2)
+    torch.default_generator.manual_seed(0)
+    assert path_length(ws, x, 0.0).item() > 0
+
+
+def test_a_penalty_that_asks_for_what_there_is_not_is_refused() -> None:
+    """When the table is made, with what can be asked for."""
+
+    def odd(D: Callable, x_reel: Tensor) -> Tensor:
+        return D(x_reel).sum()
+
+    with pytest.raises(ValueError, match=r"odd\(D, x_reel\): .* D, G, x_real, x_fake, .* ws, x, normal"):
+        Penalty(odd, side="d", weight=1.0)
+
+    def both(ws: Tensor, x_real: Tensor) -> Tensor:
+        return ws.sum()
+
+    with pytest.raises(ValueError, match=r"both\(ws, x_real\)"):
+        Penalty(both, side="g", weight=1.0)
 
 
 # Orthogonality. In rows of filters: what is alike between two of them, squared, counted for each of the two.
@@ -288,7 +377,9 @@ def test_inputs_are_left_alone(name: str) -> None:
 def of_weights(net: nn.Module) -> Tensor:
     """The orthogonal penalty of a network."""
     x = images([0.0])
-    return PENALTIES["ortho"].fn(PenaltyContext(D=quadratic, G=net, x_real=x, x_fake=None, uniform=None))
+    value = PENALTIES["ortho"](PenaltyContext(D=quadratic, G=net, x_real=x, x_fake=None, uniform=None))
+    assert torch.equal(value, ortho(net))
+    return value
 
 
 def with_weight(layer: nn.Module, *rows: list[float]) -> nn.Module:
@@ -397,7 +488,7 @@ def style_context(
 
     follow = ([] if seen is None else seen).append
     a = torch.tensor(mean, dtype=torch.float64)
-    return StyleContext(styles=lambda: ws, synthesis=synthesis, normal=normal, mean=a, follow=follow)
+    return StyleContext(ws=ws, x=synthesis(ws), normal=normal, mean=a, follow=follow)
 
 
 STYLES = torch.zeros(2, 2, 1, dtype=torch.float64).requires_grad_()
@@ -409,7 +500,7 @@ TWO_NOISES = torch.tensor([[3.0, 2.0], [6.0, 4.0]], dtype=torch.float64)[:, None
 def test_path_length_by_hand(a: float) -> None:
     """Lengths 2.5 and 5: held to the mean of earlier steps, which then follows their own mean 3.75."""
     seen: list[Tensor] = []
-    value = path_length(style_context(STYLES, TWO_NOISES, a, seen=seen))
+    value = PENALTIES["path_length"](style_context(STYLES, TWO_NOISES, a, seen=seen))
     assert value.item() == pytest.approx(((2.5 - a) ** 2 + (5 - a) ** 2) / 2, abs=1e-12)
     assert [mean.item() for mean in seen] == [pytest.approx(3.75)]
 
@@ -418,14 +509,14 @@ def test_path_length_holds_its_mean_constant() -> None:
     """d/ds of mean (s l - a)^2 at s = 1 is mean 2 (l - a) l; what the mean follows has no graph."""
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     seen: list[Tensor] = []
-    path_length(style_context(STYLES, TWO_NOISES, 3.0, scale, seen)).backward()
+    PENALTIES["path_length"](style_context(STYLES, TWO_NOISES, 3.0, scale, seen)).backward()
     assert not seen[0].requires_grad
     assert scale.grad.item() == pytest.approx((2 * -0.5 * 2.5 + 2 * 2 * 5) / 2, abs=1e-12)
 
 
 def test_path_length_is_held_to_the_mean_of_earlier_steps_where_that_moves_in_place() -> None:
     context = style_context(STYLES, TWO_NOISES, 3.0)
-    value = path_length(replace(context, follow=context.mean.copy_))
+    value = PENALTIES["path_length"](replace(context, follow=context.mean.copy_))
     assert value.item() == pytest.approx(((2.5 - 3) ** 2 + (5 - 3) ** 2) / 2, abs=1e-12)
     assert context.mean.item() == pytest.approx(3.75)
 
@@ -439,7 +530,7 @@ def test_path_length_by_finite_differences() -> None:
         def synthesis(ws: Tensor) -> Tensor:
             return (ws[:, 0] @ first + (ws[:, 1] @ second).tanh()).tanh().view(2, 1, 2, 2)
 
-        styles, mean = (lambda: ws.clone().requires_grad_()), torch.tensor(0.7, dtype=torch.float64)
-        return path_length(StyleContext(styles, synthesis, lambda *_: noise, mean, lambda _: None))
+        styles = ws.clone().requires_grad_()
+        return path_length(styles, synthesis(styles), 0.7, normal=lambda *_: noise)
 
     assert torch.autograd.gradcheck(penalty, (first.requires_grad_(), second.requires_grad_()))

@@ -407,7 +407,7 @@ def test_density_and_coverage_by_hand() -> None:
 
 
 def test_density_and_coverage_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metrics.neighbours.ROWS", 7)  # several pieces, the last one short
+    monkeypatch.setattr("metrics.neighbours.DC_ROWS", 7)  # several pieces, the last one short
     real, fake = gaussian_features(30, 3, 0), gaussian_features(40, 3, 1, 1.5)
     inside = torch.zeros(30, 40, dtype=torch.bool)
     for i in range(30):

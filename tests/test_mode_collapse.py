@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import gan_ring8
-from generation.pictures import REAL, WHITE, histogram, stack, table
+from generation.pictures import REAL, WHITE, histogram, picture_table, stack
 from settings.presets import PRESETS
 from studies import mode_collapse
 from studies.mode_collapse import PARTS, Run
@@ -125,7 +125,7 @@ def test_bars_are_counts() -> None:
 
 def test_tables_keep_their_pictures() -> None:
     red, green = (Image.new("RGB", (20, 10), colour) for colour in ("red", "green"))
-    whole = table(["a", "b"], [("x", [red, green]), ("y", [green, red])], margin=30)
+    whole = picture_table(["a", "b"], [("x", [red, green]), ("y", [green, red])], margin=30)
     assert whole.size == (30 + 2 * 24, 16 + 2 * 14)
     assert whole.getpixel((30, 16)) == (255, 0, 0) and whole.getpixel((54, 30)) == (255, 0, 0)
     assert whole.getpixel((54, 16)) == whole.getpixel((30, 30)) == (0, 128, 0)

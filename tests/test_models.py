@@ -1,8 +1,8 @@
 """Every model of the table: shapes, gradients, repeats, state, sizes, options; and the layers they share."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
@@ -36,11 +36,12 @@ class Family:
     """What the tests must know of a model.
 
     options: settings of D, each of which must change its output or its training; wrong: settings of D out of range;
-    tanh: images end in [-1, 1]; equalised: weights are scaled by their fan-in, and take no spectral norm.
+    tanh: images end in [-1, 1]; equalised: weights are scaled by their fan-in, and take no spectral norm. A model that
+    is not in FAMILIES has these defaults: nothing more is known of its settings.
     """
 
-    options: dict[str, object]
-    wrong: Sequence[dict[str, object]]
+    options: Mapping[str, object] = field(default_factory=dict)
+    wrong: Sequence[dict[str, object]] = ()
     tanh: bool = True
     equalised: bool = False
 
@@ -62,7 +63,7 @@ _PLAIN = Family(
 )  # fmt: skip
 _EQUALISED = partial(Family, tanh=False, equalised=True)
 PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
-FAMILIES = {
+FAMILIES = dict.fromkeys(MODELS, Family()) | {
     **dict.fromkeys(PLAIN, _PLAIN),
     "veegan": Family({}, [*_WIDTHS, {"norm": "instance"}, {"z_dim": 0}, {"z_dim": None}]),
     "infogan": Family(
@@ -110,7 +111,12 @@ WAYS = {  # (model, condition) of each side
 
 
 def test_every_model_is_in_the_tables() -> None:
+    """Narrow by settings of its own, where it has some."""
     assert SMALL.keys() == FAMILIES.keys() == MODELS.keys()
+    of_stylegan2 = {"channel_base": 128, "channel_max": 8, "mapping_layers": 2}
+    assert SMALL["dcgan"] == ({"width": 4}, {"width": 4})
+    assert SMALL["infogan"] == ({"width": 4, "n_categories": 3},) * 2
+    assert SMALL["stylegan2"] == (of_stylegan2 | {"w_dim": 8}, of_stylegan2)
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +178,10 @@ def test_shapes_and_range(model: str, channels: int) -> None:
     with torch.no_grad():
         for p in G.parameters():
             p.mul_(10)
-    assert (G(z).abs().max() <= 1) == FAMILIES[model].tanh
+    bounded = bool(G(z).abs().max() <= 1)
+    assert bounded == FAMILIES[model].tanh, (
+        f"say Family(tanh={bounded}) of {model!r} in FAMILIES of {__file__}"
+    )
     assert as_output(D(x)).logit.shape == (8,)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from losses import PenaltyContext, r1
+from losses import r1
 from modelling import sagan
 from modelling.conditioning import ConditionalNorm, as_output
-from modelling.resnet import UpBlock
+from modelling.resnet import ResidualUpBlock
 from modelling.sagan import SelfAttention
 from ops.attention import attention_reference
 from ops.precision import twice_differentiable
@@ -349,7 +349,7 @@ def test_gradient_reaches_every_parameter(condition_g: str | None, condition_d: 
 def test_labels_of_g_act_on_their_own_sample(condition: str, attributes: bool) -> None:
     G = open_gates(generator(n_labels=N_LABELS, condition=condition)).eval()
     norms = [module for module in G.modules() if isinstance(module, ConditionalNorm)]
-    assert len(norms) == 2 * sum(isinstance(block, UpBlock) for block in G.blocks) == 6
+    assert len(norms) == 2 * sum(isinstance(block, ResidualUpBlock) for block in G.blocks) == 6
     assert type(G.norm) is (nn.BatchNorm2d if condition == "cbn" else nn.InstanceNorm2d)
     for norm in norms:
         nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
@@ -430,12 +430,7 @@ def test_r1_is_that_of_attention_written_out(condition: str | None, monkeypatch:
     x, y = torch.rand(4, 3, 32, 32).double(), labels_of(4)
 
     def value_and_gradients() -> list[Tensor]:
-        def logits(given: Tensor) -> Tensor:
-            with twice_differentiable():
-                return D(given, y)
-
-        context = PenaltyContext(D=logits, G=None, x_real=x, x_fake=None, uniform=lambda purpose, shape: x)
-        value = r1(context)
+        value = r1(lambda given: D(given, y), x)
         return [value, *torch.autograd.grad(value, list(D.parameters()), materialize_grads=True)]
 
     actual = value_and_gradients()

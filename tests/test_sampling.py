@@ -11,15 +11,10 @@ from torch import nn
 
 from errors import UserError
 from games.build import generator_config
-from generation.generator import (
-    label_examples,
-    label_rows,
-    load_generator,
-    read_label_examples,
-    sampling_copy,
-    truncate_latents,
-)
-from generation.sampling import latents, sample, sample_labels
+from generation.generator import load_generator, sampling_copy
+from generation.labels import label_examples, label_rows, read_label_examples, sample_labels
+from generation.latents import latents, truncate_latents
+from generation.sampling import sample_chunks
 from generation.views import COLUMNS, view_of
 from images.batches import ImageData
 from modelling import build_generator
@@ -45,18 +40,28 @@ def labels_of(n: int = 5000, n_labels: int = 13) -> dict:
 
 @pytest.mark.parametrize("n", [1, 7, 512, 513, 5000])
 def test_label_examples_are_rows_of_the_data_spread_evenly(n: int) -> None:
-    text = label_examples(attributes(n, 13), seed=3)
-    kept = numbers(read_label_examples(text, 13))
-    assert len(kept) == min(n, 512) and len(set(kept)) == len(kept) and text.count(" ") == len(kept) - 1
+    examples = label_examples(attributes(n, 13), seed=3)
+    kept = numbers(read_label_examples(examples, 13))
+    assert len(kept) == min(n, 512) and len(set(kept)) == len(kept)
+    assert examples == ["".join(str(k >> i & 1) for i in range(13)) for k in kept]
     stretch = n / len(kept)
     assert all(i * stretch - 1 < number < (i + 1) * stretch for i, number in enumerate(kept))
-    assert text == label_examples(attributes(n, 13), seed=3)
+    assert examples == label_examples(attributes(n, 13), seed=3)
 
 
 def test_label_examples_follow_the_seed_and_are_short() -> None:
     faces = np.random.default_rng(0).integers(0, 2, (5000, 40), dtype=np.uint8)
     assert label_examples(faces, seed=3) != label_examples(faces, seed=4)
-    assert len(label_examples(faces, seed=3)) == 512 * 11 - 1
+    assert len(json.dumps(label_examples(faces, seed=3))) == 512 * 44
+
+
+def test_label_examples_of_older_folders_are_read() -> None:
+    """Bits packed into bytes, in hex: as this toolkit wrote them once."""
+    faces = np.random.default_rng(0).integers(0, 2, (600, 13), dtype=np.uint8)
+    kept = read_label_examples(label_examples(faces, seed=3), 13)
+    packed = np.packbits(kept.numpy().astype(bool), axis=1)
+    assert torch.equal(read_label_examples(" ".join(row.tobytes().hex() for row in packed), 13), kept)
+    assert read_label_examples("a0 c0 60", 3).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 1]]
 
 
 def test_attributes_of_samples_are_those_of_real_images() -> None:
@@ -79,7 +84,7 @@ def test_attributes_of_an_index_depend_on_the_seed_alone() -> None:
     assert not torch.equal(label_rows(labels, 600, seed=2), rows)
 
 
-@pytest.mark.parametrize("text", ["", "zz", "00 11 22", 5])
+@pytest.mark.parametrize("text", ["", "zz", "00 11 22", 5, [], ["01"], ["012" + "0" * 10], [13 * [0]]])
 def test_damaged_label_examples_are_refused_in_one_line(text: object, tmp_path: Path) -> None:
     config = {"weights": ["raw"], "build": {}, "multi_hot": True, "n_labels": 13, "label_examples": text}
     (tmp_path / "raw.safetensors").write_bytes(b"")
@@ -176,7 +181,7 @@ class Shown(nn.Module):
 def test_labels_go_on_from_one_chunk_of_images_to_the_next() -> None:
     """Image 64 of classes in turn has class 4, not class 0 again."""
     config = {"n_labels": 10, "multi_hot": False, "label_names": list("0123456789")}
-    chunks = list(sample(Shown(), 150, 0, sample_labels(config, 150, 0)))
+    chunks = list(sample_chunks(Shown(), 150, 0, sample_labels(config, 150, 0)))
     assert len(chunks) > 1
     assert torch.cat(chunks)[:, 0, 0, 0].tolist() == [i % 10 for i in range(150)]
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from modelling import sndcgan, sngan
 from modelling.conditioning import ConditionalNorm, as_output, norm_factory
-from modelling.resnet import DownBlock, UpBlock, activate, init_glorot, sum_pool, upsample
+from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, init_glorot, sum_pool, upsample
 from ops.spectral_norm import apply_spectral_norm, iterate_spectral_norm
 
 
@@ -41,7 +41,7 @@ def draw_parameters(net: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["none", "batch", "cbn"])
 def test_up_block_is_its_formula(kind: str) -> None:
-    block = draw_parameters(UpBlock(3, 5, norms_of(kind)))
+    block = draw_parameters(ResidualUpBlock(3, 5, norms_of(kind)))
     x, rows = torch.randn(4, 3, 4, 6).double(), F.one_hot(torch.tensor([0, 2, 1, 2]), 3).double()
     as_it_came = x.clone()
 
@@ -61,7 +61,7 @@ def test_up_block_is_its_formula(kind: str) -> None:
     ("c_out", "down", "c_hidden"), [(3, False, None), (5, False, 4), (3, True, 3), (5, True, None)]
 )
 def test_down_block_is_its_formula(first: bool, c_out: int, down: bool, c_hidden: int | None) -> None:
-    block = draw_parameters(DownBlock(3, c_out, down=down, first=first, c_hidden=c_hidden))
+    block = draw_parameters(ResidualDownBlock(3, c_out, down=down, first=first, c_hidden=c_hidden))
     assert block.conv1.out_channels == (c_out if c_hidden is None else c_hidden)
     x = torch.randn(2, 3, 4, 6).double()
     as_it_came = x.clone()
@@ -76,10 +76,12 @@ def test_down_block_is_its_formula(first: bool, c_out: int, down: bool, c_hidden
 
 
 def test_a_plain_shortcut_has_no_parameters() -> None:
-    assert list(DownBlock(3, 3, down=False).shortcut.parameters()) == []
+    assert list(ResidualDownBlock(3, 3, down=False).shortcut.parameters()) == []
 
 
-@pytest.mark.parametrize("block", [UpBlock(2, 2, lambda channels: None), DownBlock(2, 2, down=True)])
+@pytest.mark.parametrize(
+    "block", [ResidualUpBlock(2, 2, lambda channels: None), ResidualDownBlock(2, 2, down=True)]
+)
 def test_shortcuts_see_negatives(block: nn.Module) -> None:
     """With silent 3x3 convolutions a block passes on what a ReLU in place would have cut."""
     for conv in (block.conv1, block.conv2):
@@ -107,7 +109,7 @@ def test_pools() -> None:
 
 def test_initial_weights() -> None:
     """Uniform of variance gain^2 2 / (fan_in + fan_out)."""
-    net = nn.ModuleList([UpBlock(32, 64, norms_of("batch")), DownBlock(64, 32, down=True)])
+    net = nn.ModuleList([ResidualUpBlock(32, 64, norms_of("batch")), ResidualDownBlock(64, 32, down=True)])
     net.extend([nn.Linear(64, 96), nn.Conv2d(32, 64, 3)])
     init_glorot(net, 2**0.5)
     up, down, linear, output = net

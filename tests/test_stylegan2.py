@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from modelling import stylegan2
 from modelling.conditioning import label_vectors
 from modelling.stylegan2 import Discriminator, Generator, ToImage, image_levels
-from modelling.styles import Mapping, crossovers, truncated
+from modelling.styles import Mapping, crossovers, truncated_styles
 from ops.modulated_conv import modulated_conv2d
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
@@ -358,7 +358,7 @@ def test_truncation_draws_to_the_mean_style() -> None:
     spread = [G(z, truncation=psi).std(0).mean() for psi in (0.0, 0.3, 0.7, 1.0)]
     assert spread == sorted(spread) and spread[1] > 0
     ws = G.styles(z)
-    half = truncated(ws, G.mapping.w_avg, 0.5, 3)
+    half = truncated_styles(ws, G.mapping.w_avg, 0.5, 3)
     assert_close(half[:, :3], (ws[:, :3] + G.mapping.w_avg) / 2)
     assert torch.equal(half[:, 3:], ws[:, 3:])
     assert torch.equal(G(z, truncation=0.5, truncation_layers=3), G.synthesis(half))

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from generation.evaluation import Evaluator, reference_index
-from generation.generator import export_generator, label_examples, sampling_copy
-from generation.sampling import latents
-from generation.sampling import sample as draw
+from generation.evaluation import Evaluator
+from generation.generator import export_generator, sampling_copy
+from generation.indexed import reference_index
+from generation.labels import label_examples
+from generation.latents import latents
+from generation.sampling import sample_chunks
 from images.batches import images_of
 from images.sources import load_dataset
 from metrics.features import extract, load_extractor, to_uint8
@@ -415,7 +417,7 @@ def test_read_as_asked_needs_an_extractor_of_the_same_classes(
     ]
     assert "accuracy" in asked[0] and "accuracy" not in asked[1]
     assert ("modes" in asked[1]) == bool(classes)
-    with pytest.raises(ValueError, match="--metrics accuracy: digits-cnn reads"):
+    with pytest.raises(ValueError, match="metrics accuracy: digits-cnn reads"):
         Evaluator(other, data, config, n_fake=N, cache_dir=tmp_path, metrics=["accuracy"])
 
 
@@ -494,7 +496,7 @@ def test_a_sample_depends_on_seed_and_index_only(run: Path) -> None:
     G, _ = evaluate.load_generator(run)
     seen: list[torch.Tensor] = []
     G.register_forward_hook(lambda _module, _args, x: seen.append(x))
-    many, one = torch.cat(list(draw(G, 70, seed=5))), torch.cat(list(draw(G, 1, seed=5)))
+    many, one = torch.cat(list(sample_chunks(G, 70, seed=5))), torch.cat(list(sample_chunks(G, 1, seed=5)))
     assert many.shape == (70, 1, 16, 16) and [len(x) for x in seen] == [64, 6, 1]
     torch.testing.assert_close(seen[0][:1], seen[2], atol=1e-5, rtol=0)
     assert int((many[:1].int() - one.int()).abs().max()) <= 1

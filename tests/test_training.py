@@ -37,6 +37,7 @@ from ops.rng import generator
 from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
+from tests.test_losses import CUSTOMARY
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
 
 
@@ -79,7 +80,8 @@ def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
         command += " " + small("stylegan2")
     loop = run(command, tmp_path)
     assert finite(loop)
-    assert lines(tmp_path)[-1][f"penalty/{penalty}"] > 0
+    value = lines(tmp_path)[-1][f"penalty/{penalty}"]
+    assert value > 0 or (value == 0 and penalty not in CUSTOMARY)  # another may ask nothing of a D so young
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -474,8 +476,8 @@ def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
     """Lengths may be finite where their gradient is not."""
     penalty = PENALTIES["path_length"]
 
-    def broken(ctx):
-        value = penalty.fn(ctx)
+    def broken(ws, x, mean, normal, follow):
+        value = penalty.fn(ws, x, mean, normal=normal, follow=follow)
         return value + value.detach() * math.inf * (value - value.detach())  # nan, after the mean has moved
 
     monkeypatch.setitem(PENALTIES, "path_length", replace(penalty, fn=broken))

@@ -9,16 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from torch import nn
-
-from errors import Parser, UserError, tell
-from generation.generator import find_generator, sampling_copy
-from modelling import MODELS, STYLED
+from errors import Parser, tell
+from generation.generator import find_generator
+from generation.protocol import append_score
 from training.device import PATIENCE, choose_device
-from training.logs import append_score
-
-MIN_THRESHOLD = 0.01  # below it all latents are one
 
 
 def positive(text: str) -> int:
@@ -43,7 +37,7 @@ def finite(text: str) -> float:
     return value
 
 
-def make_parser(module: str, doc: str | None) -> Parser:
+def tool_parser(module: str, doc: str | None) -> Parser:
     """A parser that refuses abbreviations and prints the module's own text as its help."""
     return Parser(
         prog=f"python -m {module}",
@@ -107,31 +101,11 @@ def parse_with_attributes(parser: argparse.ArgumentParser, argv: Sequence[str] |
 
 
 def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
-    """--truncation and --truncation_layers, for truncated()."""
+    """--truncation and --truncation_layers, for generation.sampling.with_truncation."""
     about = "psi of models with styles, 0 for the mean style alone; threshold of latents for others [none]"
     parser.add_argument("--truncation", type=finite, help=about)
     about = "only the first so many layers are truncated (models with styles; default: all)"
     parser.add_argument("--truncation_layers", type=positive, help=about)
-
-
-def truncated(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """(G as the flags want it, what they add to the arguments of `sample`); UserError for what does not fit."""
-    if args.truncation is None:
-        if args.truncation_layers is not None:
-            raise UserError("--truncation_layers needs --truncation")
-        return G, {}
-    if MODELS[config["model"]].styles:
-        return G, {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
-    if args.truncation_layers is not None:
-        raise UserError(f"--truncation_layers: {config['model']} has no styles; {STYLED} have")
-    if args.truncation < MIN_THRESHOLD:
-        raise UserError(
-            f"--truncation {args.truncation:g}: for {config['model']} it is the threshold of latents, at least "
-            f"{MIN_THRESHOLD}; psi is for models with styles: {STYLED}"
-        )
-    return sampling_copy(G, config, config["seed"], args.truncation), {"threshold": args.truncation}
 
 
 @contextmanager
@@ -141,6 +115,8 @@ def together(asked: str) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
+    from accelerate import PartialState  # where it is needed: it takes a second to import
+
     # cpu=True must be said: without it torchrun's processes never meet
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     try:
@@ -161,7 +137,7 @@ def scores_file(run: str) -> Path:
     return (folder.parent if is_run or folder != Path(run) else folder) / "scores.jsonl"
 
 
-def append(file: Path, line: dict[str, Any]) -> None:
+def append_line(file: Path, line: dict[str, Any]) -> None:
     """Add one JSON line; a folder that cannot be written to costs only the line."""
     try:
         append_score(file, line)

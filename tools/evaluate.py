@@ -23,36 +23,30 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, blaming_user, cli
-from generation.evaluation import (
-    FEW,
-    OPENERS,
-    Evaluator,
-    Images,
-    PointEvaluator,
-    noise_images,
-    opposite_index,
-    real_images,
-)
+from generation.evaluation import FEW, Evaluator, PointEvaluator
+from generation.extractors import OPENERS
 from generation.generator import load_generator
+from generation.indexed import IndexedImages, chosen_images, noise_images
+from generation.protocol import GENERATOR
+from generation.sampling import with_truncation
 from images.cache import cache_folder
 from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.inception import NAME as INCEPTION
+from metrics.mixture import MIXTURES
 from metrics.score import METRICS
 from ops.distributed import process
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
     add_truncation_flags,
-    append,
-    make_parser,
+    append_line,
     positive,
     scores_file,
     together,
-    truncated,
+    tool_parser,
     warn,
 )
-from training.logs import GENERATOR
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     about = "\n".join(
         f"  {name:<10} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
     )
-    p = make_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
+    p = tool_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
     add_generator_flags(p)
     about = "network that reads the images [inception]"
     p.add_argument("--extractor", choices=tuple(OPENERS), help=about)
@@ -90,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def load_images(
+def run_images(
     args: argparse.Namespace, config: dict[str, Any], split: str, data: str | None = None
 ) -> ImageData:
     """A split of the run's data set at its size, or of the images at `data`.
@@ -99,6 +93,10 @@ def load_images(
     """
     held = config["data"]
     remembered = held.get("data") if args.data is None else args.data
+    if config["dataset"] not in DATASETS and remembered is None:
+        raise UserError(
+            f"{args.run} was trained on images given in Python: name a folder or archive with --data"
+        )
     return load_dataset(
         config["dataset"],
         img_size=config["build"]["img_size"],
@@ -111,7 +109,7 @@ def load_images(
     )
 
 
-def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> Images | None:
+def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> IndexedImages | None:
     """What --fakes names in place of the generator's images, None for those; UserError for too few."""
     if args.fakes == GENERATOR:
         return None
@@ -120,25 +118,18 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
     if args.fakes == "noise":
         return noise_images(data, args.n, args.seed)
     if args.fakes in SPLIT_ORDER:
-        others, kind = load_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
+        others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
-        others, kind = load_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    if len(others) < args.n:
-        raise UserError(f"--n {args.n}: --fakes {args.fakes} has {len(others)} images; lower --n")
+        others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
     n_real = args.n if args.n_real is None else args.n_real
     if args.split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
-    if others.fingerprint == data.fingerprint and args.n + n_real > len(data):
-        warn(
-            f"{args.n + n_real - len(data)} fakes are among the reference: give --n less than half of the images"
-        )
-    index = opposite_index(others, args.n)
-    labelled = others.label_names == data.label_names
-    return real_images(others, index, f"{kind}, {others.fingerprint}", labelled=labelled)
+    kind = f"{kind}, {others.fingerprint}"
+    return chosen_images(others, data, args.n, n_real, kind, f"--fakes {args.fakes}")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
-FORMATS = {
+SCORE_FORMATS = {
     "fid": "{:.3f}",
     "intra_fid": "{:.3f}",
     "classes": "{}",
@@ -152,23 +143,23 @@ TITLES = {
     "kl_data": "KL to data",
     "class_accuracy": "read as asked",
 }
-LISTED = 20  # classes shown one by one
+N_LISTED = 20  # classes shown one by one
 
 
-def shown(name: str, value: Any, result: dict[str, Any]) -> str:
+def score_text(name: str, value: Any, result: dict[str, Any]) -> str:
     """One score as text, with its deviation where it has one."""
     if isinstance(value, list):
-        each = [f"{i}: {'-' if v is None else f'{v:.3g}'}" for i, v in enumerate(value[:LISTED])]
-        return "  ".join(each) + (" ..." if len(value) > LISTED else "")
+        each = [f"{i}: {'-' if v is None else f'{v:.3g}'}" for i, v in enumerate(value[:N_LISTED])]
+        return "  ".join(each) + (" ..." if len(value) > N_LISTED else "")
     stem, bracket, rest = name.partition("[")
-    text = FORMATS.get(stem, "{:.4f}").format(value)
+    text = SCORE_FORMATS.get(stem, "{:.4f}").format(value)
     if stem == "classes":
         text += f" of {len(result['shares'])}"
     deviation = result.get(f"{stem}_std{bracket}{rest}")
     return text if deviation is None else f"{text} +- {deviation:.4f}"
 
 
-def table(result: dict[str, Any]) -> str:
+def score_table(result: dict[str, Any]) -> str:
     """A line of scores.jsonl as lines for people."""
     about = result["protocol"]
     what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else about["fakes"]
@@ -183,7 +174,8 @@ def table(result: dict[str, Any]) -> str:
     scores = {k: v for k, v in result.items() if k not in ("step", "protocol", "date") and "_std" not in k}
     width = max(len(TITLES.get(name, name)) for name in scores)
     rows = [
-        f"{TITLES.get(name, name):<{width}}  {shown(name, value, result)}" for name, value in scores.items()
+        f"{TITLES.get(name, name):<{width}}  {score_text(name, value, result)}"
+        for name, value in scores.items()
     ]
     return "\n".join([head, ", ".join(notes), *rows])
 
@@ -210,13 +202,13 @@ def make_evaluator(
     args: argparse.Namespace, config: dict[str, Any], device: str
 ) -> Evaluator | PointEvaluator:
     """What scores the run as the flags want it."""
-    if DATASETS[config["dataset"]].points:
+    if config["dataset"] in MIXTURES:
         check_points(args, config["dataset"])
-        return PointEvaluator(load_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
+        return PointEvaluator(run_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
     extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
     held = config["data"]
     split = args.split or held.get("split", "train")
-    data = load_images(args, config, split)
+    data = run_images(args, config, split)
     evaluator = Evaluator(
         extractor,
         data,
@@ -238,15 +230,15 @@ def make_evaluator(
 def evaluate(args: argparse.Namespace, device: str) -> None:
     """Load generator, extractor and reference, score, print and append."""
     G, config = load_generator(args.run, args.weights, device, args.checkpoint)
-    G, how = truncated(args, G, config)
+    G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     evaluator = make_evaluator(args, config, device)
     of_generator = {"weights": config["chosen"], "batch_norm": config["batch_norm"]}
     if args.fakes != GENERATOR:
         of_generator = {}
     line = evaluator.score(G, step=config["step"], **of_generator, **how)
     if process() == 0:
-        print(table(line))
-        append(scores_file(args.run), line)
+        print(score_table(line))
+        append_line(scores_file(args.run), line)
 
 
 @cli

@@ -22,30 +22,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from errors import UserError, blaming_user, cli
 from generation.generator import load_generator
-from generation.pictures import scatter
-from generation.sampling import generate, latents, sample, sample_labels, to_grid, to_picture
+from generation.labels import sample_labels
+from generation.pictures import scatter, to_grid, to_picture
+from generation.sampling import draw_samples, with_truncation
 from metrics.mixture import MIXTURES
 from tools.common import (
     add_device_flag,
     add_generator_flags,
     add_label_flags,
     add_truncation_flags,
-    make_parser,
     parse_with_attributes,
     positive,
-    truncated,
+    tool_parser,
 )
 from training.device import choose_device
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("tools.sample", __doc__)
+    p = tool_parser("tools.sample", __doc__)
     add_generator_flags(p)
     p.add_argument("--n", type=positive, default=64, help="number of images [64]")
     p.add_argument("--out", required=True, help="NAME.png for one grid, DIR/ for single files")
@@ -98,23 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
-    G, how = truncated(args, G, config)
+    G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     of_points = config["dataset"] in MIXTURES
     if of_points and is_folder:
         raise UserError(f"--out {args.out}: points are drawn as one scatter plot; give NAME.png")
     with blaming_user():
-        if of_points:
-            points = generate(G, latents(args.seed, 0, args.n, G.z_dim), y).flatten(1)
-        else:
-            images = torch.cat(list(sample(G, args.n, args.seed, y, **how)))
+        drawn = draw_samples(G, config, args.n, args.seed, y, **how)
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
     if args.truncation is not None:
         about += f", truncation {args.truncation:g}"
     print(f"{about}, batch norm: {config['batch_norm']}")
     if of_points:
-        print(write_points(points, config["dataset"], out))
+        print(write_points(drawn, config["dataset"], out))
     else:
-        print(write(images, out, not is_folder, columns(args.n, config, args.classes)))
+        print(write(drawn, out, not is_folder, columns(args.n, config, args.classes)))
     return 0
 
 

@@ -19,18 +19,20 @@ from torch import Tensor, nn
 
 from errors import UserError, cli
 from generation.generator import load_generator
-from generation.sampling import latents, sample_labels, to_grid
+from generation.labels import sample_labels
+from generation.latents import latents
+from generation.pictures import to_grid
 from metrics.features import to_uint8
-from modelling import MODELS, STYLED
-from modelling.styles import truncated
+from modelling import STYLED
+from modelling.styles import truncated_styles
 from tools.common import (
     add_device_flag,
     add_generator_flags,
     add_label_flags,
     finite,
-    make_parser,
     parse_with_attributes,
     positive,
+    tool_parser,
 )
 from training.device import choose_device
 
@@ -42,7 +44,7 @@ Picture = tuple[Tensor, int]  # uint8 images (n, C, H, W), columns of the grid
 
 def truncation_sweep(G: nn.Module, ws: Tensor, args: argparse.Namespace) -> Picture:
     """A column a psi."""
-    columns = [G.synthesis(truncated(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
+    columns = [G.synthesis(truncated_styles(ws, G.mapping.w_avg, psi, None)) for psi in args.psi]
     return to_uint8(torch.stack(columns, 1).flatten(0, 1)), len(columns)
 
 
@@ -81,7 +83,7 @@ TABLES: dict[str, Callable[[nn.Module, Tensor, argparse.Namespace], Picture]] = 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("tools.styles", __doc__)
+    p = tool_parser("tools.styles", __doc__)
     add_generator_flags(p)
     p.add_argument("--show", required=True, choices=tuple(TABLES), help="which picture")
     p.add_argument("--out", required=True, help="NAME.png")
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: give NAME.png")
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
-    if not MODELS[config["model"]].styles:
+    if not config["styles"]:
         raise UserError(f"{args.run}: {config['model']} has no styles; {STYLED} have")
     n = 2 * args.rows if args.show == "mixing" else args.rows
     param = next(G.parameters())

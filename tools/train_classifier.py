@@ -26,13 +26,13 @@ from errors import UserError, blaming_user, cli
 from images.batches import ImageData, images_of
 from images.cache import Progress, cache_folder
 from images.sources import load_dataset
-from metrics.features import CHUNK, EXTRACTORS, save_extractor, weights_file
+from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
 from ops.rng import generator, key
-from tools.common import add_machine_flags, make_parser, positive, warn
+from tools.common import add_machine_flags, positive, tool_parser, warn
 from training.device import choose_device
 
 LEAST = 10  # images of each class to learn from
-SIZES = range(16, 257)
+LEGAL_SIZES = range(16, 257)
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,14 @@ def fit(
 def accuracy(module: nn.Module, examples: Examples) -> float:
     """Share of the examples whose class is read right, in float32."""
     device = next(module.parameters()).device
-    chunks = examples.images.split(CHUNK)
+    chunks = examples.images.split(READ_AT_ONCE)
     read = torch.cat([module(chunk.to(device))[1].argmax(1).cpu() for chunk in chunks])
     return float((read == examples.labels).double().mean())
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("tools.train_classifier", __doc__)
+    p = tool_parser("tools.train_classifier", __doc__)
     p.add_argument("--dataset", required=True, choices=tuple(RECIPES), help="which images to read")
     p.add_argument("--data_root", default="data", help="where its files stand or are downloaded to [data]")
     p.add_argument("--data", help="folder or archive of class folders in place of them")
@@ -172,14 +172,16 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.img_size is not None:
         if not is_folder:
             raise UserError(f"--img_size: {recipe.extractor} reads {recipe.img_size} px; leave the flag out")
-        if args.img_size not in SIZES:
-            raise UserError(f"--img_size {args.img_size}: choose {SIZES[0]} to {SIZES[-1]} pixels")
+        if args.img_size not in LEGAL_SIZES:
+            raise UserError(
+                f"--img_size {args.img_size}: choose {LEGAL_SIZES[0]} to {LEGAL_SIZES[-1]} pixels"
+            )
         shift = recipe.shift * args.img_size // recipe.img_size
         recipe = replace(recipe, img_size=args.img_size, shift=shift)
     return recipe if args.epochs is None else replace(recipe, epochs=args.epochs, min_steps=0)
 
 
-def check_classes(data: ImageData, where: str, extractor: str) -> None:
+def check_teachable(data: ImageData, where: str, extractor: str) -> None:
     """UserError unless every image is of one class of several, all of them known to the extractor and shown."""
     if data.labels is None:
         raise UserError(f"{where} has no classes: give at least two folders of images, one a class")
@@ -228,7 +230,7 @@ def load_examples(args: argparse.Namespace, recipe: Recipe) -> tuple[ImageData, 
 
     data = load("train")
     where = args.dataset if args.data is None else args.data
-    check_classes(data, where, recipe.extractor)
+    check_teachable(data, where, recipe.extractor)
     try:
         return data, examples_of(data), examples_of(load("test"))
     except UserError:  # the train split could be read: of images of one's own the other one can be missing
@@ -245,7 +247,7 @@ def with_enough_steps(recipe: Recipe, n: int) -> Recipe:
     return replace(recipe, epochs=max(recipe.epochs, -(-recipe.min_steps // steps)))
 
 
-def train(
+def train_classifier(
     recipe: Recipe, examples: Examples, about: dict[str, str], seed: int, device: torch.device
 ) -> nn.Module:
     """A fresh extractor, built from what its file will say, fitted, in eval mode; shows its progress."""
@@ -276,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{recipe.extractor}: {n_train} images, {n_test} to test, {recipe.epochs} epochs on {device}")
     about = {"classes": json.dumps(data.label_names), "img_size": str(recipe.img_size)}
     started = time.perf_counter()
-    module = train(recipe, learned, about, args.seed, device)
+    module = train_classifier(recipe, learned, about, args.seed, device)
     seconds = time.perf_counter() - started
     reached = accuracy(module, tested)
     metadata = about | {

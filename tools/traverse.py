@@ -20,27 +20,28 @@ from PIL import Image
 from torch import Tensor
 
 from errors import UserError, blaming_user, cli
-from generation.evaluation import OPENERS, now, surroundings
-from generation.generator import CHUNK, load_generator
-from generation.pictures import stack, table
-from generation.sampling import latents, render, to_picture
+from generation.extractors import open_extractor
+from generation.generator import load_generator
+from generation.latents import DRAWN_AT_ONCE, latents
+from generation.pictures import picture_table, stack, to_picture
+from generation.protocol import GENERATOR, score_line
+from generation.sampling import render
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
-from metrics.modes import MAX_ASSIGNED, assignment_accuracy, confusion
+from metrics.modes import assignment_accuracy, confusion
 from modelling.infogan import Generator
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
-    append,
+    append_line,
     finite,
-    make_parser,
     positive,
     scores_file,
+    tool_parser,
 )
 from training.device import choose_device
-from training.logs import GENERATOR
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
-STEPS = 9  # columns of a continuous code
+N_VALUES = 9  # columns of a continuous code
 MARGIN = 64  # px of the titles' column
 LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
 
@@ -55,12 +56,12 @@ def traversals(G: Generator, z: Tensor, limit: float) -> Iterator[Block]:
     each = torch.arange(G.n_categories, device=z.device)
     yield "category", names, columns_of(G, noise, each.expand(rows, -1), continuous[:, None])
     category = torch.arange(rows, device=z.device) % G.n_categories
-    values = torch.linspace(-limit, limit, STEPS, device=z.device, dtype=z.dtype)
+    values = torch.linspace(-limit, limit, N_VALUES, device=z.device, dtype=z.dtype)
     for i in range(G.n_continuous):
-        moved = continuous[:, None].repeat(1, STEPS, 1)  # (rows, columns, n_continuous)
+        moved = continuous[:, None].repeat(1, N_VALUES, 1)  # (rows, columns, n_continuous)
         moved[:, :, i] = values
         names = [f"{v:.2g}" for v in values.tolist()]
-        yield f"c{i + 1}", names, columns_of(G, noise, category[:, None].expand(-1, STEPS), moved)
+        yield f"c{i + 1}", names, columns_of(G, noise, category[:, None].expand(-1, N_VALUES), moved)
 
 
 def columns_of(G: Generator, noise: Tensor, category: Tensor, continuous: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def draw(blocks: Sequence[Block]) -> Image.Image:
 
     return stack(
         [
-            table(
+            picture_table(
                 names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)], MARGIN
             )
             for title, names, images in blocks
@@ -98,8 +99,8 @@ def read_samples(G: Generator, extractor: Extractor, n: int, seed: int) -> tuple
     asked: list[Tensor] = []
 
     def images() -> Iterator[Tensor]:
-        for start in range(0, n, CHUNK):
-            z = latents(seed, start, min(CHUNK, n - start), G.z_dim)
+        for start in range(0, n, DRAWN_AT_ONCE):
+            z = latents(seed, start, min(DRAWN_AT_ONCE, n - start), G.z_dim)
             asked.append(G.codes(z)[1])
             yield render(G, z, None)
 
@@ -107,17 +108,7 @@ def read_samples(G: Generator, extractor: Extractor, n: int, seed: int) -> tuple
     return torch.cat(asked), logits.cpu()
 
 
-def check_assignable(n_categories: int, extractor: Extractor) -> None:
-    """UserError for more categories or classes than can be assigned to each other."""
-    n = max(n_categories, len(extractor.classes))
-    if n > MAX_ASSIGNED:
-        raise UserError(
-            f"--extractor {extractor.name}: {n_categories} categories and {len(extractor.classes)} classes cannot be "
-            f"assigned to each other, at most {MAX_ASSIGNED} can"
-        )
-
-
-def report(category: Tensor, logits: Tensor, n_categories: int) -> tuple[float, str]:
+def assignment_report(category: Tensor, logits: Tensor, n_categories: int) -> tuple[float, str]:
     """Accuracy of the best assignment; that and how often each category shows each class, as text."""
     seen, n_classes = logits.argmax(1), logits.shape[1]
     n = max(n_categories, n_classes)
@@ -135,7 +126,7 @@ def report(category: Tensor, logits: Tensor, n_categories: int) -> tuple[float, 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = make_parser("tools.traverse", __doc__)
+    p = tool_parser("tools.traverse", __doc__)
     add_generator_flags(p)
     p.add_argument("--out", required=True, help="NAME.png")
     p.add_argument("--rows", type=positive, default=10, help="samples in each block [10]")
@@ -173,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     extractor = None
     if args.extractor is not None:
         with blaming_user():
-            extractor = OPENERS[args.extractor](args.metric_weights, args.cache_dir, device)
-        check_assignable(G.n_categories, extractor)
+            extractor = open_extractor(args.extractor, args.metric_weights, args.cache_dir, device)
     z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
@@ -189,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if extractor is not None:
         with blaming_user():
             category, logits = read_samples(G, extractor, args.n, args.seed)
-            accuracy, text = report(category, logits, G.n_categories)
+            accuracy, text = assignment_report(category, logits, G.n_categories)
         print(f"{args.n} samples read by {extractor.name} {extractor.checksum[:16]}\n{text}")
         about = {
             "fakes": GENERATOR,
@@ -199,10 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "weights": config["chosen"],
             "batch_norm": config["batch_norm"],
             "seed": args.seed,
-            "step": config["step"],
-        } | surroundings(torch.device(device))
-        line = {"step": config["step"], "category_accuracy": accuracy, "protocol": about, "date": now()}
-        append(scores_file(args.run), line)
+        }
+        line = score_line(config["step"], {"category_accuracy": accuracy}, about, torch.device(device))
+        append_line(scores_file(args.run), line)
     return 0
 
 

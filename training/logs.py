@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import threading
 import time
@@ -14,6 +13,8 @@ import numpy as np
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from tqdm import tqdm
+
+from generation.protocol import append_score, best_scores, cut_lines
 
 PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
 
@@ -152,71 +153,6 @@ class RunLog:
         self.say(
             f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); results in {self.folder}"
         )
-
-
-GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
-# What two scores must share to be compared.
-COMPARABLE = (
-    "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
-    "truncation_layers", "batch_norm", "seed", "extractor_sha256",
-)  # fmt: skip
-
-
-def protocol_key(line: dict[str, Any]) -> str:
-    """Equal for two lines of scores.jsonl whose scores can be compared."""
-    about = line.get("protocol", {})
-    return json.dumps([about.get(name) for name in COMPARABLE])
-
-
-def best_scores(path: Path) -> list[tuple[int, int]]:
-    """(how many, step of the best) for every group of comparable scores of generated images in a scores.jsonl.
-
-    A score counts by what its protocol says that it is judged by. The group that grew last comes last.
-    """
-    # (name, protocol) -> count, best value, its step
-    found: dict[tuple[str, str], tuple[int, float, int]] = {}
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-            about, step, key = line.get("protocol", {}), line["step"], protocol_key(line)
-            # lines of before scores said by what they are judged had a Frechet distance
-            name, better = about.get("best_by") or (next(k for k in line if k.startswith("fid")), "low")
-            value = line[name] if better == "low" else -line[name]
-        except (ValueError, KeyError, AttributeError, TypeError, StopIteration):  # half a line, or another's
-            continue
-        if about.get("fakes", GENERATOR) == GENERATOR and math.isfinite(value):
-            count, *best = found.pop((name, key), (0, math.inf, -1))
-            found[name, key] = (count + 1, *min(tuple(best), (value, step)))
-    return [(count, step) for count, _, step in found.values()]
-
-
-def best_step(path: Path) -> int | None:
-    """The step with the best score among those taken most often in the same way, along training; None without any."""
-    found = best_scores(path)
-    most = max((count for count, _ in found), default=0)
-    return next((step for count, step in reversed(found) if count == most), None)
-
-
-def append_score(file: Path, line: dict[str, Any]) -> None:
-    """Add a line to scores.jsonl; OSError where that cannot be written."""
-    # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(plain) + "\n")
-
-
-def cut_lines(path: Path, step: int) -> None:
-    """Drop the lines of a .jsonl that are later than `step`."""
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # the half line of a killed process
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
 
 
 def _clock(seconds: float) -> str:

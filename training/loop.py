@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ema import EMA, decay_at, decay_from_halflife
 from errors import UserError
 from games.task import Draws, Micro, Phase, Task
-from generation.checkpoint import CheckpointStore, non_finite
+from generation.checkpoint import CheckpointStore
+from generation.state import non_finite
 from images.batches import Shard
 from modelling import running_statistics
 from ops.rng import key

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
-from generation.checkpoint import CheckpointStore, check_shapes
+from generation.checkpoint import CheckpointStore
+from generation.state import check_shapes
 from settings import TrainConfig, as_dict, settled
 from settings.files import settings_text
 from settings.sections.run import LOGGERS

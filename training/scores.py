@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from games.task import Scorer
-from generation.evaluation import Interrupted
-from training.logs import RunLog, protocol_key
+from generation.protocol import best_by, protocol_key
+from generation.reading import Interrupted
+from training.logs import RunLog
 
 
 class Scores:
@@ -71,7 +72,7 @@ class Scores:
             return False
         finally:
             self.log.pause(time.monotonic() - began)
-        name, _ = line["protocol"]["best_by"]
+        name, _ = best_by(line)
         self.history.append([step, float(line[name]), protocol_key(line)])
         best = self.best()
         self.log.attempt("scores.jsonl", partial(self.log.score, line))

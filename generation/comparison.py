@@ -1,0 +1,120 @@
+"""Scores between two sets of images, wherever they come from: the way from Python to what tools.evaluate measures."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from errors import UserError
+from generation.evaluation import Evaluator
+from generation.extractors import open_extractor
+from generation.generator import check_device
+from generation.indexed import chosen_images
+from images.archives import open_files
+from images.batches import ImageData
+from images.cache import cache_folder
+from images.decoding import Shape, open_image, read_member
+from images.own import as_image_data
+from images.sources import load_dataset
+from metrics.inception import NAME as INCEPTION
+from modelling.layers import Size, as_size
+
+# A folder or archive, images in memory, or a torch Dataset of them.
+ImageSet = str | os.PathLike[str] | Tensor | np.ndarray | torch.utils.data.Dataset | ImageData
+
+UNLABELLED = {"n_labels": 0, "multi_hot": False, "label_names": []}
+GREY_MODES = ("1", "L", "I", "F")  # and what begins so: LA, I;16
+
+
+def first_shape(path: Path) -> Shape:
+    """(H, W, C) of the first image that can be read in a folder or archive; grey where it is. UserError without any."""
+    reason = "it holds no images"
+    for member in open_files(path).members():
+        try:
+            # upright: EXIF may turn it, and with it height and width
+            image = ImageOps.exif_transpose(open_image(read_member(member)))
+        except Exception as error:  # Pillow's readers raise almost anything on damaged files
+            reason = f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}"
+            continue
+        return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
+    raise UserError(f"{path}: {reason}")
+
+
+def load_sets(
+    real: ImageSet, fake: ImageSet, img_size: Size | None, cache_dir: str | None
+) -> tuple[ImageData, ImageData]:
+    """Both sets, files decoded to one shape: see compare."""
+    given = {"real": real, "fake": fake}
+    paths = {name: Path(which) for name, which in given.items() if isinstance(which, str | os.PathLike)}
+    held = {name: in_memory(which, name) for name, which in given.items() if name not in paths}
+    shapes = [tuple(held[name].images.shape[1:]) for name in ("fake", "real") if name in held]
+    if paths:
+        height, width, channels = shapes[0] if shapes else first_shape(paths["fake"].expanduser())
+        size = as_size((height, width)) if img_size is None else img_size
+    for name, path in paths.items():
+        data = load_dataset(
+            "folder", img_size=size, img_channels=channels, split="all", data=path, cache_dir=cache_dir
+        )
+        held[name] = replace(data, name=path.name)
+    return held["real"], held["fake"]
+
+
+def in_memory(given: ImageSet, name: str) -> ImageData:
+    """Tensors, arrays or a torch Dataset as ImageData."""
+    if isinstance(given, ImageData):
+        return given
+    try:
+        return as_image_data(given, name=name)
+    except UserError as error:
+        raise UserError(f"--{name}: {error}") from None
+
+
+def compare(
+    real: ImageSet,
+    fake: ImageSet,
+    extractor: str = INCEPTION,
+    *,
+    metrics: Sequence[str] | None = None,
+    n: int | None = None,
+    n_real: int | None = None,
+    img_size: Size | None = None,
+    metric_weights: str | os.PathLike[str] | None = None,
+    cache_dir: str | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Any]:
+    """How far one set of images is from another: the scores by name, and under "protocol" how they were measured.
+
+    real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
+    ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
+    the images in memory on the other side, else that of the first fake; images in memory stay as they are.
+    extractor: the network that reads them, its file in metric_weights or where tools.train_classifier wrote it.
+    metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all
+    fakes, and as many reals as fakes or all. Says so on stderr where they are few. ValueError with what does not fit.
+    """
+    check_device(device)
+    reals, fakes = load_sets(real, fake, img_size, cache_dir)
+    n = len(fakes) if n is None else n
+    n_real = min(n, len(reals)) if n_real is None else n_real
+    kind = f"images of {fakes.name}, {fakes.fingerprint}"
+    evaluator = Evaluator(
+        open_extractor(
+            extractor, None if metric_weights is None else Path(metric_weights), cache_dir, device
+        ),
+        reals,
+        UNLABELLED,
+        n_fake=n,
+        n_real=n_real,
+        split="all",
+        metrics=[metrics] if isinstance(metrics, str) else metrics,
+        fakes=chosen_images(fakes, reals, n, n_real, kind, "fake"),
+        cache_dir=cache_folder(cache_dir),
+    )
+    line = evaluator.score(step=0)
+    about = {k: v for k, v in line["protocol"].items() if k != "step"}
+    return {k: v for k, v in line.items() if k not in ("step", "date")} | {"protocol": about}

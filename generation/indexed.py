@@ -1,0 +1,121 @@
+"""Images by index: of a data set, of a generator, or noise, each a function of its index alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError, tell
+from generation.latents import latents
+from generation.protocol import GENERATOR
+from generation.sampling import render
+from images.batches import ImageData, images_of
+from ops.rng import generator, key
+
+
+@dataclass(frozen=True)
+class IndexedImages:
+    """n images by index, each a function of its index alone up to float rounding.
+
+    chunk(start, stop): uint8 (stop - start, C, H, W) on the CPU, READ_AT_ONCE of them from a multiple of it on; y: the
+    class (n,) of each or that it was asked for, None without; kind: what they are, for the protocol.
+    """
+
+    n: int
+    chunk: Callable[[int, int], Tensor]
+    y: Tensor | None = None
+    kind: str = GENERATOR
+
+
+def reference_index(data: ImageData, n: int) -> Tensor:
+    """Which n images are the reference: a fixed draw without order, so that no class folder is left out."""
+    return _draw(data)[:n].sort().values
+
+
+def opposite_index(data: ImageData, n: int) -> Tensor:
+    """The last n of the same draw: no image of the reference, as long as both find room."""
+    return _draw(data)[-n:].sort().values
+
+
+def _draw(data: ImageData) -> Tensor:
+    return torch.randperm(len(data), generator=generator(0, "reference"))
+
+
+def real_images(data: ImageData, index: Tensor, kind: str, labelled: bool = True) -> IndexedImages:
+    """Those of a data set, with their classes where it has any; labelled: False leaves these out."""
+    y = None
+    if labelled and data.labels is not None and not data.multi_hot:
+        y = torch.from_numpy(data.labels[index.numpy()]).long()
+    return IndexedImages(len(index), lambda start, stop: images_of(data, index[start:stop]), y, kind)
+
+
+def chosen_images(
+    others: ImageData, reference: ImageData, n: int, n_real: int, kind: str, what: str
+) -> IndexedImages:
+    """n images of a data set in place of a generator's, apart from n_real of the reference as far as both find room.
+
+    what: how messages call the set. Says where they are not apart; UserError for too few.
+    """
+    if not 0 < n <= len(others):
+        raise UserError(f"--n {n}: {what} has {len(others)} images; choose 1 to {len(others)}")
+    if others.fingerprint == reference.fingerprint and n + n_real > len(reference):
+        n_both = n + n_real - len(reference)
+        tell(f"warning: {n_both} fakes are among the reference: take less than half of the images")
+    labelled = others.label_names == reference.label_names
+    return real_images(others, opposite_index(others, n), kind, labelled=labelled)
+
+
+def noise_images(data: ImageData, n: int, seed: int) -> IndexedImages:
+    """As large as those of a data set, every value uniform in 0 .. 255."""
+    # (H, W, C) -> (C, H, W)
+    height, width, channels = data.images.shape[1:]
+    shape = (channels, height, width)
+
+    def chunk(start: int, stop: int) -> Tensor:
+        source = generator(seed, "noise images", start)
+        return torch.randint(0, 256, (stop - start, *shape), generator=source, dtype=torch.uint8)
+
+    return IndexedImages(n, chunk, kind="uniform noise")
+
+
+def generated(
+    G: nn.Module, n: int, seed: int, y: Tensor | None, threshold: float | None = None, **how: Any
+) -> IndexedImages:
+    """The samples of indices 0 .. n - 1, as tools.sample draws them; y: labels (n,) or (n, K).
+
+    threshold: see generation.latents.latents; how: see generation.sampling.generate.
+    """
+
+    def chunk(start: int, stop: int) -> Tensor:
+        torch.manual_seed(key(seed, "evaluation", start))  # of what a generator draws by itself
+        z = latents(seed, start, stop - start, G.z_dim, threshold)
+        return render(G, z, None if y is None else y[start:stop], **how)
+
+    return IndexedImages(n, chunk, y)
+
+
+def labels_for(data: ImageData, n: int, config: dict[str, Any], balanced: bool) -> Tensor | None:
+    """Labels of n fakes: those of the reference images (all over again for more fakes), or the classes in turn.
+
+    None for a generator without labels. ValueError for balanced ones of a generator that has no classes.
+    """
+    if balanced and not config["n_labels"]:
+        raise UserError("--balanced: this generator was trained without --conditional")
+    if balanced and config["multi_hot"]:
+        raise UserError(
+            "--balanced: this generator knows attributes, of which an image has several; leave it out"
+        )
+    if not config["n_labels"]:
+        return None
+    if list(data.label_names) != list(config["label_names"]):
+        raise UserError(
+            f"the labels of the reference ({', '.join(data.label_names) or 'none'}) are not the generator's "
+            f"({', '.join(config['label_names'])}); check --data and --data_root"
+        )
+    if balanced:
+        return torch.arange(n) % config["n_labels"]
+    index = reference_index(data, n)
+    y = torch.from_numpy(data.labels[index[torch.arange(n) % len(index)].numpy()])
+    return y.to(torch.get_default_dtype()) if config["multi_hot"] else y.long()

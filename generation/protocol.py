@@ -1,0 +1,182 @@
+"""The protocol of scores: what a line of scores.jsonl says, which lines compare, which is the best, how they are kept.
+
+A line is {"step", the scores by name, "protocol": everything that is needed to measure the same again, "date"}.
+"""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generation.version import code_version
+from images.batches import ImageData
+from metrics.features import Extractor
+
+GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
+# What two scores must share to be compared.
+COMPARABLE = (
+    "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
+    "truncation_layers", "batch_norm", "seed", "extractor_sha256",
+)  # fmt: skip
+
+
+# -- what a line says ----------------------------------------------------------------------------------------------
+
+
+def image_protocol(
+    extractor: Extractor,
+    data: ImageData,
+    *,
+    fakes: str,
+    n_fake: int,
+    n_real: int,
+    split: str,
+    settings: Mapping[str, str],
+    labels: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """What is to be said of n_fake images held against n_real of `data`, as an extractor reads them.
+
+    fakes: what they are; split: the part of the data; settings: of each metric that has any; labels: how fakes were
+    given theirs, None without.
+    """
+    return {
+        "fakes": fakes,
+        "n_real": n_real,
+        "n_fake": n_fake,
+        "reference": data.name,
+        "split": split,
+        "data_fingerprint": data.fingerprint,
+        "size": list(data.images.shape[1:]),
+        "crop": "as in training: the data set's own cache",
+        "resize": extractor.module.resize,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.checksum,
+        "extractor_accuracy": extractor.metadata.get("accuracy"),
+        "quantised": "round and clamp to uint8",
+        "settings": dict(settings),
+        "labels": labels,
+        "seed": seed,
+    }
+
+
+def point_protocol(data: ImageData, *, n_fake: int, labels: str | None, seed: int) -> dict[str, Any]:
+    """What is to be said of n_fake points of the plane held against the mixture that the data are drawn from."""
+    return {
+        "fakes": GENERATOR,
+        "n_fake": n_fake,
+        "reference": f"{data.name}: the mixture itself",
+        "data_fingerprint": data.fingerprint,
+        "labels": labels,
+        "seed": seed,
+    }
+
+
+def now() -> str:
+    """The date of a score."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings(device: torch.device) -> dict[str, str | int]:
+    """What a protocol says of code and machine."""
+    cuda = device.type == "cuda"
+    return {
+        "code": code_version(),
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if cuda else f"{device.type} ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def score_line(
+    step: int,
+    scores: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    device: torch.device,
+    best_by: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """A line of scores.jsonl; protocol: what is known beside step, date, code and machine.
+
+    best_by: name of the score that says which step is the best, and whether that should be "low" or "high"; None for
+    lines that say nothing of it.
+    """
+    judged = {} if best_by is None else {"best_by": list(best_by)}
+    about = {**protocol, "step": step} | judged | surroundings(device)
+    return {"step": step, **scores, "protocol": about, "date": now()}
+
+
+# -- which lines compare, and which is the best --------------------------------------------------------------------
+
+
+def protocol_key(line: Mapping[str, Any]) -> str:
+    """Equal for two lines of scores.jsonl whose scores can be compared."""
+    about = line.get("protocol", {})
+    return json.dumps([about.get(name) for name in COMPARABLE])
+
+
+def best_by(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Name of the score that a line is judged by, and whether it should be "low" or "high".
+
+    Lines of before scores said so had a Frechet distance. StopIteration for a line without either.
+    """
+    name, better = line["protocol"].get("best_by") or (next(k for k in line if k.startswith("fid")), "low")
+    return name, better
+
+
+def best_scores(path: Path) -> list[tuple[int, int]]:
+    """(how many, step of the best) for every group of comparable scores of generated images in a scores.jsonl.
+
+    A score counts by what its protocol says that it is judged by. The group that grew last comes last.
+    """
+    # (name, protocol) -> count, best value, its step
+    found: dict[tuple[str, str], tuple[int, float, int]] = {}
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            line = {"protocol": {}, **json.loads(text)}
+            step, key, (name, better) = line["step"], protocol_key(line), best_by(line)
+            value = line[name] if better == "low" else -line[name]
+            counts = math.isfinite(value) and line["protocol"].get("fakes", GENERATOR) == GENERATOR
+        except (ValueError, KeyError, AttributeError, TypeError, StopIteration):  # half a line, or another's
+            continue
+        if counts:
+            count, *best = found.pop((name, key), (0, math.inf, -1))
+            found[name, key] = (count + 1, *min(tuple(best), (value, step)))
+    return [(count, step) for count, _, step in found.values()]
+
+
+def best_step(path: Path) -> int | None:
+    """The step with the best score among those taken most often in the same way, along training; None without any."""
+    found = best_scores(path)
+    most = max((count for count, _ in found), default=0)
+    return next((step for count, step in reversed(found) if count == most), None)
+
+
+# -- how lines are kept --------------------------------------------------------------------------------------------
+
+
+def append_score(file: Path, line: Mapping[str, Any]) -> None:
+    """Add a line to scores.jsonl; OSError where that cannot be written."""
+    # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(json.dumps(plain) + "\n")
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Drop the lines of a .jsonl that are later than `step`."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # the half line of a killed process
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

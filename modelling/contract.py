@@ -1,0 +1,229 @@
+"""Whether networks keep the contract of `Model`, said in one line before data are read."""
+
+import copy
+import inspect
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
+from modelling.conditioning import CLASS_HEADS, as_output
+from modelling.growing import Stage
+from modelling.layers import Size, as_size, image_shape
+from modelling.model import Model
+
+HERE = Path(__file__).parent
+TORCH = Path(torch.__file__).parent
+STYLES = ("styles", "synthesis", "mapping", "n_layers", "w_dim", "mixing")
+MIXED = ("z_mix", "u")  # what a G with styles is also called with
+
+
+# Whose code it is
+
+
+def code_file(function: object) -> str | None:
+    """The file, as tracebacks name it, that a Python function or method stands in."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    return None if code is None else code.co_filename
+
+
+def is_ours(network: type[nn.Module]) -> bool:
+    """Whether a class is of this package, whose errors are worded already."""
+    file = code_file(network.__init__)
+    return file is not None and Path(file).parent == HERE
+
+
+def shown(file: str) -> str:
+    """A file's path, from the current folder where it is below it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def title(network: type[nn.Module]) -> str:
+    """How messages call a class: by its name, and its file unless it is one of torch's."""
+    found = map(code_file, (getattr(network, "forward", None), network.__init__))
+    file = next((file for file in found if file and not Path(file).is_relative_to(TORCH)), None)
+    return network.__name__ if file is None else f"{network.__name__} ({shown(file)})"
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, without the wrapping that `concat` gives it."""
+    if isinstance(network, ConditionalGenerator):
+        return network.G
+    return network.D if isinstance(network, ConditionalDiscriminator) else network
+
+
+def place_of(error: BaseException, files: set[str]) -> str:
+    """ " at file:line" of the innermost frame that stands in one of the files, "" without any."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
+    return f" at {shown(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def blaming(doing: str, network: type[nn.Module], *parts: nn.Module) -> Iterator[None]:
+    """Turn errors of a user's network into UserErrors with file and line; those of this package stay as they are.
+
+    parts: modules in whose files the error may have come about beside the class's own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(network) and isinstance(error, ValueError | TypeError):
+            raise
+        functions = [network.__init__, network.forward, *(type(part).forward for part in parts)]
+        files = {file for file in map(code_file, functions) if file and not Path(file).is_relative_to(TORCH)}
+        if not is_ours(network):
+            files = {file for file in files if Path(file).parent != HERE}
+        place = place_of(error, files)
+        raise UserError(f"{title(network)}: {doing} fails{place}: {in_words(error)}") from error
+
+
+# The contract
+
+
+def check_attributes(network: nn.Module, **wanted: object) -> None:
+    """UserError unless the network's attributes say what it was built for."""
+    for name, value in wanted.items():
+        who = title(type(network))
+        if not hasattr(network, name):
+            raise UserError(f"{who} has no attribute {name}: its constructor must set self.{name}")
+        found = getattr(network, name)
+        if name == "img_size" and isinstance(found, int | list | tuple):
+            found, value = as_size(found), as_size(value)
+        if found != value:
+            raise UserError(f"{who} has {name} {found!r}, and {value!r} was asked for")
+
+
+def check_calls(network: nn.Module, *names: str, keywords: tuple[str, ...] = ()) -> None:
+    """UserError unless forward can be called with arguments of these names, the last optional."""
+    who = title(type(network))
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{who} is no torch.nn.Module")
+    if type(network).forward is nn.Module.forward:
+        raise UserError(f"{who} has no forward: write forward(self, {names[0]}, {names[1]}=None)")
+    signature = inspect.signature(network.forward)
+    try:
+        signature.bind(*names, **dict.fromkeys(keywords))
+    except TypeError as error:
+        wanted = ", ".join(["self", names[0], *(f"{name}=None" for name in (*names[1:], *keywords))])
+        raise UserError(f"{who}: forward{signature} must be forward({wanted}): {error}") from None
+
+
+def check_owned(G: nn.Module, D: nn.Module, row: Model) -> None:
+    """UserError unless the networks have what their row says of styles and growing."""
+    if row.styles and (missing := [name for name in STYLES if not hasattr(G, name)]):
+        raise UserError(f"{title(type(G))} is said to have styles and has no {', '.join(missing)}")
+    for network in (G, D):
+        if row.grows_from is not None and not any(isinstance(m, Stage) for m in network.modules()):
+            raise UserError(
+                f"{title(type(bare(network)))} is said to grow and has no modelling.growing.Stage"
+            )
+
+
+def check_images_of(G: nn.Module, x: object, shape: tuple[int, ...]) -> None:
+    """UserError unless G gave floating-point images of this shape that it can learn from."""
+    who = title(type(bare(G)))
+    if not isinstance(x, Tensor):
+        raise UserError(f"{who}: G(z, y) must give a tensor, not {type(x).__name__}")
+    if tuple(x.shape) != shape:
+        raise UserError(f"{who}: G(z, y) must give images of shape {shape}, not {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise UserError(f"{who}: G(z, y) must give floating-point numbers, not {x.dtype}")
+
+
+def check_logits_of(D: nn.Module, given: object, n: int, n_labels: int, classifies: bool) -> None:
+    """UserError unless D gave a logit a sample, or several, and class logits where its condition needs them."""
+    who = title(type(bare(D)))
+    logit, classes = as_output(given)
+    if not isinstance(logit, Tensor):
+        raise UserError(f"{who}: D(x, y) must give logits or a DOutput, not {type(logit).__name__}")
+    if logit.dim() == 0 or len(logit) != n:
+        wanted = f"({n},) or ({n}, ...)"
+        raise UserError(f"{who}: D(x, y) of {n} images must give logits {wanted}, not {tuple(logit.shape)}")
+    if not logit.requires_grad:
+        raise UserError(f"{who}: the logits of D(x, y) have no gradient")
+    if classifies and (not isinstance(classes, Tensor) or tuple(classes.shape) != (n, n_labels)):
+        found = "none" if classes is None else tuple(classes.shape)
+        raise UserError(f"{who}: D(x, y) must give class logits {(n, n_labels)} in a DOutput, not {found}")
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """A copy on the meta device, which computes shapes alone, made without copying weights."""
+    memo: dict[int, Tensor] = {}
+    for t in (*network.parameters(), *network.buffers()):
+        empty = t.detach().to("meta")
+        memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    return copy.deepcopy(network, memo)
+
+
+def needs_values(error: BaseException) -> bool:
+    """Whether an error's cause only says that the meta device holds no values."""
+    return re.search(r"\bmeta\b", str(error.__cause__)) is not None
+
+
+def check_contract(
+    G: nn.Module,
+    D: nn.Module,
+    *,
+    n: int,
+    img_size: Size,
+    img_channels: int,
+    z_dim: int,
+    n_labels: int = 0,
+    condition_d: str | None = None,
+    row: Model | None = None,
+) -> None:
+    """UserError in one line for what two networks owe the contract of `Model`; they stay as they are.
+
+    Copies run one micro-batch of n on the meta device, where nothing is computed, whatever device the networks are on.
+    Networks that call for values run on their own device; if that is the meta device, their passes stay unchecked.
+    condition_d: the way in which D sees n_labels labels; row: what is said of the networks, None for nothing.
+    """
+    keywords = MIXED if row is not None and row.styles else ()
+    for network, names, extra in ((G, ("z", "y"), keywords), (D, ("x", "y"), ())):
+        check_calls(network, *names, keywords=extra)
+    check_attributes(G, z_dim=z_dim, img_size=img_size, img_channels=img_channels)
+    check_attributes(D, img_size=img_size, img_channels=img_channels)
+    if row is not None:
+        check_owned(G, D, row)
+    head = CLASS_HEADS.get(condition_d) if n_labels else None
+    classifies = head is not None and head.classifies
+    shape = (n, img_channels, *image_shape(img_size))
+    try:
+        _rehearse(on_meta(G), on_meta(D), shape, z_dim, n_labels, classifies)
+    except UserError as error:
+        if not needs_values(error):
+            raise
+        device = next((p.device for p in G.parameters()), torch.device("cpu"))
+        if device.type != "meta":
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                _rehearse(copy.deepcopy(G), copy.deepcopy(D), shape, z_dim, n_labels, classifies)
+
+
+def _rehearse(
+    G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, n_labels: int, classifies: bool
+) -> None:
+    """One pass of latents through both networks, on their device; UserError for what does not fit."""
+    n, device = shape[0], next((p.device for p in G.parameters()), torch.device("meta"))
+    y = torch.zeros(n, n_labels, device=device) if n_labels else None
+    with torch.enable_grad():
+        with blaming("G(z, y)", type(bare(G)), *G.modules()):
+            x = G.requires_grad_()(torch.zeros(n, z_dim, device=device), y)
+        check_images_of(G, x, shape)
+        with blaming("D(x, y)", type(bare(D)), *D.modules()):
+            output = D.requires_grad_()(x, y)
+        check_logits_of(D, output, n, n_labels, classifies)

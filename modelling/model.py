@@ -1,0 +1,51 @@
+"""What a model is: two network classes, the contract they keep, and what the trainer must know of them."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pair of network classes and what the trainer must know of them. Both keep this contract:
+
+    Generator(*, img_size, img_channels, z_dim) and Discriminator(*, img_size, img_channels) are nn.Modules built by
+    keywords: img_size is a side or (H, W). D is given z_dim too if it has a parameter of that name. All further
+    parameters have defaults; they are the networks' own settings, and the constructor is their validation.
+
+    `G.z_dim`, `G.img_size`, `G.img_channels`, `D.img_size`, `D.img_channels` are what they were built for.
+
+    G(z, y=None) takes latents (N, z_dim) and gives images (N, img_channels, H, W), about [-1, 1]. D(x, y=None) takes
+    such images and gives raw logits of any shape that begins with N, such as (N,) or a map of patches (N, 1, h, w); or
+    a `DOutput` of logits and class logits (N, n_labels). They call for no values of tensors (`.item()`, `if x.sum()`).
+
+    y is None without labels, else int64 (N,) classes or float (N, n_labels) weights of attributes. conditions_g and
+    conditions_d are the ways in which G and D can see it, the first the model's own choice, none for networks that
+    cannot. By `concat` they need do nothing: they are wrapped (cgan.py), built for longer latents and for more
+    channels, and called without y. By any other way they take a keyword n_labels, and `condition`, the way, where they
+    have several, and are called with y; conditioning.py has the parts: CONDITIONAL_NORMS for G, Heads for D.
+
+    What a network may also have. `spectral_norm`: the sides, of "gd", that are wrapped so unless told otherwise.
+    `styles`: G maps latents to styles: `styles(z, y, z_mix, u)` -> ws (N, n_layers, w_dim), `synthesis(ws, *,
+    noise=None, twice=False)` -> images, `n_layers`, `w_dim`, a `mapping` whose `w_avg` is the mean style, the
+    probability `mixing`, and a call with z_mix, u, truncation, truncation_layers, noise; see styles.py. `grows_from`,
+    the size in px at which growing starts, None without growing: both have a growing.Stage, work at `stage.size`, and
+    G's images have img_size again in eval mode. A module's class says in `lr_scale` how fast its parameters learn.
+    layers.GaussianNoise is annealed, batch norm's running statistics are averaged over processes.
+    """
+
+    Generator: type[nn.Module]
+    Discriminator: type[nn.Module]
+    conditions_g: tuple[str, ...] = ("concat",)
+    conditions_d: tuple[str, ...] = ("concat",)
+    spectral_norm: str = ""
+    styles: bool = False
+    grows_from: int | None = None
+
+    def conditions(self, side: str) -> tuple[str, ...]:
+        """Those of "g" or "d"."""
+        return {"g": self.conditions_g, "d": self.conditions_d}[side]
+
+    def network(self, side: str) -> type[nn.Module]:
+        """Generator of "g", Discriminator of "d"."""
+        return {"g": self.Generator, "d": self.Discriminator}[side]

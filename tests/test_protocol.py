@@ -1,0 +1,55 @@
+"""The protocol of scores: what a line says, what it is judged by, how lines are written and cut."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.protocol import append_score, best_by, best_scores, cut_lines, protocol_key, score_line
+
+
+def test_a_line_says_what_how_where_and_when() -> None:
+    line = score_line(7, {"fid": 2.0, "is": 3.0}, {"n_fake": 5}, torch.device("cpu"), ("is", "high"))
+    assert [*line] == ["step", "fid", "is", "protocol", "date"] and line["step"] == 7 and line["fid"] == 2.0
+    about = line["protocol"]
+    assert about["n_fake"] == 5 and about["step"] == 7 and about["best_by"] == ["is", "high"]
+    assert (
+        about["code"] and about["torch"] == torch.__version__ and about["threads"] == torch.get_num_threads()
+    )
+    assert about["device"].startswith("cpu (") and line["date"].endswith("+00:00")
+    assert best_by(line) == ("is", "high") and best_by(json.loads(json.dumps(line))) == ("is", "high")
+    assert "best_by" not in score_line(7, {}, {}, torch.device("cpu"))["protocol"]
+
+
+def test_lines_of_before_they_said_so_are_judged_by_their_frechet_distance() -> None:
+    assert best_by({"step": 1, "kid[a]": 0.0, "fid[a]": 1.0, "protocol": {}}) == ("fid[a]", "low")
+    with pytest.raises(StopIteration):
+        best_by({"step": 1, "kid[a]": 0.0, "protocol": {}})
+
+
+def test_lines_compare_by_what_moves_a_score() -> None:
+    """Neither machine nor code nor the step; a field that one lacks is None."""
+    about = {"n_fake": 5, "n_real": 5, "seed": 0, "device": "a", "code": "x", "step": 1}
+    assert protocol_key({"protocol": about}) == protocol_key(
+        {"protocol": about | {"device": "b", "code": "y", "step": 2}}
+    )
+    assert protocol_key({"protocol": about}) != protocol_key({"protocol": about | {"seed": 1}})
+    assert protocol_key({"protocol": about}) == protocol_key({"protocol": about | {"truncation": None}})
+
+
+def test_lines_that_hold_no_number_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "scores.jsonl"
+    for value in (4.0, math.inf, math.nan, "much", None, [1.0], 3.0):
+        append_score(file, {"step": int(value) if value in (3.0, 4.0) else 9, "fid": value, "protocol": {}})
+    assert best_scores(file) == [(2, 3)]
+    lines = [json.loads(text) for text in file.read_text().splitlines()]  # no NaN, no infinity: JSON
+    assert [line["fid"] for line in lines] == [4.0, None, None, "much", None, [1.0], 3.0]
+
+
+def test_lines_after_a_step_are_cut(tmp_path: Path) -> None:
+    file = tmp_path / "scores.jsonl"
+    file.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n[1]\n{"half')
+    cut_lines(file, 4)
+    assert file.read_text() == '{"step": 2}\n{"step": 4}\n' and [*tmp_path.iterdir()] == [file]
