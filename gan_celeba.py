@@ -7,7 +7,7 @@ python gan_celeba.py --data img_align_celeba.zip --log_name celeba_own_copy
 
 import sys
 
-from training.run import script_main
+from training.launch import script_main
 
 main = script_main("gan_celeba", ("celeba",), {"img_size": 64, "batch_size": 128, "flip": True}, __doc__)
 

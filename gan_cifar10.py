@@ -7,7 +7,7 @@ python gan_cifar10.py --data cifar10.tar.gz --log_name cifar10_own_copy
 
 import sys
 
-from training.run import script_main
+from training.launch import script_main
 
 main = script_main("gan_cifar10", ("cifar10",), {"img_size": 32, "flip": True}, __doc__)
 

@@ -9,7 +9,7 @@ python gan_mnist.py --log_name mnist_dcgan --resume
 
 import sys
 
-from training.run import script_main
+from training.launch import script_main
 
 main = script_main("gan_mnist", ("mnist", "digits", "stacked-mnist"), {"img_size": 32}, __doc__)
 

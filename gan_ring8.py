@@ -7,7 +7,7 @@ python gan_ring8.py --dataset grid25 --model mlp --method rpgan --penalty r1 r2 
 
 import sys
 
-from training.run import script_main
+from training.launch import script_main
 
 DEFAULTS = {"model": "mlp", "z_dim": 32, "batch_size": 256, "lr": 3e-4, "sample_interval": 1000}
 

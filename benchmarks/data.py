@@ -26,7 +26,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from images.batches import Batches, ImageData
+from images.batches import Batches, ImageData, Shard
 from images.cache import npy_header
 from images.sources import load_dataset
 
@@ -108,14 +108,14 @@ def rate(serve: Callable[[int], object], batch_size: int, device: torch.device, 
 def our_cases(data: ImageData, batch_size: int, device: torch.device) -> dict[str, Callable[[int], object]]:
     """serve(start_image) of each of our cases by name."""
     cpu = torch.device("cpu")
-    raw = Batches(data, batch_size, 0, False, cpu, "cpu")
+    raw = Batches(data, Shard(batch_size), 0, False, cpu, "cpu")
     cases: dict[str, Callable[[int], object]] = {
         "gather": lambda start: raw.gather(raw.indices(start, batch_size)),
     }
     places = ("cpu", "device") if device.type == "cuda" else ("cpu",)
     for data_device in places:
         for channels_last in (False, True):
-            ours = Batches(data, batch_size, 0, True, device, data_device, channels_last)
+            ours = Batches(data, Shard(batch_size), 0, True, device, data_device, channels_last)
             order = ", channels_last" if channels_last else ""
             cases[f"batches from {data_device}{order}"] = ours.micro
     return cases
@@ -141,7 +141,7 @@ def memory_case(n: int, img_size: int, batch_size: int) -> dict[str, object]:
         labels = np.zeros((n, 40), dtype=np.uint8)
         names = tuple(str(i) for i in range(40))
         data = ImageData(images, labels, names, "", "sparse", path=path, offset=len(header))
-        batches = Batches(data, batch_size, 0, True, "cpu")
+        batches = Batches(data, Shard(batch_size), 0, True, "cpu")
         for step in range(500):
             batches.announce((step + 1) * batch_size)
             batches.micro(step * batch_size)

@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,13 +34,15 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrizations
 
 from errors import cli
+from games import game_of
 from images.sources import ImageData
 from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
 from settings.config import parse_config
 from training import loop as training_loop
 from training.loop import Loop
-from training.run import build_loop, make_accelerator, set_backends
+from training.machine import accelerated, place_of
+from training.run import assemble
 
 WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 1024}
 CASES = {  # model -> case -> size, channels, batch, settings of both networks
@@ -113,8 +116,9 @@ class TimedLoop:
     def measure(self, steps: int) -> dict[str, float]:
         """Milliseconds a step of each part, over `steps` steps; the parts of D and G hold none of the others."""
         loop = self.loop
-        plain = loop.batches.micro, loop._apply, loop._average, loop._run_phase
-        loop.batches.micro = self._timed("data", plain[0])
+        batches = loop.task.batches
+        plain = batches.micro, loop._apply, loop._average, loop._run_phase
+        batches.micro = self._timed("data", plain[0])
         loop._apply = self._timed("optimiser", plain[1])
         loop._average = self._timed("ema", plain[2])
         loop._run_phase = lambda phase, *rest: self._timed(phase.trains[0].lower(), plain[3])(phase, *rest)
@@ -122,7 +126,7 @@ class TimedLoop:
         with mock.patch.object(training_loop, "iterate_spectral_norm", power):
             for _ in range(steps):
                 loop.run_step()
-        loop.batches.micro, loop._apply, loop._average, loop._run_phase = plain
+        batches.micro, loop._apply, loop._average, loop._run_phase = plain
         return {name: round(1000 * value / steps, 3) for name, value in self.seconds.items()}
 
 
@@ -133,18 +137,19 @@ def synchronise(device: torch.device) -> None:
 
 
 def ours(
-    model: str, data: ImageData, case: tuple, loss: str, precision: str, channels_last: bool, device: str
+    stack: ExitStack, model: str, data: ImageData, case: tuple, loss: str, variant: str, device: str
 ) -> Loop:
-    """Our loop on these images, writing nothing."""
+    """Our loop on these images, writing nothing; its place lasts as long as the stack."""
+    precision, channels_last = VARIANTS[variant]
     layout = "--channels_last" if channels_last else "--no-channels_last"
     words = f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]} --z_dim {Z_DIM[model]}"
     words += f" --ema --loggers {layout} --device {device} --mixed_precision {precision}"
     for side in ("g", "d") if case[3] else ():
         words += f" --{side}_kwargs " + " ".join(f"{name}={value}" for name, value in case[3].items())
     config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
-    accelerator = make_accelerator(config)
-    set_backends(config, accelerator)
-    return build_loop(config, accelerator, data, Path("nowhere"))[0]  # nothing is written before a checkpoint
+    accelerator = stack.enter_context(accelerated(config))  # each variant has a precision of its own
+    task = game_of(config)(config, place_of(config, accelerator), data, {})
+    return assemble(config, accelerator, task, Path("nowhere"))  # nothing is written before a checkpoint
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -305,7 +310,7 @@ def seconds_of(step: Callable[[], None], steps: int, device: torch.device) -> fl
     return time.perf_counter() - start
 
 
-def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None:
+def run_case(model: str, name: str, loss: str, args: argparse.Namespace, stack: ExitStack) -> None:
     """Print the lines of one size and loss."""
     case = CASES[model][name]
     size, channels, batch, _ = case
@@ -319,11 +324,8 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None
     variants: dict[str, Callable[[], None]] = {"naive": makers[model]()}
     loops: dict[str, Loop] = {}
     for variant in args.variant or VARIANTS:
-        precision, channels_last = VARIANTS[variant]
-        if args.device != "cpu" or precision != "fp16":
-            loops[variant] = reset(
-                lambda p=precision, c=channels_last: ours(model, data, case, loss, p, c, args.device)
-            )
+        if args.device != "cpu" or VARIANTS[variant][0] != "fp16":
+            loops[variant] = ours(stack, model, data, case, loss, variant, args.device)
             variants[variant] = loops[variant].run_step
     device = torch.device(args.device)
     steps = STEPS.get(model, 10) if args.steps is None else args.steps
@@ -345,14 +347,6 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace) -> None
             line["ms"] = TimedLoop(loops[variant]).measure(steps)
             line["power_share"] = round(line["ms"]["power_iteration"] * steps / (1000 * median), 4)
         print(json.dumps(line), flush=True)
-
-
-def reset(build: Callable[[], Loop]) -> Loop:
-    """Accelerate keeps one state a process: forget it, so that each variant gets its own precision."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)
-    return build()
 
 
 def describe(device: torch.device) -> str:
@@ -386,7 +380,8 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error(f"{name!r}: choose from {', '.join(map(repr, known))}")
     for case in args.case or CASES[args.model]:
         for loss in args.loss or LOSSES[args.model]:
-            run_case(args.model, case, loss, args)
+            with ExitStack() as stack:
+                run_case(args.model, case, loss, args, stack)
     return 0
 
 

@@ -11,7 +11,8 @@ sum, so that cross entropy over K + 1 is the GAN loss on that logit plus cross e
 from torch import Tensor
 from torch.nn import functional as F
 
-from games.task import Micro, NoiseToImage, Terms
+from games.noise_to_image import Inputs, NoiseToImage
+from games.task import Terms
 from modelling.conditioning import DOutput
 
 
@@ -31,19 +32,19 @@ def class_accuracy(classes: Tensor, y: Tensor) -> Tensor:
 class ACGAN(NoiseToImage):
     """The ordinary game with classification terms, weights --ac_weight_d, --ac_weight_fake and --ac_weight_g."""
 
-    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
+    def d_terms(self, batch: Inputs, real: DOutput, fake: DOutput) -> Terms:
         """Classes of reals and, unless its weight is 0, of fakes."""
         terms = {
-            "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, micro.y)),
-            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), micro.y)),
+            "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, batch.y)),
+            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), batch.y)),
         }
         if self.config.ac_weight_fake:
-            terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, micro.y))
+            terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, batch.y))
         return terms
 
-    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
+    def g_terms(self, batch: Inputs, fake: DOutput) -> Terms:
         """Classes that were asked of G, as D tells them."""
         return {
-            "class/g": (self.config.ac_weight_g, class_loss(fake.classes, micro.y)),
-            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), micro.y)),
+            "class/g": (self.config.ac_weight_g, class_loss(fake.classes, batch.y)),
+            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), batch.y)),
         }

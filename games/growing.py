@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelling import find_model
+from settings.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -49,3 +52,11 @@ def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:
         return x
     coarse = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="nearest")
     return torch.lerp(coarse, x, alpha)
+
+
+def growth_of(config: TrainConfig) -> Growth | None:
+    """How the networks of a run grow; None where they do not."""
+    first = find_model(config.model).grows_from
+    if first is None or config.no_grow:
+        return None
+    return Growth(first, config.img_size, 1000 * config.fade_kimg, 1000 * config.stable_kimg)

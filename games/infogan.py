@@ -6,14 +6,13 @@ setting `joint` gives them a phase of their own for G and D together, as in xyfJ
 """
 
 import math
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from errors import UserError
-from games.task import Micro, NoiseToImage, Phase, Stats, Terms
+from games.noise_to_image import Inputs, NoiseToImage
+from games.task import Phase, Stats, Terms, total
 from modelling.conditioning import DOutput
 from settings.config import TrainConfig
 
@@ -31,9 +30,9 @@ def information(category_loss: Tensor, n_categories: int) -> Tensor:
 class InfoGAN(NoiseToImage):
     """The ordinary game with the two terms of Q, weights D's category_weight and continuous_weight."""
 
-    def __init__(self, config: TrainConfig, G: nn.Module, D: nn.Module, **how: Any) -> None:
-        super().__init__(config, G, D, **how)
-        if D.joint:
+    def _list_phases(self) -> None:
+        super()._list_phases()
+        if self.D.joint:
             self.phases.append(Phase("info", ("G", "D"), self.info_loss, self.g_due))
 
     @classmethod
@@ -44,9 +43,9 @@ class InfoGAN(NoiseToImage):
         if of_g != of_d:
             raise UserError(f"--g_kwargs {of_g} but --d_kwargs {of_d}: both networks need the same codes")
 
-    def terms(self, side: str, micro: Micro, fake: DOutput) -> Terms:
+    def terms(self, side: str, batch: Inputs, fake: DOutput) -> Terms:
         """Q's errors on the codes of the micro-batch's latents, and what they say of the category."""
-        _, category, continuous = self.G.codes(micro.z)
+        _, category, continuous = self.G.codes(batch.z)
         said, mean = fake.classes.split([self.D.n_categories, self.D.n_continuous], 1)
         error = F.cross_entropy(said, category)
         right = (said.detach().argmax(1) == category).to(said.dtype).mean()
@@ -57,17 +56,16 @@ class InfoGAN(NoiseToImage):
             f"category/accuracy_{side}": (0.0, right),
         }
 
-    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
+    def d_terms(self, batch: Inputs, real: DOutput, fake: DOutput) -> Terms:
         """Q's part in D's loss."""
-        return {} if self.D.joint else self.terms("d", micro, fake)
+        return {} if self.D.joint else self.terms("d", batch, fake)
 
-    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
+    def g_terms(self, batch: Inputs, fake: DOutput) -> Terms:
         """Q's part in G's loss."""
-        return {} if self.D.joint else self.terms("g", micro, fake)
+        return {} if self.D.joint else self.terms("g", batch, fake)
 
-    def info_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
+    def info_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """Q's errors alone, for G and D together."""
-        fake = self._judge(micro, "info", self._generate(micro))
+        fake = self.judge(batch, "info", self.generate(batch))
         stats: Stats = {}
-        loss = self._with_terms(torch.zeros((), device=self.device), stats, self.terms("info", micro, fake))
-        return loss, stats
+        return total(self._zero(), self.terms("info", batch, fake), stats), stats

@@ -1,25 +1,42 @@
-"""A task owns the networks and says what each phase of a step computes; the loop does the rest."""
+"""What a game is: networks, phases, and what the loop and the hooks may ask of them.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+A step of training, in order, with the function that does each (L: training/loop.py):
+
+    iterate_spectral_norm(network)          one power iteration of every network         ops/spectral_norm.py
+    task.at_step(step, network)             instance noise, stage of growth              the game
+    task.new_stage(step)                    at a new size the optimisers start afresh    the game
+    L._set_rates(step)                      learning rates of this step
+    Draws, Micro                            random numbers of the global batch, sliced   here
+    task.inputs(micro)                      images, labels, latents of a micro-batch     the game, images/batches.py
+    task.announce(step + 1)                 the kernel fetches the next rows meanwhile
+    for phase in task.phases, if due:
+        network.train_only(...)             every parameter outside phase.trains frozen  training/optimizers.py
+        seed_layer_noise(...)               dropout and noise layers: (seed, step, phase)
+        for each micro-batch:
+            phase.loss(inputs)              -> scalar, logged values                     the game
+                total(loss, terms, stats)   its loss, its terms and penalties: one sum   here
+            backward
+        L._reduce                           mean of gradients and statistics over processes
+        L._apply                            one optimiser step, none where it is not finite
+        clip                                where the method bounds weights
+        L._average                          after the last phase that trains task.averaged   ema.py
+    task.end_step(step)                     ADA's strength                               games/augment.py
+
+A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from augmentation.instance_noise import noise_scale
-from games.augment import Augmenter
-from games.growing import at_stage
-from images.sources import Batches
-from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import find_model
-from modelling.conditioning import DOutput, as_output
-from modelling.growing import set_stage
-from modelling.layers import set_noise_scale
-from ops.attention import twice_differentiable
-from ops.precision import full
+from errors import UserError
+from images.batches import Shard
 from ops.rng import generator
 from settings.config import TrainConfig
 
@@ -31,77 +48,79 @@ Terms = dict[str, tuple[float, Tensor]]  # name: (weight, value)
 class Phase:
     """One backward and one optimiser step of one network, or of several together.
 
-    trains: their names in task.networks; loss: micro-batch -> (scalar, logged values);
+    trains: their names in task.networks; loss: what task.inputs gave for a micro-batch -> (scalar, logged values);
     due: step -> whether the phase runs in it; interval: n > 1 for a lazy penalty, whose loss is scaled by n.
     """
 
     name: str
     trains: tuple[str, ...]
-    loss: Callable[["Micro"], tuple[Tensor, Stats]]
+    loss: Callable[[Any], tuple[Tensor, Stats]]
     due: Callable[[int], bool]
     interval: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a game computes: the device, this process's share of each batch, and how forwards run.
+
+    autocast: a fresh context for each forward; half: forwards run in fp16 or bf16; compiled: module -> its compiled
+    form, None for eager forwards.
+    """
+
+    device: torch.device
+    shard: Shard
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    half: bool = False
+    compiled: Callable[[nn.Module], Callable] | None = None
+
+    def settle(self, network: nn.Module, config: TrainConfig) -> nn.Module:
+        """The network on the device in the run's memory layout, with synchronised batch norm where asked."""
+        if config.sync_bn and self.device.type == "cuda" and self.shard.n_processes > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        return network.to(self.device, memory_format=layout)
 
 
 class Draws:
     """Random numbers of one step: drawn on the CPU for the global batch, sliced, so that processes agree."""
 
-    def __init__(self, batches: Batches, *key: Any) -> None:
-        self.batches, self.key = batches, key
+    def __init__(self, shard: Shard, device: torch.device, *key: Any) -> None:
+        self.shard, self.device, self.key = shard, device, key
         self._drawn: dict[str, Tensor] = {}
 
     def rows(self, draw: Callable, purpose: str, j: int, shape: tuple[int, ...], share: int) -> Tensor:
         """(n, *shape) of draw(size, generator=...): this process's rows of micro-batch j of batch_size / share."""
         if purpose not in self._drawn:
-            size = (self.batches.batch_size // share, *shape)
+            size = (self.shard.batch_size // share, *shape)
             self._drawn[purpose] = draw(size, generator=generator(*self.key, purpose))
-        return self._drawn[purpose][self.batches.block(j, share)].to(self.batches.device, non_blocking=True)
+        return self._drawn[purpose][self.shard.block(j, share)].to(self.device, non_blocking=True)
 
 
+@dataclass(frozen=True)
 class Micro:
-    """What one micro-batch offers to the phases of a step; made on demand, the same for all of them.
+    """Micro-batch j of a step: which samples it is of, and their random draws.
 
     share: 2 for half as many samples, with draws of their own.
     """
 
-    def __init__(
-        self,
-        batches: Batches,
-        draws: Draws,
-        step: int,
-        j: int,
-        z_dim: int,
-        keep_graph: bool = False,
-        share: int = 1,
-    ) -> None:
-        self.batches, self.draws, self.step, self.j, self.z_dim = batches, draws, step, j, z_dim
-        self.keep_graph = keep_graph  # G trains on these latents right after D: one forward of G serves both
-        self.share = share
-        self.x_fake: Tensor | None = None
-        self._real: tuple[Tensor, Tensor | None] | None = None
+    draws: Draws
+    step: int
+    j: int
+    share: int = 1
 
     @property
-    def real(self) -> tuple[Tensor, Tensor | None]:
-        """(x (n, C, H, W) in [-1, 1], y or None)."""
-        if self._real is None:
-            self._real = self.batches.micro(self.step * self.batches.batch_size, self.j)
-        return self._real
+    def start(self) -> int:
+        """Number of the first image of the step's global batch."""
+        return self.step * self.draws.shard.batch_size
 
     @property
-    def z(self) -> Tensor:
-        """(n, z_dim) latents."""
-        return self.normal("z", (self.z_dim,))
-
-    @property
-    def y(self) -> Tensor | None:
-        """Labels of the reals and of the fakes alike, so that a point between the two has one too."""
-        if self.share == 1:
-            return self.real[1]
-        start = self.step * self.batches.batch_size
-        return self.batches.labels_of(start, self.batches.block(self.j, self.share))
+    def block(self) -> slice:
+        """This process's samples within the global batch, or within one of 1/share of its size."""
+        return self.draws.shard.block(self.j, self.share)
 
     def part(self, share: int) -> "Micro":
         """A micro-batch of 1/share as many samples."""
-        return Micro(self.batches, self.draws, self.step, self.j, self.z_dim, share=share)
+        return Micro(self.draws, self.step, self.j, share)
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """(n, *shape) from U[0, 1)."""
@@ -116,15 +135,12 @@ class Micro:
         return self.draws.rows(draw, name, self.j, shape, self.share)
 
 
-@contextmanager
-def trainable(network: nn.Module) -> Iterator[None]:
-    """Let a frozen network's forward record its graph."""
-    frozen = [p for p in network.parameters() if not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_(True)
-    yield
-    for p in frozen:
-        p.requires_grad_(False)
+def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
+    """The loss with its terms, each logged under its name."""
+    for name, (weight, value) in terms.items():
+        stats[name] = value.detach()
+        loss = loss + weight * value
+    return loss
 
 
 def every(n: int) -> Callable[[int], bool]:
@@ -151,20 +167,88 @@ def warm_schedule(n: int) -> Callable[[int], bool]:
     return due
 
 
-class Task:
-    """Networks, phases and whatever state is no function of the step. Subclasses are games.
+class Scorer(Protocol):
+    """What scores along a run ask: one line of scores.jsonl of a weight set; better: "low" or "high"."""
 
-    running: tensors of that state which move within a phase and are put back where its step is skipped.
+    better: str
+
+    def score(self, network: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
+        """The line, equal on all processes; ValueError, on all, where there is none."""
+        ...
+
+
+class Task:
+    """A game: its networks and phases, and whatever state is no function of the step. Subclasses are games.
+
+    networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
+    that an EMA is kept of and that samples are made by; clip: network -> bound of its weights after each step; running:
+    tensors of the state that move within a phase and are put back where its step is skipped.
     """
 
     networks: dict[str, nn.Module]
     phases: list[Phase]
-    averaged: str = "G"  # the network an EMA is kept of
-    clip: dict[str, float]  # network -> bound of its weights after each step
+    rates: dict[str, float]
+    averaged: tuple[str, ...]
+    clip: dict[str, float]
     running: Sequence[Tensor] = ()
 
+    # -- before the run ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> None:
+        """Refuse what does not fit, before data are read: build the networks and run a micro-batch on the meta device.
+
+        own: networks given as instances, by name. ValueError.
+        """
+
+    @classmethod
+    def load(cls, config: TrainConfig, is_main: bool, images: Any = None, labels: Any = None) -> Any:
+        """What the game trains on; the main process decodes, the others wait. images, labels: own ones, in place of a
+        data set's. ValueError."""
+        raise NotImplementedError
+
+    def __init__(self, config: TrainConfig, place: Place, data: Any, own: dict[str, nn.Module]) -> None:
+        """Build the networks, or take those given, and list the phases; writes nothing. ValueError."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint says of the data: name, fingerprint, n_labels. A resumed run must have the same."""
+        raise NotImplementedError
+
+    def describe(self) -> list[str]:
+        """Lines about data and networks for the start of a run."""
+        return [
+            f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters"
+            for name, network in self.networks.items()
+        ]
+
+    def check_resumed(self, saved: dict[str, Any]) -> list[str]:
+        """Notes on a checkpoint's `identity`; UserError where it is of other data."""
+        now = self.identity
+        if (before := saved.get("n_labels", now["n_labels"])) != now["n_labels"]:
+            raise UserError(
+                f"--resume: the checkpoint knows {before} labels and {now['name']} has {now['n_labels']}: "
+                "give its own data"
+            )
+        if saved["fingerprint"] != now["fingerprint"]:
+            raise UserError(
+                f"--resume: the images are not those of the run ({saved['name']} {saved['fingerprint']}, "
+                f"now {now['name']} {now['fingerprint']})"
+            )
+        return []
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def announce(self, step: int) -> None:
+        """Have the data of a coming step fetched meanwhile."""
+
+    def inputs(self, micro: Micro) -> Any:
+        """What the phases' losses are given for a micro-batch."""
+        return micro
+
     def at_step(self, step: int, network: nn.Module) -> None:
-        """Set what depends on the step alone, in one of the networks or in an average of one."""
+        """Set what depends on the step alone, in one of the networks or in an average."""
 
     def new_stage(self, step: int) -> bool:
         """Whether the optimisers start afresh at this step."""
@@ -184,256 +268,38 @@ class Task:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
 
+    # -- beside training ---------------------------------------------------------------------------------------------
 
-class NoiseToImage(Task):
-    """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
+    def average_of(self) -> nn.Module:
+        """What an EMA is kept of, and a weight set is of: the averaged network, or several by name."""
+        if len(self.averaged) == 1:
+            return self.networks[self.averaged[0]]
+        return nn.ModuleDict({name: self.networks[name] for name in self.averaged})
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        G: nn.Module,
-        D: nn.Module,
-        *,
-        forward_g: Callable | None = None,
-        forward_d: Callable | None = None,
-        autocast: Callable[[], AbstractContextManager],
-        half: bool,
-    ) -> None:
-        """forward_g, forward_d: compiled forms for passes without penalty; half: forwards run in fp16 or bf16."""
-        self.config, self.G, self.D = config, G, D
-        self.forward_g = G if forward_g is None else forward_g
-        self.forward_d = D if forward_d is None else forward_d
-        self.autocast = autocast
-        self.method = METHODS[config.method]
-        self.networks = {"D": D, "G": G}
-        # Penalties may look at the loss's own forward only where that is plain and in full precision.
-        self.reuse_logits = not half and forward_d is None
-        active = config.penalties()
-        self.model = find_model(config.model)
-        self.growth = config.growth()
-        self.device = next(G.parameters()).device
-        self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
-        self.seen = {name: self._zero() for name in self.state}  # in this step's micro-batches so far
-        self.running = [*self.state.values(), *self.seen.values()]
-        self.augmenter = Augmenter(config, self.device)
-        self.weights = {name: weight for name, (weight, _) in active.items()}
-        self.every_step = {
-            side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
-            for side in ("d", "g")
-        }
-        clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
-        self.clip = {} if clip is None else {"D": clip}
-        self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
-        lazy = {name: n for name, (_, n) in active.items() if n > 1}
-        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
-        # After g: the graph that d keeps of G for g must meet G's weights unchanged.
-        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+    def reals(self) -> Image.Image | None:
+        """The first images as training sees them."""
+        return None
 
-    @classmethod
-    def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
-        """UserError for settings, or networks, that the game cannot be played with."""
+    def preview(self, weights: nn.Module) -> Image.Image | None:
+        """What a weight set makes of inputs that stay the same through the whole run."""
+        return None
 
-    def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
-        updates = (
-            1 if side == "d" else self.config.train_g_interval
-        )  # steps from one of the network to the next
-        return [
-            Phase(name, (side.upper(),), self._lazy(name), every(n * updates), interval=n)
-            for name, n in lazy.items()
-            if PENALTIES[name].side == side
-        ]
+    def export(self, folder: Path, weight_sets: dict[str, nn.Module], step: int) -> None:
+        """Write the generator/ folder: what a user samples from and shares; the first of the weight sets is its
+        default."""
 
-    def _zero(self) -> Tensor:
-        return torch.zeros((), device=self.device)
+    def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
+        """What scores along the run are taken by; UserError where the game has none, ValueError for what is missing.
 
-    def at_step(self, step: int, network: nn.Module) -> None:
-        """Anneal D's instance noise, and grow."""
-        if network is self.D:  # the only one with noise layers, and a walk over its modules at each step
-            set_noise_scale(network, noise_scale(step, self.config.instance_noise_steps))
-        if self.growth is not None:
-            set_stage(network, *self._stage(step))
-
-    def _stage(self, step: int) -> tuple[int, float]:
-        return self.growth.stage(step * self.config.batch_size)
-
-    def new_stage(self, step: int) -> bool:
-        """At the start and at the end of each fade: Adam's moments belong to another function then."""
-        if self.growth is None or step == 0:
-            return False
-        (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
-        return size != last_size or (alpha < 1) != (last_alpha < 1)
-
-    def end_step(self, step: int) -> None:
-        """Adapt the augmentation."""
-        self.augmenter.end_step(step)
-
-    def stats(self, step: int) -> Stats:
-        """Path length, augmentation and stage."""
-        values = {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
-        if self.growth is not None:
-            size, alpha = self._stage(step)
-            values |= {"growing/size": self._zero() + size, "growing/alpha": self._zero() + alpha}
-        return values
-
-    def state_dict(self) -> dict[str, Any]:
-        """Running means of penalties, and the augmentation's."""
-        return {"penalties": dict(self.state), "augmentation": self.augmenter.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what state_dict gave."""
-        for name, value in state.get("penalties", {}).items():
-            self.state[name].copy_(value)
-        self.augmenter.load_state_dict(state.get("augmentation", {}))
-
-    def _mixing(self, micro: Micro) -> dict[str, Tensor]:
-        """Second latents and draws for style mixing, where the model mixes."""
-        if not self.model.styles or not self.G.mixing:
-            return {}
-        return {"z_mix": micro.normal("z-mix", (micro.z_dim,)), "u": micro.uniform("mixing", (2,))}
-
-    def _real(self, micro: Micro) -> Tensor:
-        """Reals as big, and as far faded, as G's images are at this step."""
-        x = micro.real[0]
-        return x if self.growth is None else at_stage(x, *self._stage(micro.step))
-
-    def _generate(self, micro: Micro) -> Tensor:
-        with self.autocast():
-            return full(self.forward_g(micro.z, micro.y, **self._mixing(micro)))
-
-    def _judge(self, micro: Micro, purpose: str, x: Tensor, twice: bool = False) -> DOutput:
-        """D's view of augmented images; `purpose` keeps the draws of one use apart from those of another.
-
-        twice: what comes out can be differentiated twice.
+        interrupted: asked now and then; True gives a score up.
         """
-        x = self.augmenter(x, micro, purpose)
-        with self.autocast(), twice_differentiable() if twice else nullcontext():
-            logit, classes = as_output(self.forward_d(x, micro.y))
-        return DOutput(full(logit), None if classes is None else full(classes))
+        raise UserError(f"--eval_interval: {type(self).__name__} has no scores; leave the flag out")
 
-    def _logit(self, micro: Micro, purpose: str, x: Tensor) -> Tensor:
-        """The logit alone, for penalties: in full precision, not compiled."""
-        with twice_differentiable():
-            return as_output(self.D(self.augmenter(x, micro, purpose), micro.y)).logit
 
-    def _fake_for_d(self, micro: Micro) -> Tensor:
-        """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
-        if micro.keep_graph:
-            with trainable(self.G):
-                micro.x_fake = self._generate(micro)
-            return micro.x_fake.detach()
-        with torch.no_grad():
-            return self._generate(micro)
-
-    def _context(
-        self, micro: Micro, purpose: str, x_real: Tensor, x_fake: Tensor | None, **logits: Tensor
-    ) -> PenaltyContext:
-        return PenaltyContext(
-            D=partial(self._logit, micro, purpose),
-            G=self.G,
-            x_real=x_real,
-            x_fake=x_fake,
-            y=micro.y,
-            uniform=micro.uniform,
-            **logits,
-        )
-
-    def d_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
-        """Loss of D, with D's penalties of interval 1."""
-        x_fake = self._fake_for_d(micro)
-        x_real = self._real(micro)
-        share_forward = self.reuse_logits and "r1" in self.every_step["d"]
-        if share_forward:
-            x_real = x_real.detach().requires_grad_()
-        real = self._judge(micro, "d-real", x_real, twice=share_forward)
-        fake = self._judge(micro, "d-fake", x_fake)
-        d_real, d_fake = real.logit, fake.logit
-        sign = d_real.detach().sign().mean()  # near 1: D knows its training images
-        self.augmenter.follow(sign)
-        if self.config.label_smoothing:
-            loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
-        else:
-            loss = self.method.d(d_real, d_fake)
-        stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
-        stats["d/real_sign"] = sign
-        loss = self._with_terms(loss, stats, self.d_terms(micro, real, fake))
-        logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
-        context = self._context(micro, "d-penalty", x_real, x_fake, **logits)
-        return self._penalised("d", micro, loss, stats, context)
-
-    def d_terms(self, micro: Micro, real: DOutput, fake: DOutput) -> Terms:
-        """Further terms of D's loss, by name: weight and value."""
-        return {}
-
-    def g_terms(self, micro: Micro, fake: DOutput) -> Terms:
-        """Further terms of G's loss."""
-        return {}
-
-    def _with_terms(self, loss: Tensor, stats: Stats, terms: Terms) -> Tensor:
-        for name, (weight, value) in terms.items():
-            stats[name] = value.detach()
-            loss = loss + weight * value
-        return loss
-
-    def _penalised(
-        self, side: str, micro: Micro, loss: Tensor, stats: Stats, context: PenaltyContext
-    ) -> tuple[Tensor, Stats]:
-        """The loss with its side's penalties of interval 1."""
-        for name in self.every_step[side]:
-            styles = PENALTIES[name].styles
-            value = PENALTIES[name](self._style_context(name, micro) if styles else context)
-            stats[f"penalty/{name}"] = value.detach()
-            loss = loss + self.weights[name] * value
-        return loss, stats
-
-    def _lazy(self, name: str) -> Callable[[Micro], tuple[Tensor, Stats]]:
-        def loss(micro: Micro) -> tuple[Tensor, Stats]:
-            if PENALTIES[name].styles:
-                context = self._style_context(name, micro)
-            else:
-                x_fake = self._fake_for_penalty(micro) if PENALTIES[name].fakes else None
-                context = self._context(micro, name, self._real(micro), x_fake)
-            value = PENALTIES[name](context)
-            return self.weights[name] * value, {f"penalty/{name}": value.detach()}
-
-        return loss
-
-    def _fake_for_penalty(self, micro: Micro) -> Tensor:
-        with torch.no_grad():
-            return self._generate(micro) if micro.x_fake is None else micro.x_fake.detach()
-
-    def _style_context(self, name: str, micro: Micro) -> StyleContext:
-        """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
-        half = micro.part(2)
-        ws = self.G.styles(half.z, half.y, **self._mixing(half))
-        return StyleContext(
-            ws=ws,
-            x=self.G.synthesis(ws, twice=True),
-            normal=half.normal,
-            mean=self.state[name],
-            follow=lambda value: self._follow(name, value, micro),
-        )
-
-    def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
-        """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
-        mean, seen = self.state[name], self.seen[name]
-        seen += value / self.config.accumulate
-        if micro.j == self.config.accumulate - 1:
-            mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)
-            seen.zero_()
-
-    def g_loss(self, micro: Micro) -> tuple[Tensor, Stats]:
-        """Loss of G, on the fakes D has just seen."""
-        x_fake = self._generate(micro) if micro.x_fake is None else micro.x_fake
-        micro.x_fake = None
-        fake = self._judge(micro, "g-fake", x_fake)
-        d_real = None
-        if self.method.g_needs_real:
-            with torch.no_grad():
-                d_real = self._judge(micro, "g-real", self._real(micro)).logit
-        loss = self.method.g(d_real, fake.logit)
-        stats = {"loss/g": loss.detach()}
-        loss = self._with_terms(loss, stats, self.g_terms(micro, fake))
-        if not self.every_step["g"]:
-            return loss, stats
-        context = self._context(micro, "g-penalty", self._real(micro), x_fake)
-        return self._penalised("g", micro, loss, stats, context)
+def network_rates(
+    config: TrainConfig, names: Iterable[str], of_d: Iterable[str] = ("D",)
+) -> dict[str, float]:
+    """Learning rates by network: those of `of_d` learn with D, the others with G."""
+    rate_d = config.lr if config.lr_d is None else config.lr_d
+    rate_g = config.lr if config.lr_g is None else config.lr_g
+    return {name: rate_d if name in of_d else rate_g for name in names}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +40,10 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.images)
 
+    def without_labels(self) -> "ImageData":
+        """The same images."""
+        return replace(self, labels=None)
+
     @property
     def multi_hot(self) -> bool:
         """Whether an image can have several labels at once."""
@@ -68,45 +72,64 @@ def images_of(data: ImageData, index: Tensor | slice = slice(None)) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def check_batch_size(batch_size: int, n_images: int, n_processes: int, accumulate: int) -> None:
-    """Raise UserError unless batches of this size can be cut from n_images and shared out."""
-    if batch_size < 1:
-        raise UserError(f"--batch_size {batch_size}: give at least 1")
-    if batch_size > n_images:
-        raise UserError(f"--batch_size {batch_size} is larger than the data ({n_images:,} images): lower it")
-    if batch_size % (n_processes * accumulate):
-        raise UserError(
-            f"--batch_size {batch_size} (over all processes) is not divisible by {n_processes} processes "
-            f"x --accumulate {accumulate} = {n_processes * accumulate}"
-        )
+@dataclass(frozen=True)
+class Shard:
+    """Which samples of each global batch are this process's.
+
+    A batch is cut into `accumulate` contiguous micro-batches, and process r takes the r-th contiguous block of each.
+    UserError for a batch that cannot be shared out so.
+    """
+
+    batch_size: int
+    n_processes: int = 1
+    process: int = 0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size {self.batch_size}: give at least 1")
+        if self.batch_size % (self.n_processes * self.accumulate):
+            raise UserError(
+                f"--batch_size {self.batch_size} (over all processes) is not divisible by {self.n_processes} processes "
+                f"x --accumulate {self.accumulate} = {self.n_processes * self.accumulate}"
+            )
+
+    @property
+    def n(self) -> int:
+        """Samples of a micro-batch in one process."""
+        return self.batch_size // (self.n_processes * self.accumulate)
+
+    def block(self, j: int, share: int = 1) -> slice:
+        """This process's part of micro-batch j within the global batch, or within one of 1/share of its size."""
+        n = self.n // share
+        first = (j * self.n_processes + self.process) * n
+        return slice(first, first + n)
 
 
 class Batches:
     """Serves the global batch that starts at a given image number, cut for processes and micro-batches.
 
-    Image number i is image permutation(seed, i // N)[i % N]: each epoch shows every image once. batch_size is
-    global; flip mirrors each image with probability one half. Raises UserError for a batch size that does not
-    fit and for `data_device="device"` without enough memory.
+    Image number i is image permutation(seed, i // N)[i % N]: each epoch shows every image once. flip mirrors each image
+    with probability one half. Raises UserError for a batch larger than the data and for `data_device="device"` without
+    enough memory.
     """
 
     def __init__(
         self,
         data: ImageData,
-        batch_size: int,
+        shard: Shard,
         seed: int,
         flip: bool,
         device: torch.device | str,
         data_device: str = "auto",
         channels_last: bool = False,
-        n_processes: int = 1,
-        process: int = 0,
-        accumulate: int = 1,
     ) -> None:
-        check_batch_size(batch_size, len(data), n_processes, accumulate)
-        self.n_images, self.batch_size, self.seed, self.flip = len(data), batch_size, seed, flip
+        if shard.batch_size > len(data):
+            raise UserError(
+                f"--batch_size {shard.batch_size} is larger than the data ({len(data):,} images): lower it"
+            )
+        self.shard, self.n_images, self.seed, self.flip = shard, len(data), seed, flip
         self.device, self.channels_last = torch.device(device), channels_last
-        self.n_processes, self.process, self.accumulate = n_processes, process, accumulate
-        self.n = batch_size // (n_processes * accumulate)
         images = torch.as_tensor(data.images)
         on_device = goes_to_device(images, self.device, data_device)
         self.images = copied(images, self.device) if on_device else images
@@ -136,20 +159,14 @@ class Batches:
             start, n = start + len(part), n - len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def block(self, j: int, share: int = 1) -> slice:
-        """This process's part of micro-batch j within the global batch, or within one of 1/share of its size."""
-        n = self.n // share
-        first = (j * self.n_processes + self.process) * n
-        return slice(first, first + n)
-
     def micro(self, start_image: int, j: int = 0) -> tuple[Tensor, Tensor | None]:
         """This process's slice of micro-batch j of the global batch that starts at image number start_image.
 
         Returns x (n, C, H, W) in [-1, 1] and y, int64 (n,) classes, or (n, K) multi-hot, or None; both on the
         device, x and multi-hot y of the default dtype.
         """
-        block = self.block(j)
-        indices = self.indices(start_image + block.start, self.n)
+        block = self.shard.block(j)
+        indices = self.indices(start_image + block.start, self.shard.n)
         x = self.gather(indices)
         if self.flip:
             x = mirrored(x, self.flips(start_image)[block])
@@ -177,7 +194,9 @@ class Batches:
         """Which images of the global batch are mirrored, bool (B,)."""
         return (
             torch.rand(
-                self.batch_size, generator=generator(self.seed, "flip", start_image), dtype=torch.float32
+                self.shard.batch_size,
+                generator=generator(self.seed, "flip", start_image),
+                dtype=torch.float32,
             )
             < 0.5
         )
@@ -192,8 +211,8 @@ class Batches:
         """Tell the kernel which rows of the memmap come next, so that it fetches them meanwhile."""
         if self.file is None:
             return
-        for j in range(self.accumulate):
-            for row in self.indices(start_image + self.block(j).start, self.n).tolist():
+        for j in range(self.shard.accumulate):
+            for row in self.indices(start_image + self.shard.block(j).start, self.shard.n).tolist():
                 offset = self.first_byte + row * self.row_bytes
                 os.posix_fadvise(self.file.fileno(), offset, self.row_bytes, os.POSIX_FADV_WILLNEED)
 

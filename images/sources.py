@@ -265,12 +265,34 @@ def download_celeba(root: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What the samples of a data set are.
+
+    channels: how many they can have; without: settings that mean nothing for them; resized: any folder or archive can
+    take the place of the data set's own files.
+    """
+
+    channels: tuple[int, ...]
+    without: tuple[str, ...] = ()
+    resized: bool = True
+
+
+KINDS = {
+    "images": Kind((1, 3)),
+    "points": Kind(
+        (2,), ("data", "flip", "augment", "extractor", "metric_weights", "metrics"), resized=False
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A row of the table: defaults, legal sizes, and how to find its files and get them.
 
     img_sizes: legal heights and widths; find(root): the source,
     or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
-    {root} filled in. make(shape, split): the images of a data set that needs no files, find is None then.
+    {root} filled in. make(shape, split): the images of a data set that needs no files, find is None then; kind: a row
+    of KINDS, and of VIEWS in generation/views.py, which says how samples are drawn and scored.
     """
 
     img_size: int
@@ -280,11 +302,12 @@ class Dataset:
     download: Callable[[Path], None] | None = None
     by_hand: str = ""
     make: Callable[[Shape, str], ImageData] | None = None
+    kind: str = "images"
 
     @property
     def points(self) -> bool:
         """Whether its images are points of the plane."""
-        return self.img_channels == 2
+        return self.kind == "points"
 
 
 DATASETS = {
@@ -302,7 +325,10 @@ DATASETS = {
         f"and put both into {{root}}/celeba, as {{root}}/celeba/{CELEBA_FOLDER}.zip and "
         f"{{root}}/celeba/{CELEBA_TEXTS[0]} (or unpacked: {{root}}/celeba/{CELEBA_FOLDER}/000001.jpg ...)",
     ),
-    **{name: Dataset(1, 2, (1,), make=lambda _, split, name=name: load_points(name, split)) for name in MIXTURES},
+    **{
+        name: Dataset(1, 2, (1,), make=lambda _, split, name=name: load_points(name, split), kind="points")
+        for name in MIXTURES
+    },
 }  # fmt: skip
 
 
@@ -414,14 +440,14 @@ def load_dataset(
     row = DATASETS.get(name)
     if row is None and data is None:
         raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
-    is_points = row is not None and row.points
-    if is_points and data is not None:
+    kind = KINDS["images" if row is None else row.kind]
+    if data is not None and not kind.resized:
         raise UserError(f"--data {data}: {name} is drawn, not read; leave the flag out")
     if data is None:
         sides = legal_shape(img_size, row.img_sizes, name)
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
-    if img_channels not in ((2,) if is_points else (1, 3)):
+    if img_channels not in kind.channels:
         raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")

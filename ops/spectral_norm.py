@@ -80,6 +80,11 @@ def apply_spectral_norm(net: nn.Module) -> nn.Module:
     return net
 
 
+def has_spectral_norm(net: nn.Module) -> bool:
+    """Whether any layer of `net` is spectrally normalised."""
+    return any(_is_normalised(module) for module in net.modules())
+
+
 def iterate_spectral_norm(net: nn.Module, n: int = 1) -> None:
     """Advance every spectral norm of `net` by n power iterations; nothing to do without any."""
     for module in net.modules():

@@ -19,7 +19,6 @@ import yaml
 
 from augmentation import AUGMENTATIONS
 from errors import Parser, UserError, blaming_user, tell
-from games.growing import Growth
 from generation.checkpoint import difference
 from images.sources import DATASETS, parse_size
 from losses import METHODS, PENALTIES
@@ -267,21 +266,6 @@ class TrainConfig:
     sample_interval: int = flag("output", 500, "steps between sample grids")
     checkpoint_interval: int = flag("output", 1000, "steps between checkpoints")
     keep_checkpoints: int = flag("output", 3, "checkpoints kept beside the best, at least 2")
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Base learning rate of each network."""
-        return {
-            "D": self.lr if self.lr_d is None else self.lr_d,
-            "G": self.lr if self.lr_g is None else self.lr_g,
-        }
-
-    def growth(self) -> Growth | None:
-        """How the networks grow; None where they do not."""
-        first = MODELS[self.model].grows_from
-        if first is None or self.no_grow:
-            return None
-        return Growth(first, self.img_size, 1000 * self.fade_kimg, 1000 * self.stable_kimg)
 
     def class_head(self) -> ClassHead | None:
         """How class logits enter D's output; None where D has none."""

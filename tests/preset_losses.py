@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.running import SMALL
@@ -124,7 +123,6 @@ def first_steps(name: str, rows: dict[str, "object"], images: Path, runs: Path) 
     preset, further = BESIDE.get(name, (name, ""))
     script, given = command(preset, rows[preset], images, runs)
     given += ["--log_name", name, *further.split()]
-    AcceleratorState._reset_state()  # of the run before
     code = importlib.import_module(script).main(given)
     assert code == 0, f"{name}: {script}.py {' '.join(given)} ended with {code}"
     lines = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 
 from modelling import MODELS, own_settings
 from settings.config import Request, parse_config
+from training.folder import planned
 from training.loop import Loop
-from training.run import train
+from training.run import run_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -62,8 +63,7 @@ def full(command: str, folder: Path) -> str:
 
 def run(command: str, folder: Path) -> Loop:
     """Train in this process."""
-    AcceleratorState._reset_state()
-    return train(request(full(command, folder)))
+    return run_plan(planned(request(full(command, folder)))).loop
 
 
 def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32") -> str:
@@ -113,5 +113,5 @@ def differing(
 if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
     for command in json.loads(Path(sys.argv[1]).read_text()):
-        train(request(command))
+        run_plan(planned(request(command)))
     PartialState().destroy_process_group()

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from games.acgan import ACGAN, class_accuracy, class_loss
-from games.task import Draws, Micro, NoiseToImage
+from games.noise_to_image import Inputs, NoiseToImage
+from games.task import Draws, Micro
 from losses import METHODS
 from modelling import MODELS
 from modelling.conditioning import CLASS_HEADS, DOutput
@@ -132,11 +133,10 @@ def test_other_ways_play_the_ordinary_game(tmp_path: Path, head: str) -> None:
     assert json.loads((tmp_path / "a" / "config.json").read_text())["ac_weight_d"] is None
 
 
-def step_of(loop: Loop, step: int = 0) -> Micro:
+def step_of(loop: Loop, step: int = 0) -> Inputs:
     """What the phases of a step are offered."""
-    config = loop.config
-    draws = Draws(loop.batches, config.seed, loop.attempt, step)
-    return Micro(loop.batches, draws, step, 0, config.z_dim)
+    draws = Draws(loop.shard, loop.device, loop.config.seed, loop.attempt, step)
+    return loop.task.inputs(Micro(draws, step, 0))
 
 
 @pytest.mark.parametrize("head", CLASSIFIERS)

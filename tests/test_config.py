@@ -7,6 +7,8 @@ import shlex
 import pytest
 
 from errors import UserError
+from games.growing import growth_of
+from games.task import network_rates
 from losses import METHODS, PENALTIES
 from modelling import check_settings, network_classes
 from settings import config as config_module
@@ -201,8 +203,10 @@ def test_presets_of_the_nvidia_family():
     }
     progan, stylegan, stylegan2 = row["progressive-gan"], row["stylegan"], row["stylegan2"]
     assert progan.penalties() == {"gp": (10.0, 1), "drift": (0.001, 1)}
-    assert stylegan.penalties() == {"r1": (10.0, 1)} and stylegan.growth() is not None
-    assert stylegan2.penalties() == {"r1": (10.0, 16), "path_length": (2.0, 4)} and stylegan2.growth() is None
+    assert stylegan.penalties() == {"r1": (10.0, 1)} and growth_of(stylegan) is not None
+    assert (
+        stylegan2.penalties() == {"r1": (10.0, 16), "path_length": (2.0, 4)} and growth_of(stylegan2) is None
+    )
     for config in (progan, stylegan, stylegan2):
         assert (config.beta1, config.beta2, config.z_dim, config.ema) == (0.0, 0.99, 512, True)
         assert config.ema_halflife == (10_000.0,)
@@ -267,7 +271,9 @@ def test_presets_of_the_hinge_family():
         0,
         64,
     )
-    assert rows["sagan"].rates == {"D": 4e-4, "G": 1e-4} and rows["sagan"].img_size == 128
+    assert (
+        network_rates(rows["sagan"], ("D", "G")) == {"D": 4e-4, "G": 1e-4} and rows["sagan"].img_size == 128
+    )
     assert rows["biggan"].penalties() == {"ortho": (1e-4, 1)} and rows["biggan"].ema_warmup == 20_000
     assert rows["biggan-cifar10"].penalties() == {} and rows["biggan-cifar10"].train_g_interval == 4
 
@@ -483,12 +489,14 @@ def test_auto_in_a_file_and_settled_in_the_saved_config(tmp_path):
 
 
 def test_growth_of_the_config():
-    growth = resolve("--model progressive_gan --img_size 64 --stable_kimg 2 --fade_kimg 1.5").growth()
+    growth = growth_of(resolve("--model progressive_gan --img_size 64 --stable_kimg 2 --fade_kimg 1.5"))
     assert (growth.first, growth.last, growth.stable, growth.fade) == (4, 64, 2000, 1500)
-    growth = resolve("--model stylegan --img_size 64").growth()
+    growth = growth_of(resolve("--model stylegan --img_size 64"))
     assert (growth.first, growth.stable, growth.fade) == (8, 600_000, 600_000)
-    assert resolve("--model stylegan --img_size 64 --no_grow").growth() is None
-    assert resolve("--model stylegan2 --img_size 64").growth() is resolve("--model dcgan").growth() is None
+    assert growth_of(resolve("--model stylegan --img_size 64 --no_grow")) is None
+    assert (
+        growth_of(resolve("--model stylegan2 --img_size 64")) is growth_of(resolve("--model dcgan")) is None
+    )
 
 
 def test_config_is_frozen():

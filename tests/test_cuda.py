@@ -52,7 +52,7 @@ def test_deterministic_resume_is_bit_equal(tmp_path, precision):
 @pytest.mark.parametrize("place", ["cpu", "device"])
 def test_resident_data_changes_nothing(tmp_path, place):
     loop = run(f"--log_name {place} --data_device {place} --n_steps 3 --deterministic", tmp_path)
-    assert loop.batches.images.device.type == ("cuda" if place == "device" else "cpu")
+    assert loop.task.batches.images.device.type == ("cuda" if place == "device" else "cpu")
     reference = run("--log_name auto --n_steps 3 --deterministic", tmp_path)
     assert differing(reference.state_dict(), loop.state_dict(), ("networks",)) == []
 

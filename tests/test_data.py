@@ -18,7 +18,7 @@ from PIL import Image
 from errors import UserError
 from images import archives, cache, decoding
 from images import sources as data_module
-from images.batches import Batches, ImageData
+from images.batches import Batches, ImageData, Shard
 from images.decoding import BadImage, decode
 from images.layout import parse_table, read_layout
 from images.sources import DATASETS, load_dataset
@@ -858,7 +858,7 @@ def numbers(x: torch.Tensor) -> list[int]:
 
 
 def test_every_epoch_shows_every_image_once() -> None:
-    batches = Batches(numbered(10), 4, 0, False, "cpu")
+    batches = Batches(numbered(10), Shard(4), 0, False, "cpu")
     seen = [n for step in range(10) for n in numbers(batches.micro(4 * step)[0])]
     epochs = [seen[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -867,11 +867,11 @@ def test_every_epoch_shows_every_image_once() -> None:
 
 
 def test_batch_is_a_function_of_the_position_alone() -> None:
-    walked, jumped = (Batches(numbered(10), 4, 7, True, "cpu") for _ in range(2))
+    walked, jumped = (Batches(numbered(10), Shard(4), 7, True, "cpu") for _ in range(2))
     for step in range(8):
         walked.micro(4 * step)
     assert torch.equal(walked.micro(32)[0], jumped.micro(32)[0])
-    assert not torch.equal(jumped.micro(32)[0], Batches(numbered(10), 4, 8, True, "cpu").micro(32)[0])
+    assert not torch.equal(jumped.micro(32)[0], Batches(numbered(10), Shard(4), 8, True, "cpu").micro(32)[0])
 
 
 @pytest.mark.parametrize(("n_processes", "accumulate"), [(2, 1), (1, 3), (2, 3)])
@@ -879,10 +879,9 @@ def test_slices_of_processes_and_micro_batches_make_the_global_batch(
     n_processes: int, accumulate: int
 ) -> None:
     data = numbered(20, np.arange(20, dtype=np.int64) % 8)
-    x, y = Batches(data, 12, 0, True, "cpu").micro(12)
+    x, y = Batches(data, Shard(12), 0, True, "cpu").micro(12)
     shared = [
-        Batches(data, 12, 0, True, "cpu", n_processes=n_processes, process=r, accumulate=accumulate)
-        for r in range(n_processes)
+        Batches(data, Shard(12, n_processes, r, accumulate), 0, True, "cpu") for r in range(n_processes)
     ]
     parts = [batches.micro(12, j) for j in range(accumulate) for batches in shared]
     assert torch.equal(torch.cat([part[0] for part in parts]), x)
@@ -891,7 +890,7 @@ def test_slices_of_processes_and_micro_batches_make_the_global_batch(
 
 def test_pixels_are_normalised_and_flips_are_drawn_for_each_image() -> None:
     data = numbered(250)
-    plain, flipped = (Batches(data, 250, 0, flip, "cpu").micro(0)[0] for flip in (False, True))
+    plain, flipped = (Batches(data, Shard(250), 0, flip, "cpu").micro(0)[0] for flip in (False, True))
     assert plain.shape == (250, 1, 2, 3)
     assert plain.dtype == torch.get_default_dtype()
     assert plain.min() == -1
@@ -908,7 +907,7 @@ def test_white_is_one_black_is_minus_one_in_double() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         labels = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.uint8)
-        x, y = Batches(ImageData(pixels, labels, ("a", "b"), "", "x"), 3, 0, False, "cpu").micro(0)
+        x, y = Batches(ImageData(pixels, labels, ("a", "b"), "", "x"), Shard(3), 0, False, "cpu").micro(0)
     finally:
         torch.set_default_dtype(default)
     assert sorted(x.flatten().tolist()) == pytest.approx([-1, -0.6, 1], abs=1e-15)
@@ -920,7 +919,7 @@ def test_channels_last_keeps_memory_order_and_values() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 5, 3), dtype=np.uint8)
     data = ImageData(pixels, None, (), "", "noise")
     (first, _), (second, no_labels) = (
-        Batches(data, 4, 0, True, "cpu", channels_last=c).micro(0) for c in (False, True)
+        Batches(data, Shard(4), 0, True, "cpu", channels_last=c).micro(0) for c in (False, True)
     )
     assert first.is_contiguous()
     assert second.is_contiguous(memory_format=torch.channels_last)
@@ -942,19 +941,19 @@ def test_wrong_batch_sizes_are_refused(
     batch_size: int, n_processes: int, accumulate: int, reason: str
 ) -> None:
     with pytest.raises(UserError, match=reason):
-        Batches(numbered(10), batch_size, 0, False, "cpu", n_processes=n_processes, accumulate=accumulate)
+        Batches(numbered(10), Shard(batch_size, n_processes, 0, accumulate), 0, False, "cpu")
 
 
 def test_unknown_data_device_is_refused() -> None:
     with pytest.raises(UserError, match="choose one of auto, cpu, device"):
-        Batches(numbered(10), 2, 0, False, "cpu", data_device="disk")
+        Batches(numbered(10), Shard(2), 0, False, "cpu", data_device="disk")
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no posix_fadvise here")
 def test_announced_bytes_are_those_of_the_next_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"{split}/{name}": png for split in ("train", "test") for name, png in greys(20).items()}
     data = load(write_folder(tmp_path / "set", files), tmp_path, split="test")
-    batches = Batches(data, 8, 0, False, "cpu", accumulate=2)
+    batches = Batches(data, Shard(8, accumulate=2), 0, False, "cpu")
     calls = []
     monkeypatch.setattr(
         os, "posix_fadvise", lambda fd, offset, length, advice: calls.append((offset, length))
@@ -964,7 +963,7 @@ def test_announced_bytes_are_those_of_the_next_rows(tmp_path: Path, monkeypatch:
     announced = [content[offset : offset + length] for offset, length in calls]
     rows = [data.images[i].tobytes() for i in batches.indices(16, 8).tolist()]
     assert announced == rows
-    Batches(numbered(10), 2, 0, False, "cpu").announce(0)
+    Batches(numbered(10), Shard(2), 0, False, "cpu").announce(0)
     assert len(calls) == 8
 
 
@@ -973,8 +972,8 @@ def test_announced_bytes_are_those_of_the_next_rows(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_cuda_serves_the_same_batches(data_device: str, channels_last: bool) -> None:
     data = numbered(50, np.arange(50, dtype=np.int64) % 8)
-    expected = Batches(data, 20, 0, True, "cpu", channels_last=channels_last)
-    batches = Batches(data, 20, 0, True, "cuda", data_device, channels_last)
+    expected = Batches(data, Shard(20), 0, True, "cpu", channels_last=channels_last)
+    batches = Batches(data, Shard(20), 0, True, "cuda", data_device, channels_last)
     for start in (0, 40):
         (x, y), (x_cpu, y_cpu) = batches.micro(start), expected.micro(start)
         assert x.device.type == y.device.type == "cuda"

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from games import game_of
+from images.batches import Shard
 from settings.config import make_parser, parse_config
 from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
 from tools import evaluate, sample, train_classifier, traverse
-from training.run import rehearse
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # parsed by others, or translated before argparse sees it
@@ -156,9 +157,10 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
     """Settings, networks and batch go together, at full width: run on the device that computes nothing."""
     script, *words = shlex.split(command)
     name = script.removesuffix(".py")
-    monkeypatch.setattr("training.run.parse_config", lambda *given: given)
+    monkeypatch.setattr("training.launch.parse_config", lambda *given: given)
+    monkeypatch.setattr("training.launch.planned", lambda given: given)
     requested = {}
-    monkeypatch.setattr("training.run.train", lambda given: requested.update(given=given))
+    monkeypatch.setattr("training.launch.run_plan", lambda given: requested.update(given=given))
     assert importlib.import_module(name).main(words) == 0
     config = parse_config(*requested["given"]).config()
-    rehearse(config, 1)
+    game_of(config).rehearse(config, Shard(config.batch_size, accumulate=config.accumulate), {})

@@ -161,7 +161,7 @@ def test_reals_are_faded_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     faded = run(f"{PRO} --n_steps 6", tmp_path).state_dict()
     again = run(f"{PRO.replace('name a', 'name b')} --n_steps 6", tmp_path).state_dict()
     assert differing(faded, again) == []
-    monkeypatch.setattr("games.task.at_stage", lambda x, size, alpha: F.avg_pool2d(x, 16 // size))
+    monkeypatch.setattr("games.noise_to_image.at_stage", lambda x, size, alpha: F.avg_pool2d(x, 16 // size))
     sharp = run(f"{PRO.replace('name a', 'name c')} --n_steps 6", tmp_path).state_dict()
     assert differing(faded, sharp, ("networks",)) != []
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from games import game_of
 from games.infogan import InfoGAN, continuous_loss, information
 from generation.generator import load_generator
+from images.batches import Shard
 from losses import METHODS
 from modelling import build_discriminator, build_generator
 from modelling.conditioning import DOutput
@@ -19,7 +21,6 @@ from settings.config import parse_config
 from tests.running import run, small, state
 from tests.test_training import finite, lines, refused
 from training.loop import Loop
-from training.run import rehearse
 
 COMMAND = f"--log_name a {small('infogan')} --log_interval 1"
 JOINT = (
@@ -160,7 +161,7 @@ class Given:
             n_categories=3, n_continuous=1, category_weight=2.0, continuous_weight=0.1, joint=joint
         )
         self.task.G = SimpleNamespace(codes=lambda z: (None, z[:, :3].argmax(1), z[:, 3:]))
-        self.micro = SimpleNamespace(z=torch.tensor([[9.0, 0, 0, 0.5], [0, 0, 9.0, -1.0]]))
+        self.batch = SimpleNamespace(z=torch.tensor([[9.0, 0, 0, 0.5], [0, 0, 9.0, -1.0]]))
 
 
 def test_terms_by_hand() -> None:
@@ -168,14 +169,14 @@ def test_terms_by_hand() -> None:
     given = Given()
     read = torch.tensor([[LN(4), 0, 0, 1.0], [0, LN(2.5), LN(3.5), -1.0]])
     read[1, :3] = torch.tensor([LN(1), LN(3), LN(4)])
-    terms = given.task.d_terms(given.micro, DOutput(torch.zeros(2)), DOutput(torch.zeros(2), read))
+    terms = given.task.d_terms(given.batch, DOutput(torch.zeros(2)), DOutput(torch.zeros(2), read))
     error = (LN(6 / 4) + LN(8 / 4)) / 2
     values = {name: (weight, value.item()) for name, (weight, value) in terms.items()}
     assert values["category/d"] == (2.0, pytest.approx(error))
     assert values["continuous/d"] == (0.1, pytest.approx(0.25 / 2 / 2))
     assert values["category/information_d"] == (0.0, pytest.approx(LN(3) - error))
     assert values["category/accuracy_d"] == (0.0, 1.0)
-    assert given.task.g_terms(given.micro, DOutput(torch.zeros(2), read)).keys() == {
+    assert given.task.g_terms(given.batch, DOutput(torch.zeros(2), read)).keys() == {
         name.replace("_d", "_g").replace("/d", "/g") for name in values
     }
 
@@ -183,11 +184,11 @@ def test_terms_by_hand() -> None:
 def test_a_q_that_knows_nothing_gives_no_information() -> None:
     """A uniform Q: cross entropy is the entropy ln n, the bound 0; a certain and right one: all of ln n."""
     given = Given()
-    terms = given.task.g_terms(given.micro, DOutput(torch.zeros(2), torch.zeros(2, 4)))
+    terms = given.task.g_terms(given.batch, DOutput(torch.zeros(2), torch.zeros(2, 4)))
     assert terms["category/g"][1].item() == pytest.approx(LN(3))
     assert terms["category/information_g"][1].item() == pytest.approx(0, abs=1e-6)
     sure = torch.tensor([[50.0, 0, 0, 0.5], [0, 0, 50.0, -1.0]])
-    terms = given.task.g_terms(given.micro, DOutput(torch.zeros(2), sure))
+    terms = given.task.g_terms(given.batch, DOutput(torch.zeros(2), sure))
     assert terms["category/information_g"][1].item() == pytest.approx(LN(3))
     assert terms["continuous/g"][1].item() == 0
     assert information(torch.tensor(0.0), 10).item() == pytest.approx(LN(10))
@@ -195,7 +196,7 @@ def test_a_q_that_knows_nothing_gives_no_information() -> None:
 
 def test_joint_terms_stand_in_neither_loss() -> None:
     given, fake = Given(joint=True), DOutput(torch.zeros(2), torch.zeros(2, 4))
-    assert given.task.d_terms(given.micro, fake, fake) == given.task.g_terms(given.micro, fake) == {}
+    assert given.task.d_terms(given.batch, fake, fake) == given.task.g_terms(given.batch, fake) == {}
 
 
 # Runs
@@ -308,7 +309,7 @@ def test_what_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture, flags: 
 def test_presets(preset: str, noise: int, joint: bool, norm: str) -> None:
     """Both are rehearsed in full, and leave as much noise as their sources have."""
     config = parse_config("gan_mnist", ("mnist",), {}, ["--preset", preset]).config()
-    rehearse(config, 1)
+    game_of(config).rehearse(config, Shard(config.batch_size), {})
     assert (config.norm_g, config.norm_d) == (norm, norm)
     assert config.z_dim - 12 == noise and config.d_kwargs.get("joint", False) == joint
     assert config.n_steps // config.train_g_interval == (10_000 if joint else 5000)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 import gan_ring8
@@ -64,7 +63,6 @@ def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
     runs = [Run("ring8", method, 0, STEPS, tmp_path / "runs") for method in ("wgan", "wgan-gp")]
     runs[0].runs_dir.mkdir()
     assert gan_ring8.main([*runs[1].command([])[2:], "--loggers"]) == 0
-    AcceleratorState._reset_state()
     mode_collapse.train_all(runs, 2, ["--loggers"])
     log = runs[0].runs_dir / "ring8-wgan-0.log"
     said = log.read_text()
@@ -102,7 +100,6 @@ def test_only_scores_taken_alike_count(tmp_path: Path) -> None:
 def test_runs_of_other_settings_are_not_taken(tmp_path: Path) -> None:
     run = Run("ring8", "gan", 0, STEPS, tmp_path)
     assert gan_ring8.main([*run.command([])[2:], "--loggers"]) == 0
-    AcceleratorState._reset_state()
     run.check()
     saved = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps(saved | {"lr": 1.0}))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from images.batches import Batches, ImageData
+from images.batches import Batches, ImageData, Shard
 from images.own import as_image_data
 from tests.running import ROOT
 
@@ -86,7 +86,7 @@ def test_grey_images_and_pictures_of_other_modes() -> None:
 def test_what_comes_out_of_batches_went_in() -> None:
     """Floats at the 256 levels survive; others move by half a level at most."""
     x = torch.rand(4, 1, 8, 8) * 2 - 1
-    batches = Batches(as_image_data(x), 4, 0, flip=False, device="cpu")
+    batches = Batches(as_image_data(x), Shard(4), 0, flip=False, device="cpu")
     back, y = batches.micro(0)
     assert y is None
     order = batches.indices(0, 4).long()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from games.noise_to_image import NoiseToImage
+from images.batches import Shard
 from modelling import (
     MODELS,
     Model,
@@ -22,7 +24,6 @@ from modelling import (
 from modelling.conditioning import DOutput
 from modelling.growing import Stage
 from tests.running import SMALL, TINY, request
-from training.run import rehearse
 
 IMAGE = {"img_size": 16, "img_channels": 1}
 CONTRACT = IMAGE | {"n": 4, "z_dim": 8}
@@ -362,4 +363,15 @@ def test_the_rehearsal_checks_the_contract(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(MODELS, "mlp", Model(Forgetful, MODELS["mlp"].Discriminator))
     config = request(f"{TINY} --model mlp --log_name a --n_steps 1").config()
     with pytest.raises(UserError, match=r"Forgetful \(.*\) has no attribute z_dim"):
-        rehearse(config, 1)
+        NoiseToImage.rehearse(config, Shard(8), {})
+
+
+def test_instances_are_rehearsed_and_stay_as_they_are() -> None:
+    config = request(f"{TINY} --model dcgan --log_name a --n_steps 1").config()
+    G, D = build_generator("mlp", z_dim=8, **IMAGE), build_discriminator("mlp", **IMAGE)
+    NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})
+    assert not any(p.is_meta for net in (G, D) for p in net.parameters())
+    NoiseToImage.rehearse(config, Shard(8), {"D": D})  # with the model's own G
+    G.z_dim = 9
+    with pytest.raises(UserError, match=r"Generator \(.*mlp.py\) has z_dim 9, and 8 was asked for"):
+        NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})

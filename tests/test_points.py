@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 import gan_ring8
 from errors import UserError
 from generation.pictures import FAKE, REAL, scatter
-from images.batches import Batches
+from images.batches import Batches, Shard
 from images.sources import load_dataset
 from metrics.mixture import MIXTURES, mixture_scores
 from settings.config import parse_config
@@ -25,7 +24,6 @@ QUICK = "--n_steps 10 --batch_size 16 --loggers --log_interval 5 --sample_interv
 
 
 def ring8(command: str, folder: Path) -> None:
-    AcceleratorState._reset_state()
     assert gan_ring8.main(shlex.split(f"{command} --runs_dir {folder}")) == 0
 
 
@@ -53,7 +51,7 @@ def test_points_are_images_of_one_pixel(name: str) -> None:
 
 def test_batches_are_the_points_themselves() -> None:
     data = load_dataset("ring8", img_size=1, img_channels=2)
-    batches = Batches(data, 8, seed=0, flip=False, device="cpu", channels_last=True)
+    batches = Batches(data, Shard(8), seed=0, flip=False, device="cpu", channels_last=True)
     x, y = batches.micro(0)
     index = batches.indices(0, 8)
     assert x.shape == (8, 2, 1, 1)
@@ -64,7 +62,7 @@ def test_batches_are_the_points_themselves() -> None:
 def test_points_are_as_precise_as_training() -> None:
     """In float64 the same values: neither rounded again nor scaled as bytes are."""
     data = load_dataset("grid25", img_size=1, img_channels=2)
-    batches = Batches(data, 8, seed=0, flip=False, device="cpu")
+    batches = Batches(data, Shard(8), seed=0, flip=False, device="cpu")
     single, _ = batches.micro(16)
     torch.set_default_dtype(torch.float64)
     try:
@@ -154,7 +152,6 @@ def test_dots_stand_where_the_points_are() -> None:
     ],
 )
 def test_refusals(flags: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    AcceleratorState._reset_state()
     line = refusal(
         capsys, gan_ring8.main, f"{flags} --log_name a --n_steps 5 --runs_dir {tmp_path} --device cpu"
     )

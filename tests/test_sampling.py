@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from errors import UserError
+from games.build import generator_config
 from generation.generator import (
     label_examples,
     label_rows,
@@ -18,11 +19,10 @@ from generation.generator import (
     truncate_latents,
 )
 from generation.sampling import latents, sample_labels
+from generation.views import COLUMNS, view_of
 from images.batches import ImageData
 from modelling import build_generator
 from tests.running import TINY, request
-from training.hooks import COLUMNS, grid_latents
-from training.run import generator_config
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:
@@ -223,17 +223,17 @@ def test_standing_statistics_are_of_truncated_latents() -> None:
 @pytest.mark.parametrize(("n_labels", "rows"), [(2, 2), (10, 10), (12, 10), (200, 10)])
 def test_training_grids_have_a_row_a_class(n_labels: int, rows: int) -> None:
     """The first ten of more; the latents are the same down each column."""
-    z, y = grid_latents(5, {"dataset": "mnist", "n_labels": n_labels, "multi_hot": False}, seed=1)
+    z, y = view_of("mnist").latents(5, {"dataset": "mnist", "n_labels": n_labels, "multi_hot": False}, seed=1)
     assert z.shape == (rows * COLUMNS, 5) and y.dtype == torch.int64
     assert torch.equal(y.view(rows, COLUMNS), torch.arange(rows)[:, None].expand(rows, COLUMNS))
     assert (z.view(rows, COLUMNS, 5) == z[:COLUMNS]).all() and len(z.unique(dim=0)) == COLUMNS
 
 
 def test_training_grids_without_classes_have_64_latents() -> None:
-    z, y = grid_latents(5, {"dataset": "mnist", "n_labels": 0, "multi_hot": False}, seed=1)
-    faces, attribute_rows = grid_latents(5, FACES, seed=1)
+    z, y = view_of("mnist").latents(5, {"dataset": "mnist", "n_labels": 0, "multi_hot": False}, seed=1)
+    faces, attribute_rows = view_of("mnist").latents(5, FACES, seed=1)
     assert z.shape == (64, 5) and y is None and len(z.unique(dim=0)) == 64
     assert torch.equal(faces, z) and torch.equal(attribute_rows, label_rows(FACES, 64, 1))
     assert not torch.equal(
-        grid_latents(5, {"dataset": "mnist", "n_labels": 0, "multi_hot": False}, seed=2)[0], z
+        view_of("mnist").latents(5, {"dataset": "mnist", "n_labels": 0, "multi_hot": False}, seed=2)[0], z
     )

@@ -9,13 +9,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from errors import UserError
+from games.preview import GeneratorScorer
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor
 from tests.running import drive, full, request, run, state
 from tests.test_config import refusal
 from tools import evaluate, sample
+from training.folder import planned
 from training.loop import Loop, Stopped
-from training.run import train
+from training.run import run_plan
 from training.scores import Scores
 
 
@@ -62,7 +64,7 @@ def with_scores(folder: Path, evaluator: Given, patience: int | None = None, ste
     loop = run(f"--log_name a --n_steps 1 --overwrite {'--ema'}", folder)
     loop.config = loop.config.__class__(**(vars(loop.config) | {"n_steps": steps}))
     config = json.loads((folder / "a" / "generator" / "config.json").read_text())
-    loop.scores = Scores(evaluator, loop.log, config, interval=2, patience=patience)
+    loop.scores = Scores(GeneratorScorer(evaluator, config), loop.log, interval=2, patience=patience)
     loop.run()
     return loop
 
@@ -182,7 +184,7 @@ def test_a_signal_ends_an_evaluation(tmp_path: Path, weights: Path, monkeypatch:
     evaluated = Loop._evaluate
 
     def stopping(loop: Loop, step: int) -> bool:
-        loop.signal = signal.SIGTERM
+        loop.signals.received = signal.SIGTERM
         return evaluated(loop, step)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -238,7 +240,7 @@ def test_refused_before_the_run_has_a_folder(flags: str, words: str, tmp_path: P
 def test_checkpoints_that_are_not_there(
     which: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(request(full("--log_name a --n_steps 2", tmp_path)))
+    run_plan(planned(request(full("--log_name a --n_steps 2", tmp_path))))
     capsys.readouterr()
     command = [str(tmp_path / "a"), "--out", str(tmp_path / "a.png"), "--checkpoint", which]
     assert sample.main(command) == 2

@@ -15,14 +15,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 import gan_mnist
 from augmentation import AUGMENTATIONS
 from ema import EMA
 from errors import UserError
-from games.task import NoiseToImage, every, warm_schedule
+from games.noise_to_image import NoiseToImage
+from games.task import every, warm_schedule
 from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
 from images.sources import DIGITS
@@ -337,7 +337,7 @@ def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_path_length_mean_moves_once_a_step(tmp_path, monkeypatch, accumulate):
     """By a hundredth of the lengths' mean over the micro-batches, however many."""
-    task, lengths = "games.task.NoiseToImage", []
+    task, lengths = "games.noise_to_image.NoiseToImage", []
     follow = NoiseToImage._follow
 
     def spy(self, name, value, micro):
@@ -375,9 +375,10 @@ def test_path_length_is_due_every_fourth_update_of_g(tmp_path):
 
 def test_lazy_r1_makes_no_fakes(tmp_path, monkeypatch):
     calls = []
-    generate = NoiseToImage._generate
+    generate = NoiseToImage.generate
     monkeypatch.setattr(
-        "games.task.NoiseToImage._generate", lambda self, micro: calls.append(1) or generate(self, micro)
+        "games.noise_to_image.NoiseToImage.generate",
+        lambda self, batch: calls.append(1) or generate(self, batch),
     )
     run("--log_name a --r1_weight 1 --penalty_interval r1=2 --n_steps 4 --accumulate 2", tmp_path)
     assert len(calls) == 4 * 2 * 2  # for D and for G
@@ -431,7 +432,7 @@ def test_path_length_corrects_adam_of_g(tmp_path):
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
-    monkeypatch.setattr("games.task.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
+    monkeypatch.setattr("games.noise_to_image.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
     norms = {}
     for weight, interval in ((1, 2), (1, 4), (3, 4)):
         name = f"{weight}-{interval}"
@@ -513,7 +514,7 @@ def test_r1_differentiates_with_respect_to_plain_reals(tmp_path, monkeypatch, in
         f"--log_name a --augment color --r1_weight 1 --penalty_interval r1={interval} --lr 0 --log_interval 1"
     )
     loop = run(f"{command} --n_steps {interval}", tmp_path)
-    x = loop.batches.micro((interval - 1) * 8)[0].requires_grad_()
+    x = loop.task.batches.micro((interval - 1) * 8)[0].requires_grad_()
     (gradient,) = torch.autograd.grad(loop.task.networks["D"](3 * x).sum(), x)
     expected = gradient.square().sum((1, 2, 3)).mean() / 2
     assert lines(tmp_path)[-1]["penalty/r1"] == pytest.approx(float(expected), rel=1e-4)
@@ -572,7 +573,7 @@ def poison(monkeypatch, bad_steps):
 
     def micro(self, start, j=0):
         x, y = plain(self, start, j)
-        if bad_steps(start // self.batch_size):
+        if bad_steps(start // self.shard.batch_size):
             x = x.clone()
             x[0, 0, 0, 0] = float("nan")
         return x, y
@@ -687,7 +688,7 @@ def test_generator_folder_alone_gives_the_average(tmp_path):
 
 def test_split_is_trained_on_and_remembered(tmp_path):
     loop = run("--log_name a --split test --n_steps 1", tmp_path)
-    assert loop.batches.n_images == 300
+    assert loop.task.batches.n_images == 300
     assert load_generator(tmp_path / "a")[1]["data"]["split"] == "test"
 
 
@@ -804,7 +805,6 @@ def test_damaged_newest_checkpoint_falls_back(tmp_path, capsys):
 
 def refused(command, folder, capsys) -> str:
     """The last line on stderr of a refused command: its only error, and no traceback."""
-    AcceleratorState._reset_state()
     assert gan_mnist.main(shlex.split(full(command, folder))) == 2
     text = capsys.readouterr().err.strip()
     assert text.count("error: ") == 1 and "Traceback" not in text, text

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 import gan_ring8
-from games.task import Micro
+from games.noise_to_image import Inputs
+from games.task import Place
 from games.veegan import VEEGAN
+from images.batches import ImageData, Shard
 from modelling import build_discriminator, build_generator, mlp
 from modelling.veegan import Reconstructor
-from settings.config import TrainConfig
+from settings.config import TrainConfig, settled
 from tests.running import run, small, state
 from tests.test_training import lines, refused
 
@@ -100,19 +103,21 @@ def test_losses_by_hand() -> None:
     """G(z) = z / 4, R(x) = x / 2 + 1, D(x, z) = sum of x + 3 sum of z."""
     G = Plain(lambda z: (z / 4).view(2, 2, 1, 1))
     D = Plain(lambda x, z: x.flatten(1).sum(1) + 3 * z.sum(1))
-    config = TrainConfig(model="veegan", method="gan")
-    task = VEEGAN(config, G, D, autocast=torch.enable_grad, half=False)
-    micro: Micro = OneBatch()  # type: ignore[assignment]
-    loss, stats = task.d_loss(micro)
+    data = ImageData(np.zeros((2, 28, 28, 1), np.uint8), None, (), "", "none")
+    place = Place(torch.device("cpu"), Shard(2))
+    config = settled(TrainConfig(model="veegan", method="gan", batch_size=2, img_size=28))
+    task = VEEGAN(config, place, data, {"G": G, "D": D})
+    batch: Inputs = OneBatch()  # type: ignore[assignment]
+    loss, stats = task.d_loss(batch)
     fake = [0 + 3 * 0, 0.5 + 3 * 2]  # sums of z / 4, then of z
     real = [0.6 + 3 * (0.1 + 0.2 + 2 + 1), -0.6 + 3 * (-0.3 + 0 + 2 + 1)]  # R(x) + 0.5 is x / 2 + 1.5 twice
     on_fake, on_real = softplus(-torch.tensor(fake)).mean(), softplus(torch.tensor(real)).mean()
     assert_close(loss, (on_fake + on_real) / 2)
     assert_close(stats["d/real"], torch.tensor(real).mean())
     assert_close(stats["d/fake"], torch.tensor(fake).mean())
-    loss, stats = task.g_loss(micro)
+    loss, stats = task.g_loss(batch)
     again = torch.tensor([[1 / 8 + 1, -1 / 8 + 1], [1.0, 2 / 8 + 1]])
-    error = ((again - micro.z) ** 2).sum() / 4
+    error = ((again - batch.z) ** 2).sum() / 4
     assert_close(stats["reconstruction"], error)
     assert_close(loss, torch.tensor(fake).mean() + error)
 

@@ -1,4 +1,4 @@
-"""What a run shows and writes: progress, metrics.jsonl, trackers, the generator folder, the best score's step."""
+"""What a run shows and writes: progress, metrics.jsonl, trackers, the best score's step."""
 
 import json
 import math
@@ -24,7 +24,6 @@ class RunLog:
     def __init__(self, folder: Path, accelerator: Accelerator, n_steps: int, batch_size: int) -> None:
         self.folder, self.accelerator, self.main = folder, accelerator, accelerator.is_main_process
         self.n_steps, self.batch_size = n_steps, batch_size
-        self.export: Callable[[Any], None] = lambda loop: None
         self.latest: dict[str, float] = {}
         self._warned: set[str] = set()
         self._bar: tqdm | None = None

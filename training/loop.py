@@ -1,7 +1,8 @@
 """The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,14 @@ from ema import EMA, decay_at, decay_from_halflife
 from errors import UserError
 from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore, non_finite
-from images.sources import Batches
-from modelling import param_groups, running_statistics
+from images.batches import Shard
 from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
 from settings.config import TrainConfig
 from training.logs import RunLog
+from training.optimizers import Network, forget, make_optimizer, overwrite, step_or_leave
 from training.scores import Scores
+from training.signals import Signals
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
 MAX_ROLLBACKS = 3
@@ -33,41 +35,16 @@ class Stopped(SystemExit):
     """A stop signal was obeyed; the exit code is 128 + its number."""
 
 
-def make_optimizer(
-    config: TrainConfig, network: nn.Module, lr: float, device: torch.device, lazy: float
-) -> Any:
-    """The optimiser of one network, fused where torch has it; each group of parameters with the network's own scale.
-
-    lazy: c = 1 / (1 + sum 1/n_i) over its lazy phases; Adam's lr and betas are corrected for their extra steps
-    (arXiv:1912.04958, appendix B).
-    """
-    params = list(network.parameters())
-    groups = param_groups(network)
-    betas = (config.beta1**lazy, config.beta2**lazy)
-    fused = device.type in ("cpu", "cuda", "mps") and all(p.is_floating_point() for p in params)
-    decay = config.weight_decay
-    rows: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "Adam": lambda: torch.optim.Adam(groups, lr * lazy, betas, weight_decay=decay, fused=fused),
-        "AdamW": lambda: torch.optim.AdamW(groups, lr * lazy, betas, weight_decay=decay, fused=fused),
-        "RMSprop": lambda: torch.optim.RMSprop(groups, lr, weight_decay=decay),
-        "SGD": lambda: torch.optim.SGD(groups, lr, momentum=config.beta1, weight_decay=decay, fused=fused),
-    }
-    optimizer = rows[config.optimizer]()
-    for group in optimizer.param_groups:
-        group["lr"] *= group["lr_scale"]
-    forget(optimizer)
-    return optimizer
+WeightSets = dict[str, nn.Module]  # to sample from: averages first, then "raw"
 
 
-def forget(optimizer: torch.optim.Optimizer) -> None:
-    """Bring an optimiser's state back to where it starts."""
-    optimizer.state.clear()
-    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
-        for group in optimizer.param_groups:
-            for p in group[
-                "params"
-            ]:  # a first step that is skipped would otherwise leave an unset buffer behind
-                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+@dataclass(frozen=True)
+class Hook:
+    """What happens beside training every `interval` steps and at its end: write(step, weight sets)."""
+
+    interval: int
+    what: str
+    write: Callable[[int, WeightSets], None]
 
 
 def seed_layer_noise(*parts: Any) -> None:
@@ -80,89 +57,61 @@ def seed_layer_noise(*parts: Any) -> None:
         torch.mps.manual_seed(number)
 
 
-def overwrite(tensor: Tensor, value: Tensor) -> None:
-    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
-    statistics too, although its backward in training does not read them."""
-    tensor.data.copy_(value)
-
-
-@torch.no_grad()
-def step_or_leave(active: "Network", ok: Tensor) -> None:
-    """Step an optimiser that has no fused form, and put everything back where the flag ok is 0: no wait."""
-    on_device = [s for state in active.optimizer.state.values() for s in state.values()]
-    tensors = active.params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]
-    before = [t.clone() for t in tensors]
-    for p in active.params:
-        if p.grad is not None:  # state that this very step creates starts from 0
-            p.grad.copy_(torch.where(ok, p.grad, 0))
-    active.optimizer.step()
-    for tensor, old in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(ok, tensor, old))
-
-
-class Network:
-    """A network with what the loop needs of it, gathered once."""
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.params = list(module.parameters())
-        self.statistics = running_statistics(module)
-        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
-
-    def train_only(self, yes: bool) -> None:
-        """Freeze or free every parameter."""
-        if self.params[0].requires_grad != yes:
-            for p in self.params:
-                p.requires_grad_(yes)
-
-
 class Loop:
-    """Runs a task's phases from one step to another; all of its state is in state_dict()."""
+    """Runs a task's phases from one step to another; all of its state is in state_dict().
+
+    export: what is written after each checkpoint; surroundings: what a checkpoint says beside the state; on_step:
+    called after each step with its number and its logged values, which are still on the device.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
         accelerator: Accelerator,
         task: Task,
-        batches: Batches,
+        shard: Shard,
         store: CheckpointStore,
         log: RunLog,
-        extra_state: dict[str, Any],
+        *,
+        signals: Signals,
+        surroundings: dict[str, Any],
+        hooks: Sequence[Hook] = (),
+        export: Callable[[int, WeightSets], None] = lambda step, weight_sets: None,
+        scores: Scores | None = None,
+        on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
     ) -> None:
-        self.config, self.accelerator, self.task, self.batches = config, accelerator, task, batches
-        self.store, self.log, self.extra_state = store, log, extra_state
-        self.device = accelerator.device
-        self.n_processes = batches.n_processes
+        self.config, self.accelerator, self.task, self.shard = config, accelerator, task, shard
+        self.store, self.log, self.surroundings = store, log, surroundings
+        self.signals, self.hooks, self.export, self.scores = signals, hooks, export, scores
+        self.on_step = on_step
+        self.device, self.is_main = accelerator.device, accelerator.is_main_process
+        self.n_processes = shard.n_processes
         self.step = self.attempt = self.rollbacks = 0
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
-        self.signal: int | None = None
         self.stats: dict[str, Tensor] = {}
         self.networks = {name: self._network(name) for name in task.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
+        self.averaged = task.average_of()
         self.emas = self._make_emas()
-        self.hooks: list[tuple[int, Callable[[int], None]]] = []
-        self.scores: Scores | None = None
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
-        module, rates = self.task.networks[name], self.config.rates
-        rate = rates.get(name, rates["G"])  # what a game has beside G and D learns with G
+        module, rate = self.task.networks[name], self.task.rates[name]
         return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
 
     def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
         """Name -> (average, its decay now). The first one is what is sampled from."""
         if not self.config.ema:
             return {}
-        config, network = self.config, self.task.networks[self.task.averaged]
+        config = self.config
         if config.ema_halflife:
             values, decays = config.ema_halflife, [self._halflife_decay(h) for h in config.ema_halflife]
         else:
             values = config.ema_decay
             decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
         names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
-        return {name: (EMA(network), decay) for name, decay in zip(names, decays, strict=True)}
+        return {name: (EMA(self.averaged), decay) for name, decay in zip(names, decays, strict=True)}
 
     def _halflife_decay(self, halflife: float) -> Callable[[], float]:
         def decay() -> float:
@@ -180,21 +129,20 @@ class Loop:
         """All due phases of one step."""
         step, config = self.step, self.config
         for network in self.networks.values():
-            iterate_spectral_norm(network.module)
+            if network.spectral_norm:
+                iterate_spectral_norm(network.module)
         self._at_step(step)
         if self.task.new_stage(step):
             for network in self.networks.values():
                 forget(network.optimizer)
         self._set_rates(step)
-        draws = Draws(self.batches, config.seed, self.attempt, step)
+        draws = Draws(self.shard, self.device, config.seed, self.attempt, step)
+        inputs = [self.task.inputs(Micro(draws, step, j)) for j in range(config.accumulate)]
+        self.task.announce(step + 1)
         due = [phase for phase in self.task.phases if phase.due(step)]
-        keep = config.accumulate == 1 and any(self._averages(phase) for phase in due)
-        z_dim = self.task.networks[self.task.averaged].z_dim
-        micros = [Micro(self.batches, draws, step, j, z_dim, keep) for j in range(config.accumulate)]
-        self.batches.announce((step + 1) * config.batch_size)
         last = next((phase for phase in reversed(due) if self._averages(phase)), None)
         for phase in due:
-            ok = self._run_phase(phase, micros, step)
+            ok = self._run_phase(phase, inputs, step)
             if phase is last:  # once a step, however many phases train the network
                 self._average(ok)
         self.task.end_step(step)
@@ -206,11 +154,11 @@ class Loop:
             self.task.at_step(step, module)
 
     def _averages(self, phase: Phase) -> bool:
-        """Whether the phase is the main one of the network that an average is kept of.
+        """Whether the phase is a main one of a network that an average is kept of.
 
         What a lazy phase adds after it enters the average with the next step.
         """
-        return self.task.averaged in phase.trains and phase.interval == 1
+        return phase.interval == 1 and any(name in phase.trains for name in self.task.averaged)
 
     def _set_rates(self, step: int) -> None:
         start = self.config.lr_decay_from
@@ -221,23 +169,22 @@ class Loop:
             for group, rate in zip(network.optimizer.param_groups, network.base_rates, strict=True):
                 group["lr"] = rate * factor
 
-    def _run_phase(self, phase: Phase, micros: list[Micro], step: int) -> Tensor:
+    def _run_phase(self, phase: Phase, inputs: list[Any], step: int) -> Tensor:
         """One backward and one step of the phase's networks; whether it was taken, as a device flag."""
         for name, network in self.networks.items():
             network.train_only(name in phase.trains)
         active = [self.networks[name] for name in phase.trains]
         params = [p for network in active for p in network.params]
         before = [t.clone() for t in (*self.all_statistics, *self.task.running)]
-        seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.batches.process)
-        for micro in micros:
-            loss, stats = phase.loss(micro)
-            loss = loss * (phase.interval / len(micros))
-            scaler = (
-                self.accelerator.scaler
-            )  # accelerator.backward would also divide by the launcher's accumulation
+        seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.shard.process)
+        # accelerator.backward would also divide by the launcher's accumulation
+        scaler = self.accelerator.scaler
+        for j, given in enumerate(inputs):
+            loss, stats = phase.loss(given)
+            loss = loss * (phase.interval / len(inputs))
             (loss if scaler is None else scaler.scale(loss)).backward(inputs=params)
             for name, value in stats.items():
-                self.stats[name] = value / len(micros) + (self.stats[name] if micro is not micros[0] else 0)
+                self.stats[name] = value / len(inputs) + (self.stats[name] if j else 0)
         grads = [p.grad for p in params if p.grad is not None]
         self._reduce(grads + self.all_statistics)
         norm, ok = self._apply(active, grads)
@@ -289,9 +236,8 @@ class Loop:
             if ok:
                 optimizer.step()
         elif optimizer.defaults.get("fused"):
-            optimizer.found_inf = (
-                ~ok
-            ).float()  # the fused kernel leaves everything untouched: no wait for the device
+            # the fused kernel leaves everything untouched: no wait for the device
+            optimizer.found_inf = (~ok).float()
             optimizer.step()
         else:
             step_or_leave(network, ok)
@@ -309,11 +255,10 @@ class Loop:
             overwrite(tensor, torch.where(ok, tensor, old))
 
     def _average(self, ok: Tensor) -> None:
-        network = self.task.networks[self.task.averaged]
         flag = None if self.device.type == "cpu" else ok
         if flag is not None or ok:
             for ema, decay in self.emas.values():
-                ema.update(network, decay(), flag)
+                ema.update(self.averaged, decay(), flag)
         self.updates += 1  # skipped ones too: a count that no device has to be asked for
         self.last_update = self.step + 1
 
@@ -321,9 +266,10 @@ class Loop:
 
     def run(self) -> None:
         """Train to n_steps; Stopped after a signal, UserError when training cannot go on."""
-        previous = {
-            s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        }
+        with self.signals.noted():
+            self._run_guarded()
+
+    def _run_guarded(self) -> None:
         try:
             missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
             if missing:
@@ -349,9 +295,6 @@ class Loop:
                 raise
             first = str(error).splitlines()[0]
             raise UserError(f"lost the GPU at step {self.step} ({first}); {self._last_good()}") from None
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _last_good(self) -> str:
         steps = self.store.steps()
@@ -362,6 +305,8 @@ class Loop:
         while self.step < config.n_steps and not self._exhausted():
             self.run_step()
             step = self.step
+            if self.on_step is not None:
+                self.on_step(step, self.stats)
             scoring = self.scores is not None and self.scores.due(step, config.n_steps)
             best = scoring and self._evaluate(step)
             last = step == config.n_steps or self._exhausted()
@@ -371,9 +316,9 @@ class Loop:
             if logging:
                 self._log()
             self.log.tick(step)
-            for interval, hook in self.hooks:
-                if step % interval == 0 or last:
-                    self.log.attempt("sample grid", partial(hook, step))
+            for hook in self.hooks:
+                if step % hook.interval == 0 or last:
+                    self.log.attempt(hook.what, partial(hook.write, step, self.weight_sets()))
             number = self._agreed_signal(logging or scoring)
             if step % config.checkpoint_interval == 0 or last or number or best:
                 saved = self.save()
@@ -389,31 +334,26 @@ class Loop:
             self.log.say(f"stopped by {name} at step {self.step}; {self._last_good()}")
             raise Stopped(128 + number)
 
-    def sources(self) -> dict[str, nn.Module]:
-        """The weight sets to sample from: averages first, then the raw network."""
-        averages = {name: ema.module for name, (ema, _) in self.emas.items()}
-        return averages | {"raw": self.task.networks[self.task.averaged]}
+    def weight_sets(self) -> WeightSets:
+        """What can be sampled from: averages first, then the raw network, or networks by name."""
+        return {name: ema.module for name, (ema, _) in self.emas.items()} | {"raw": self.averaged}
 
     def _evaluate(self, step: int) -> bool:
         """Score the first weight set; whether it is the best so far."""
-        name, network = next(iter(self.sources().items()))
+        name, network = next(iter(self.weight_sets().items()))
         return self.scores.evaluate(step, name, network)
 
     def _exhausted(self) -> bool:
         """Whether training ends here for want of better scores."""
         return self.scores is not None and self.scores.exhausted()
 
-    def _on_signal(self, number: int, frame: Any) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)  # a second one kills
-
     def _agreed_signal(self, logging: bool) -> int:
         """The signal all processes obey at this step, 0 for none; asked only at the logging cadence."""
         if self.n_processes == 1:
-            return self.signal or 0
+            return self.signals.received or 0
         if not logging:
             return 0
-        flags = torch.tensor([self.signal or 0], device=self.device)
+        flags = torch.tensor([self.signals.received or 0], device=self.device)
         return int(self.accelerator.gather(flags).max())
 
     def _check_bad_runs(self) -> None:
@@ -460,7 +400,7 @@ class Loop:
                 "skipped": float(self.skipped),
                 "scores": [] if self.scores is None else self.scores.state_dict(),
             },
-            **self.extra_state,
+            **self.surroundings,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -486,10 +426,10 @@ class Loop:
         if bad := non_finite(state):  # on every process, so that all roll back
             raise Diverged(f"non-finite weights ({bad[0]})")
         saved = True
-        if self.accelerator.is_main_process:
+        if self.is_main:
             saved = self.store.save(state, self.step, protect=self.log.best_steps()) is not None
             if saved:
-                self.log.attempt("generator/", partial(self.log.export, self))
+                self.log.attempt("generator/", partial(self.export, self.step, self.weight_sets()))
         if self.n_processes > 1:
             flag = torch.tensor(float(saved), device=self.device)
             saved = bool(self.accelerator.reduce(flag, "sum") == self.n_processes)
@@ -497,14 +437,14 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
-        found = self.store.latest(quiet=not self.accelerator.is_main_process)
+        found = self.store.latest(quiet=not self.is_main)
         if found is None or self.rollbacks > MAX_ROLLBACKS:
             last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
             where = (
                 "before the first checkpoint" if found is None else f"again after {MAX_ROLLBACKS} rollbacks"
             )
             raise UserError(
-                f"training diverged at step {self.step} {where}: {reason}; losses {last}, lr {self.config.rates}; "
+                f"training diverged at step {self.step} {where}: {reason}; losses {last}, lr {self.task.rates}; "
                 "try a lower --lr, another --method, or --mixed_precision no"
             )
         attempt = self.attempt + 1

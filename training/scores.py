@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from generation.evaluation import Evaluator, Interrupted, PointEvaluator
-from generation.generator import batch_norm_of, sampling_copy
-from ops.distributed import agree
+from games.task import Scorer
+from generation.evaluation import Interrupted
 from training.logs import RunLog, protocol_key
 
 
@@ -21,22 +20,20 @@ class Scores:
 
     def __init__(
         self,
-        evaluator: Evaluator | PointEvaluator,
+        scorer: Scorer,
         log: RunLog,
-        generator_config: dict[str, Any],
         *,
         interval: int,
         patience: int | None,
     ) -> None:
-        self.evaluator, self.log, self.config = evaluator, log, generator_config
+        self.scorer, self.log = scorer, log
         self.interval, self.patience = interval, patience
-        self.history: list[
-            list[Any]
-        ] = []  # [step, deciding score, protocol] of each evaluation that succeeded
+        # [step, deciding score, protocol] of each evaluation that succeeded
+        self.history: list[list[Any]] = []
 
     def _comparable(self) -> list[tuple[int, float]]:
         """(step, deciding score, the lower the better) of the evaluations made as the last one was."""
-        sign = 1.0 if self.evaluator.better == "low" else -1.0
+        sign = 1.0 if self.scorer.better == "low" else -1.0
         return [(step, sign * value) for step, value, key in self.history if key == self.history[-1][2]]
 
     def due(self, step: int, n_steps: int) -> bool:
@@ -62,7 +59,7 @@ class Scores:
         """Score the weights of that name; whether the step is the best so far. What fails is said, training goes on."""
         began = time.monotonic()
         try:
-            line = self._line(step, weights, network)
+            line = self.scorer.score(network, step=step, weights=weights)
         except Interrupted:
             self.log.say(
                 f"evaluation at step {step} given up for the signal; the resumed run takes it up again"
@@ -82,10 +79,6 @@ class Scores:
         note = "the best so far" if best == step else f"best at step {best}"
         self.log.say(f"step {step}: {name} {line[name]:.4g} of {weights} weights, {note} ({seconds:.0f} s)")
         return best == step
-
-    def _line(self, step: int, weights: str, network: nn.Module) -> dict[str, Any]:
-        G = agree(lambda: sampling_copy(network, self.config, self.config["seed"]))  # or all fail: none waits
-        return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))
 
     def reason(self) -> str:
         """Why training ends before its last step."""

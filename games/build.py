@@ -1,0 +1,136 @@
+"""Networks of a noise-to-image game from the settings of a run: rehearsed on the meta device, built, described."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from errors import UserError
+from games.growing import growth_of
+from games.task import Place
+from generation.generator import label_examples
+from images.batches import ImageData, Shard
+from images.sources import DATASETS
+from losses import PENALTIES, weight_matrices
+from modelling import (
+    build_discriminator,
+    build_generator,
+    check_contract,
+    check_settings,
+    check_spectral_norm,
+    find_model,
+    model_of,
+    network_classes,
+)
+from modelling.layers import Size
+from ops.rng import key
+from settings.config import TrainConfig
+
+REHEARSED_LABELS = 2  # how many the data has is not known yet
+COMPILED_FORMS = (
+    128  # of a growing network: 9 sizes, fading or not, with and without gradients of weights and input
+)
+
+
+def network_settings(
+    config: TrainConfig, img_size: Size, img_channels: int, n_labels: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of build_generator and build_discriminator beside the model's name."""
+    image = {"img_size": img_size, "img_channels": img_channels, "n_labels": n_labels, "z_dim": config.z_dim}
+    settings = {side: dict(image) for side in ("g", "d")}
+    for side, network in network_classes(config.model).items():
+        settings[side]["spectral_norm"] = getattr(config, f"spectral_norm_{side}")
+        if n_labels:
+            settings[side]["condition"] = getattr(config, f"condition_{side}")
+        own = getattr(config, f"{side}_kwargs")
+        check_settings(config.model, network, own, f"--{side}_kwargs")
+        norm = getattr(config, f"norm_{side}")
+        settings[side] |= own | ({} if norm is None else {"norm": norm})
+    return settings["g"], settings["d"]
+
+
+def rehearsed(config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """(G, D) on the meta device, which computes nothing, after one micro-batch; ValueError for what does not fit.
+
+    own: networks given as instances, which are checked, and returned, as they are.
+    """
+    n, n_labels = shard.n, REHEARSED_LABELS if config.conditional else 0
+    for name in config.penalties():
+        if PENALTIES[name].styles and n % 2:
+            raise UserError(
+                f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
+            )
+    image = {"img_size": config.img_size, "img_channels": DATASETS[config.dataset].img_channels}
+    g, d = network_settings(config, **image, n_labels=n_labels)
+    with torch.device("meta"):
+        G = own["G"] if "G" in own else build_generator(config.model, **g | {"spectral_norm": False})
+        D = own["D"] if "D" in own else build_discriminator(config.model, **d | {"spectral_norm": False})
+    if "ortho" in config.penalties() and not weight_matrices(G):
+        raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
+    row = model_of(G, D) if own else find_model(config.model)
+    labels = {"n_labels": n_labels, "condition_d": config.condition_d}
+    check_contract(G, D, n=n, z_dim=config.z_dim, row=row, **image, **labels)
+    for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
+        if wanted:
+            check_spectral_norm(network, config.model, side)
+    return G, D
+
+
+def check_labels(config: TrainConfig, data: ImageData) -> None:
+    """UserError unless the data has the labels that a conditional run needs."""
+    if not config.conditional:
+        return
+    if data.labels is None:
+        raise UserError(
+            f"--conditional needs labels, and {data.name} has none (two class folders or more, or "
+            "list_attr_celeba.txt): leave the flag out"
+        )
+    head = config.class_head()
+    if data.multi_hot and head is not None and head.one_class:
+        raise UserError(
+            f"--condition_d {config.condition_d} needs images of one class each, and {data.name} has attributes: "
+            "--condition_d ac takes them"
+        )
+
+
+def build_networks(
+    config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]
+) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """(G, D, the arguments that rebuild G), both on the device; own: networks given as instances."""
+    check_labels(config, data)
+    n_labels = data.n_labels if config.conditional else 0
+    g, d = network_settings(config, data.img_size, data.img_channels, n_labels)
+    torch.manual_seed(key(config.seed, "weights"))
+    G = own["G"] if "G" in own else build_generator(config.model, **g)
+    D = own["D"] if "D" in own else build_discriminator(config.model, **d)
+    if (
+        growth_of(config) is not None and place.compiled is not None
+    ):  # a graph for each size, fade and frozen set
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
+    return place.settle(G, config), place.settle(D, config), g
+
+
+def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]) -> dict[str, Any]:
+    """generator/config.json: how to rebuild G, and on what it was trained."""
+    labelled = config.conditional
+    row: dict[str, Any] = {
+        "model": config.model,
+        "build": build,
+        "dataset": config.dataset,
+        "img_size": build["img_size"],
+        "z_dim": config.z_dim,
+        "n_labels": build["n_labels"],
+        "multi_hot": bool(labelled and data.multi_hot),
+        "label_names": list(data.label_names) if labelled else [],
+        "seed": config.seed,
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": config.split,
+            "data": config.data,
+            "data_root": config.data_root,
+        },
+    }
+    if row["multi_hot"]:
+        row["label_examples"] = label_examples(data.labels, config.seed)
+    return row

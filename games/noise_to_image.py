@@ -1,0 +1,436 @@
+"""The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from augmentation.instance_noise import noise_scale
+from games.augment import Augmenter
+from games.build import build_networks, generator_config, rehearsed
+from games.growing import at_stage, growth_of
+from games.preview import GeneratorScorer, Preview
+from games.task import (
+    Micro,
+    Phase,
+    Place,
+    Scorer,
+    Stats,
+    Task,
+    Terms,
+    every,
+    network_rates,
+    total,
+    warm_schedule,
+)
+from generation.generator import export_generator, sampling_copy
+from generation.views import view_of
+from images.batches import Batches, ImageData, Shard
+from images.own import as_image_data
+from images.sources import DATASETS, load_dataset
+from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
+from modelling import find_model, model_of
+from modelling.conditioning import DOutput, as_output
+from modelling.growing import set_stage
+from modelling.layers import set_noise_scale
+from ops.attention import twice_differentiable
+from ops.precision import full
+from settings.config import TrainConfig
+
+
+class Inputs:
+    """What one micro-batch offers to the phases of a step: made on demand, the same for all of them.
+
+    x_fake: G's images, kept with their graph where G trains on the same latents right after D.
+    """
+
+    def __init__(self, micro: Micro, batches: Batches, z_dim: int, keep_graph: bool = False) -> None:
+        self.micro, self.batches, self.z_dim, self.keep_graph = micro, batches, z_dim, keep_graph
+        self.x_fake: Tensor | None = None
+        self._real: tuple[Tensor, Tensor | None] | None = None
+        self.uniform, self.normal = micro.uniform, micro.normal
+
+    @property
+    def real(self) -> tuple[Tensor, Tensor | None]:
+        """(x (n, C, H, W) in [-1, 1], y or None)."""
+        if self._real is None:
+            self._real = self.batches.micro(self.micro.start, self.micro.j)
+        return self._real
+
+    @property
+    def z(self) -> Tensor:
+        """(n, z_dim) latents."""
+        return self.normal("z", (self.z_dim,))
+
+    @property
+    def y(self) -> Tensor | None:
+        """Labels of the reals and of the fakes alike, so that a point between the two has one too."""
+        if self.micro.share == 1:
+            return self.real[1]
+        return self.batches.labels_of(self.micro.start, self.micro.block)
+
+    def part(self, share: int) -> "Inputs":
+        """Those of a micro-batch of 1/share as many samples."""
+        return Inputs(self.micro.part(share), self.batches, self.z_dim)
+
+
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[None]:
+    """Let a frozen network's forward record its graph."""
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    yield
+    for p in frozen:
+        p.requires_grad_(False)
+
+
+class NoiseToImage(Task):
+    """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
+
+    averaged = ("G",)
+
+    # -- before the run ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> None:
+        """Build both networks and run one micro-batch on the meta device; ValueError for what does not fit."""
+        cls.check(config, *rehearsed(config, shard, own))
+
+    @classmethod
+    def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
+        """UserError for settings, or networks, that the game cannot be played with."""
+
+    @classmethod
+    def load(cls, config: TrainConfig, is_main: bool, images: Any = None, labels: Any = None) -> ImageData:
+        """The data set at the run's size, or own images."""
+        if images is not None:
+            return as_image_data(images, labels)
+        return load_dataset(
+            config.dataset,
+            img_size=config.img_size,
+            img_channels=DATASETS[config.dataset].img_channels,
+            split=config.split,
+            data_root=config.data_root,
+            data=config.data,
+            cache_dir=config.cache_dir,
+            is_main=is_main,
+        )
+
+    def __init__(self, config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]) -> None:
+        self.config, self.place, self.data, self.device = config, place, data, place.device
+        self.batches = Batches(
+            data if config.conditional else data.without_labels(),
+            place.shard,
+            config.seed,
+            flip=config.flip,
+            device=place.device,
+            data_device=config.data_device,
+            channels_last=config.channels_last,
+        )
+        self.G, self.D, build = build_networks(config, place, data, own)
+        self.about = generator_config(config, data, build)
+        self.view = view_of(config.dataset)
+        self.forward_g, self.forward_d = (
+            network if place.compiled is None else place.compiled(network) for network in (self.G, self.D)
+        )
+        self.networks = {"D": self.D, "G": self.G}
+        self.model = model_of(self.G, self.D) if own else find_model(config.model)
+        self.method, self.growth = METHODS[config.method], growth_of(config)
+        # Penalties may look at the loss's own forward only where that is plain and in full precision.
+        self.reuse_logits = not place.half and place.compiled is None
+        self.augmenter = Augmenter(config, self.device)
+        clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
+        self.clip = {} if clip is None else {"D": clip}
+        self._list_phases()
+        self.rates = network_rates(config, self.networks)
+
+    def _list_phases(self) -> None:
+        """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""
+        config, active = self.config, self.config.penalties()
+        self.weights = {name: weight for name, (weight, _) in active.items()}
+        self.every_step = {
+            side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
+            for side in ("d", "g")
+        }
+        self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.seen = {name: self._zero() for name in self.state}  # in this step's micro-batches so far
+        self.running = [*self.state.values(), *self.seen.values()]
+        self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
+        lazy = {name: n for name, (_, n) in active.items() if n > 1}
+        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
+        # After g: the graph that d keeps of G for g must meet G's weights unchanged.
+        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+
+    def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
+        # steps from one update of the network to the next
+        updates = 1 if side == "d" else self.config.train_g_interval
+        return [
+            Phase(name, (side.upper(),), partial(self.lazy_loss, name), every(n * updates), interval=n)
+            for name, n in lazy.items()
+            if PENALTIES[name].side == side
+        ]
+
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=self.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name and fingerprint of the images, and how many labels the networks see."""
+        return {
+            "name": self.data.name,
+            "fingerprint": self.data.fingerprint,
+            "n_labels": self.data.n_labels if self.config.conditional else 0,
+        }
+
+    def describe(self) -> list[str]:
+        """Parameters, images, growth."""
+        sizes = "x".join(map(str, self.data.images.shape[1:]))
+        lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
+        if self.growth is not None:
+            first, last = self.growth.first, self.growth.last
+            full_size = self.growth.steps(self.config.batch_size)
+            lines.append(f"growing: {first} to {last} px, at full size from step {full_size}")
+        return lines
+
+    def check_resumed(self, saved: dict[str, Any]) -> list[str]:
+        """As every game; and attributes had another scale once."""
+        notes = super().check_resumed(saved)
+        if self.config.conditional and self.data.multi_hot and "n_labels" not in saved:
+            notes.append(
+                "warning: the run is from before attributes were rows of length 1: its networks knew another scale"
+            )
+        return notes
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def announce(self, step: int) -> None:
+        """Have the rows of a coming step fetched."""
+        self.batches.announce(step * self.config.batch_size)
+
+    def inputs(self, micro: Micro) -> Inputs:
+        """Reals, labels and latents; one forward of G serves D and G where G is due and sees the batch in one go."""
+        keep_graph = self.config.accumulate == 1 and self.g_due(micro.step)
+        return Inputs(micro, self.batches, self.G.z_dim, keep_graph)
+
+    def at_step(self, step: int, network: nn.Module) -> None:
+        """Anneal D's instance noise, and grow."""
+        # only D has noise layers, and this is a walk over its modules at each step
+        if network is self.D and self.config.instance_noise_steps is not None:
+            set_noise_scale(network, noise_scale(step, self.config.instance_noise_steps))
+        if self.growth is not None:
+            set_stage(network, *self._stage(step))
+
+    def _stage(self, step: int) -> tuple[int, float]:
+        return self.growth.stage(step * self.config.batch_size)
+
+    def new_stage(self, step: int) -> bool:
+        """At the start and at the end of each fade: Adam's moments belong to another function then."""
+        if self.growth is None or step == 0:
+            return False
+        (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
+        return size != last_size or (alpha < 1) != (last_alpha < 1)
+
+    def end_step(self, step: int) -> None:
+        """Adapt the augmentation."""
+        self.augmenter.end_step(step)
+
+    def stats(self, step: int) -> Stats:
+        """Path length, augmentation and stage."""
+        values = {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
+        if self.growth is not None:
+            size, alpha = self._stage(step)
+            values |= {"growing/size": self._zero() + size, "growing/alpha": self._zero() + alpha}
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running means of penalties, and the augmentation's."""
+        return {"penalties": dict(self.state), "augmentation": self.augmenter.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what state_dict gave."""
+        for name, value in state.get("penalties", {}).items():
+            self.state[name].copy_(value)
+        self.augmenter.load_state_dict(state.get("augmentation", {}))
+
+    def _mixing(self, batch: Inputs) -> dict[str, Tensor]:
+        """Second latents and draws for style mixing, where the model mixes."""
+        if not self.model.styles or not self.G.mixing:
+            return {}
+        return {"z_mix": batch.normal("z-mix", (batch.z_dim,)), "u": batch.uniform("mixing", (2,))}
+
+    def reals_of(self, batch: Inputs) -> Tensor:
+        """Reals as big, and as far faded, as G's images are at this step."""
+        x = batch.real[0]
+        return x if self.growth is None else at_stage(x, *self._stage(batch.micro.step))
+
+    def generate(self, batch: Inputs) -> Tensor:
+        """G's images of the micro-batch's latents."""
+        with self.place.autocast():
+            return full(self.forward_g(batch.z, batch.y, **self._mixing(batch)))
+
+    def judge(self, batch: Inputs, purpose: str, x: Tensor, twice: bool = False) -> DOutput:
+        """D's view of augmented images; `purpose` keeps the draws of one use apart from those of another.
+
+        twice: what comes out can be differentiated twice.
+        """
+        x = self.augmenter(x, batch, purpose)
+        with self.place.autocast(), twice_differentiable() if twice else nullcontext():
+            logit, classes = as_output(self.forward_d(x, batch.y))
+        return DOutput(full(logit), None if classes is None else full(classes))
+
+    def plain_logit(self, batch: Inputs, purpose: str, x: Tensor) -> Tensor:
+        """The logit alone, for penalties: in full precision, not compiled."""
+        with twice_differentiable():
+            return as_output(self.D(self.augmenter(x, batch, purpose), batch.y)).logit
+
+    def fakes_for_d(self, batch: Inputs) -> Tensor:
+        """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
+        if batch.keep_graph:
+            with trainable(self.G):
+                batch.x_fake = self.generate(batch)
+            return batch.x_fake.detach()
+        with torch.no_grad():
+            return self.generate(batch)
+
+    def fakes_for_g(self, batch: Inputs) -> Tensor:
+        """Fakes with their graph, those that D has just seen where they were kept."""
+        x_fake = self.generate(batch) if batch.x_fake is None else batch.x_fake
+        batch.x_fake = None
+        return x_fake
+
+    def d_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
+        """Loss of D, with D's penalties of interval 1."""
+        x_fake, x_real = self.fakes_for_d(batch), self.reals_of(batch)
+        share_forward = self.reuse_logits and "r1" in self.every_step["d"]
+        if share_forward:
+            x_real = x_real.detach().requires_grad_()
+        real = self.judge(batch, "d-real", x_real, twice=share_forward)
+        fake = self.judge(batch, "d-fake", x_fake)
+        d_real, d_fake = real.logit, fake.logit
+        if self.config.label_smoothing:
+            loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
+        else:
+            loss = self.method.d(d_real, d_fake)
+        sign = d_real.detach().sign().mean()  # near 1: D knows its training images
+        self.augmenter.follow(sign)
+        stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
+        stats["d/real_sign"] = sign
+        reused = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
+        terms = self.d_terms(batch, real, fake)
+        terms |= self.penalties(self.every_step["d"], "d-penalty", batch, x_real, x_fake, **reused)
+        return total(loss, terms, stats), stats
+
+    def g_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
+        """Loss of G, on the fakes D has just seen, with G's penalties of interval 1."""
+        x_fake = self.fakes_for_g(batch)
+        fake = self.judge(batch, "g-fake", x_fake)
+        d_real = None
+        if self.method.g_needs_real:
+            with torch.no_grad():
+                d_real = self.judge(batch, "g-real", self.reals_of(batch)).logit
+        loss = self.method.g(d_real, fake.logit)
+        stats = {"loss/g": loss.detach()}
+        terms = self.g_terms(batch, fake)
+        if self.every_step["g"]:
+            terms |= self.penalties(self.every_step["g"], "g-penalty", batch, self.reals_of(batch), x_fake)
+        return total(loss, terms, stats), stats
+
+    def lazy_loss(self, name: str, batch: Inputs) -> tuple[Tensor, Stats]:
+        """One penalty alone, in a phase of its own."""
+        x_real = x_fake = None
+        if not PENALTIES[name].styles:
+            x_real = self.reals_of(batch)
+            if PENALTIES[name].fakes:
+                with torch.no_grad():
+                    x_fake = self.generate(batch) if batch.x_fake is None else batch.x_fake.detach()
+        stats: Stats = {}
+        return total(self._zero(), self.penalties([name], name, batch, x_real, x_fake), stats), stats
+
+    def d_terms(self, batch: Inputs, real: DOutput, fake: DOutput) -> Terms:
+        """Further terms of D's loss, by name: weight and value."""
+        return {}
+
+    def g_terms(self, batch: Inputs, fake: DOutput) -> Terms:
+        """Further terms of G's loss."""
+        return {}
+
+    def penalties(
+        self,
+        names: list[str],
+        purpose: str,
+        batch: Inputs,
+        x_real: Tensor | None,
+        x_fake: Tensor | None,
+        **logits: Tensor,
+    ) -> Terms:
+        """Weight and value of the penalties of these names; logits: d_real, d_fake where they may be reused."""
+        terms = {}
+        for name in names:
+            if PENALTIES[name].styles:
+                context = self._style_context(name, batch)
+            else:
+                D = partial(self.plain_logit, batch, purpose)
+                context = PenaltyContext(D, self.G, x_real, x_fake, batch.uniform, batch.y, **logits)
+            terms[f"penalty/{name}"] = (self.weights[name], PENALTIES[name](context))
+        return terms
+
+    def _style_context(self, name: str, batch: Inputs) -> StyleContext:
+        """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
+        half = batch.part(2)
+        ws = self.G.styles(half.z, half.y, **self._mixing(half))
+        return StyleContext(
+            ws=ws,
+            x=self.G.synthesis(ws, twice=True),
+            normal=half.normal,
+            mean=self.state[name],
+            follow=lambda value: self._follow(name, value, batch.micro),
+        )
+
+    def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
+        """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
+        mean, seen = self.state[name], self.seen[name]
+        seen += value / self.config.accumulate
+        if micro.j == self.config.accumulate - 1:
+            mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)
+            seen.zero_()
+
+    # -- beside training ---------------------------------------------------------------------------------------------
+
+    def reals(self) -> Image.Image:
+        """The first images as training sees them."""
+        return self._preview().reals()
+
+    def preview(self, weights: nn.Module) -> Image.Image:
+        """What a generator makes of fixed latents."""
+        return self._preview().picture(sampling_copy(weights, self.about, self.config.seed))
+
+    def _preview(self) -> Preview:
+        return Preview(self.view, self.about, self.G.z_dim, self.config.seed, self.batches)
+
+    def export(self, folder: Path, weight_sets: dict[str, nn.Module], step: int) -> None:
+        """Write generator/ with every weight set."""
+        copies = {name: sampling_copy(G, self.about, self.config.seed) for name, G in weight_sets.items()}
+        export_generator(folder, self.about, copies, step)
+
+    def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
+        """Images by an extractor against the data, points against their mixture."""
+        config = self.config
+        evaluator = self.view.evaluator(
+            self.data,
+            self.about,
+            self.device,
+            n_fake=config.eval_n,
+            split=config.split,
+            extractor=config.extractor,
+            metric_weights=config.metric_weights,
+            metrics=config.metrics,
+            cache_dir=config.cache_dir,
+            interrupted=interrupted,
+        )
+        return GeneratorScorer(evaluator, self.about)

@@ -1,0 +1,140 @@
+"""The folder of a run: where it stands, whether it may be written, what a resumed run starts from."""
+
+import itertools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from errors import UserError, tell
+from settings.config import Request, TrainConfig, as_dict, from_dict, resume_differences
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from."""
+
+    config: TrainConfig
+    folder: Path | None = None
+    source: Path | None = None
+
+
+def planned(request: Request) -> Plan:
+    """What a command line asks for; UserError for a folder or run that does not fit."""
+    if request.resume is None:
+        config = request.config()
+        return Plan(config, new_folder(config))
+    given = request.given
+    root = Path(given.get("runs_dir", TrainConfig.runs_dir))
+    if request.resume == "latest":
+        if given.get("log_name") is None:
+            raise UserError(
+                "--resume needs --log_name NAME of the run, or the PATH of a checkpoint or run folder"
+            )
+        source = root / given["log_name"]
+    else:
+        source = existing(request.resume)
+    run, old, base = saved_run(source)
+    config = request.config(base)
+    refuse_differences(run, old, config)
+    folder = root / given["log_name"] if "log_name" in given else run
+    if folder.resolve() != run.resolve() and is_occupied(folder):
+        raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
+    return Plan(config, folder, source)
+
+
+def continued(config: TrainConfig, resume: str | Path) -> Plan:
+    """A run or checkpoint taken up with settings from Python, in its own folder."""
+    source = existing(resume)
+    run, old, _ = saved_run(source)
+    refuse_differences(run, old, config)
+    return Plan(config, run, source)
+
+
+def existing(path: str | Path) -> Path:
+    """The absolute path of a run or checkpoint; UserError where nothing stands."""
+    source = Path(path).resolve()
+    if not source.exists():
+        raise UserError(f"--resume {source}: there is nothing")
+    return source
+
+
+def saved_run(source: Path) -> tuple[Path, dict, dict]:
+    """(run folder, its saved settings, those to start from) of a run or of one of its checkpoints."""
+    run = source.parent.parent if source.is_file() else source
+    saved = run / "config.json"
+    if not saved.is_file():
+        raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
+    try:
+        old = json.loads(saved.read_text())
+        return run, old, from_dict(old)
+    except (ValueError, AttributeError):
+        raise UserError(f"--resume: {saved} is damaged") from None
+
+
+def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
+    """UserError for settings that would make it another run; a notice for learning rates."""
+    refused, noticed = resume_differences(old, as_dict(config))
+    if refused:
+        raise UserError(
+            f"--resume {run}: another run's settings ({'; '.join(refused)}); use a new --log_name"
+        )
+    for line in noticed:
+        tell(f"note: changed at resume: {line}")
+
+
+def new_folder(config: TrainConfig) -> Path | None:
+    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later."""
+    if config.log_name is None:
+        return None
+    folder = Path(config.runs_dir) / config.log_name
+    if is_occupied(folder) and not config.overwrite:
+        raise UserError(
+            f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
+        )
+    if is_occupied(folder) and not is_run(folder):
+        raise UserError(f"--overwrite: {folder} is no run and is left alone; choose another --log_name")
+    return folder
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether something stands there already: a file, a link, or a folder that is not empty."""
+    return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: nothing else may be deleted."""
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return (
+        not folder.is_symlink() and isinstance(saved, dict) and {"method", "model", "n_steps"} <= saved.keys()
+    )
+
+
+def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
+    """runs/dataset-model-method-NNN, chosen by the main process for all."""
+    stem = Path(config.runs_dir) / f"{config.dataset}-{Path(config.model).stem}-{config.method}"
+    name = [None]
+    if accelerator.is_main_process:
+        name = [next(f"{stem}-{i:03d}" for i in itertools.count(1) if not Path(f"{stem}-{i:03d}").exists())]
+    return Path(broadcast_object_list(name)[0])
+
+
+def prepare_folder(config: TrainConfig, folder: Path, resumed: bool, accelerator: Accelerator) -> None:
+    """Make the run folder and write config.json."""
+    if accelerator.is_main_process:
+        try:
+            if not resumed and config.overwrite and is_occupied(folder):
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror or error}; --runs_dir says where runs stand"
+            ) from None
+    accelerator.wait_for_everyone()

@@ -1,0 +1,109 @@
+"""Optimisers of networks, and a step that is taken only where its gradients are finite."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from modelling import param_groups, running_statistics
+from ops.spectral_norm import has_spectral_norm
+from settings.config import TrainConfig
+
+
+def _adam(
+    kind: type[torch.optim.Optimizer],
+    groups: list[dict],
+    lr: float,
+    config: TrainConfig,
+    lazy: float,
+    fused: bool,
+) -> torch.optim.Optimizer:
+    betas = (config.beta1**lazy, config.beta2**lazy)
+    return kind(groups, lr * lazy, betas, weight_decay=config.weight_decay, fused=fused)
+
+
+def _rmsprop(
+    groups: list[dict], lr: float, config: TrainConfig, lazy: float, fused: bool
+) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr, weight_decay=config.weight_decay)  # it has no fused form
+
+
+def _sgd(
+    groups: list[dict], lr: float, config: TrainConfig, lazy: float, fused: bool
+) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr, momentum=config.beta1, weight_decay=config.weight_decay, fused=fused)
+
+
+# Name of --optimizer -> (groups, rate, settings, lazy, fused) -> the optimiser.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "Adam": partial(_adam, torch.optim.Adam),
+    "AdamW": partial(_adam, torch.optim.AdamW),
+    "RMSprop": _rmsprop,
+    "SGD": _sgd,
+}
+
+
+def make_optimizer(
+    config: TrainConfig, network: nn.Module, lr: float, device: torch.device, lazy: float
+) -> torch.optim.Optimizer:
+    """The optimiser of one network, fused where torch has it; each group of parameters with the network's own scale.
+
+    lazy: c = 1 / (1 + sum 1/n_i) over its lazy phases; Adam's lr and betas are corrected for their extra steps
+    (arXiv:1912.04958, appendix B).
+    """
+    floats = all(p.is_floating_point() for p in network.parameters())
+    fused = device.type in ("cpu", "cuda", "mps") and floats
+    optimizer = OPTIMIZERS[config.optimizer](param_groups(network), lr, config, lazy, fused)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+    forget(optimizer)
+    return optimizer
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Bring an optimiser's state back to where it starts."""
+    optimizer.state.clear()
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]:
+        for group in optimizer.param_groups:
+            # a first step that is skipped would otherwise leave an unset buffer behind
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+class Network:
+    """A network with what the loop needs of it, gathered once."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.params = list(module.parameters())
+        self.statistics = running_statistics(module)
+        self.spectral_norm = has_spectral_norm(module)
+        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
+
+    def train_only(self, yes: bool) -> None:
+        """Freeze or free every parameter."""
+        if self.params[0].requires_grad != yes:
+            for p in self.params:
+                p.requires_grad_(yes)
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
+    statistics too, although its backward in training does not read them."""
+    tensor.data.copy_(value)
+
+
+@torch.no_grad()
+def step_or_leave(active: Network, ok: Tensor) -> None:
+    """Step an optimiser that has no fused form, and put everything back where the flag ok is 0: no wait."""
+    on_device = [s for state in active.optimizer.state.values() for s in state.values()]
+    tensors = active.params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]
+    before = [t.clone() for t in tensors]
+    for p in active.params:
+        if p.grad is not None:  # state that this very step creates starts from 0
+            p.grad.copy_(torch.where(ok, p.grad, 0))
+    active.optimizer.step()
+    for tensor, old in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(ok, tensor, old))
