@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
-from ops.attention import twice_differentiable
 from ops.distributed import global_mean
+from ops.precision import twice_differentiable
 
 LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
 DRAGAN_SPREAD = 0.5  # of a batch's standard deviation

@@ -38,8 +38,7 @@ from modelling import find_model, model_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
-from ops.attention import twice_differentiable
-from ops.precision import full
+from ops.precision import full, twice_differentiable
 from settings.config import TrainConfig
 
 
@@ -144,7 +143,7 @@ class NoiseToImage(Task):
         self.method, self.growth = METHODS[config.method], growth_of(config)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None
-        self.augmenter = Augmenter(config, self.device)
+        self.augmenter = Augmenter(config, self.device) if config.augment else None
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self._list_phases()
@@ -238,11 +237,14 @@ class NoiseToImage(Task):
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""
-        self.augmenter.end_step(step)
+        if self.augmenter is not None:
+            self.augmenter.end_step(step)
 
     def stats(self, step: int) -> Stats:
         """Path length, augmentation and stage."""
-        values = {f"state/{name}": value for name, value in self.state.items()} | self.augmenter.stats()
+        values = {f"state/{name}": value for name, value in self.state.items()}
+        if self.augmenter is not None:
+            values |= self.augmenter.stats()
         if self.growth is not None:
             size, alpha = self._stage(step)
             values |= {"growing/size": self._zero() + size, "growing/alpha": self._zero() + alpha}
@@ -250,13 +252,15 @@ class NoiseToImage(Task):
 
     def state_dict(self) -> dict[str, Any]:
         """Running means of penalties, and the augmentation's."""
-        return {"penalties": dict(self.state), "augmentation": self.augmenter.state_dict()}
+        augmentation = {} if self.augmenter is None else self.augmenter.state_dict()
+        return {"penalties": dict(self.state), "augmentation": augmentation}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
         for name, value in state.get("penalties", {}).items():
             self.state[name].copy_(value)
-        self.augmenter.load_state_dict(state.get("augmentation", {}))
+        if self.augmenter is not None:
+            self.augmenter.load_state_dict(state.get("augmentation", {}))
 
     def _mixing(self, batch: Inputs) -> dict[str, Tensor]:
         """Second latents and draws for style mixing, where the model mixes."""
@@ -279,15 +283,18 @@ class NoiseToImage(Task):
 
         twice: what comes out can be differentiated twice.
         """
-        x = self.augmenter(x, batch, purpose)
+        x = self._augmented(x, batch, purpose)
         with self.place.autocast(), twice_differentiable() if twice else nullcontext():
             logit, classes = as_output(self.forward_d(x, batch.y))
         return DOutput(full(logit), None if classes is None else full(classes))
 
+    def _augmented(self, x: Tensor, batch: Inputs, purpose: str) -> Tensor:
+        return x if self.augmenter is None else self.augmenter(x, batch, purpose)
+
     def plain_logit(self, batch: Inputs, purpose: str, x: Tensor) -> Tensor:
         """The logit alone, for penalties: in full precision, not compiled."""
         with twice_differentiable():
-            return as_output(self.D(self.augmenter(x, batch, purpose), batch.y)).logit
+            return as_output(self.D(self._augmented(x, batch, purpose), batch.y)).logit
 
     def fakes_for_d(self, batch: Inputs) -> Tensor:
         """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
@@ -318,7 +325,8 @@ class NoiseToImage(Task):
         else:
             loss = self.method.d(d_real, d_fake)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training images
-        self.augmenter.follow(sign)
+        if self.augmenter is not None:
+            self.augmenter.follow(sign)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         stats["d/real_sign"] = sign
         reused = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}

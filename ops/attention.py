@@ -1,17 +1,15 @@
-"""Attention of one head without a scale, and the context in which it can be differentiated twice. arXiv:1706.03762.
+"""Attention of one head without a scale. arXiv:1706.03762.
 
-torch chooses among several forms by device, type and shape, and only the plain one, `math`, has a second derivative.
+torch chooses among several forms by device, type and shape, and only the plain one, `math`, has a second derivative:
+`twice_differentiable` in ops/precision.py makes it take that.
 On a CPU that one it is for SA-GAN, whose queries are a quarter as long as its values. Zeros at the end of queries and
 keys would let the fused form in, which does not pay: for 1024 queries and 256 keys the forward takes 0.5 to 0.9 of the
 time, but with the backward 1.1 to 1.4 times, and in bfloat16 7 times.
 """
 
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -28,11 +26,6 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same function written out; differentiable to any order."""
     _check_shapes(q, k, v)
     return torch.softmax(q @ k.transpose(1, 2), 2) @ v
-
-
-def twice_differentiable() -> AbstractContextManager:
-    """Context whose forwards take the form of attention that has a second derivative; backwards may come after it."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

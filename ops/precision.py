@@ -1,10 +1,11 @@
-"""Full precision for the few quantities that half precision ruins."""
+"""How forwards are computed: full precision for what half precision ruins, repeatable, differentiable twice."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def full(x: Tensor) -> Tensor:
@@ -15,6 +16,11 @@ def full(x: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Context in which x's device computes in the types it is given; the meta device has no autocast."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def twice_differentiable() -> AbstractContextManager:
+    """Context whose forwards take the form of attention that has a second derivative; backwards may come after it."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ops.attention import attention, attention_reference, twice_differentiable
+from ops.attention import attention, attention_reference
+from ops.precision import twice_differentiable
 
 SHAPES = [  # N, L, M, d, c
     (2, 7, 5, 3, 4),

@@ -14,7 +14,8 @@ from modelling import sagan
 from modelling.conditioning import ConditionalNorm, as_output
 from modelling.resnet import ResidualUpBlock
 from modelling.sagan import SelfAttention
-from ops.attention import attention_reference, twice_differentiable
+from ops.attention import attention_reference
+from ops.precision import twice_differentiable
 from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectral_norm
 
 Z_DIM, N_LABELS, WIDTH = 6, 3, 4

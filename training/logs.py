@@ -27,12 +27,13 @@ class RunLog:
         self.latest: dict[str, float] = {}
         self._warned: set[str] = set()
         self._bar: tqdm | None = None
+        self._excepthook = threading.excepthook
         self._mark = self._line_mark = self._began = (time.monotonic(), 0)
 
     def start(self, step: int) -> None:
         """Clocks and the bar begin here; called when training does."""
         self._mark = self._line_mark = self._began = (time.monotonic(), step)
-        threading.excepthook = self._thread_failed
+        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         if self.main and step < self.n_steps and sys.stderr.isatty():
             self._bar = tqdm(total=self.n_steps, initial=step, unit="it", dynamic_ncols=True)
 
@@ -80,7 +81,7 @@ class RunLog:
         if isinstance(failure.exc_value, OSError):
             self._warn_once("tracker", failure.exc_value)
         else:
-            threading.__excepthook__(failure)
+            self._excepthook(failure)
 
     def tick(self, step: int) -> None:
         """Move the bar, or print a plain line now and then."""
@@ -144,7 +145,7 @@ class RunLog:
             self._bar.close()
         for tracker in self.accelerator.trackers if self.main else ():
             self.attempt("tracker", tracker.finish)
-        threading.excepthook = threading.__excepthook__
+        threading.excepthook = self._excepthook
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)

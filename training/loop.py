@@ -15,11 +15,12 @@ from errors import UserError
 from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore, non_finite
 from images.batches import Shard
+from modelling import running_statistics
 from ops.rng import key
-from ops.spectral_norm import iterate_spectral_norm
+from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
 from settings.config import TrainConfig
 from training.logs import RunLog
-from training.optimizers import Network, forget, make_optimizer, overwrite, step_or_leave
+from training.optimizers import forget, make_optimizer, step_or_leave
 from training.scores import Scores
 from training.signals import Signals
 
@@ -55,6 +56,30 @@ def seed_layer_noise(*parts: Any) -> None:
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(number)
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
+    statistics too, although its backward in training does not read them."""
+    tensor.data.copy_(value)
+
+
+class Network:
+    """A network with what the loop needs of it, gathered once."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.params = list(module.parameters())
+        self.statistics = running_statistics(module)
+        self.spectral_norm = has_spectral_norm(module)
+        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
+
+    def train_only(self, yes: bool) -> None:
+        """Freeze or free every parameter."""
+        if self.params[0].requires_grad != yes:
+            for p in self.params:
+                p.requires_grad_(yes)
 
 
 class Loop:
@@ -240,7 +265,7 @@ class Loop:
             optimizer.found_inf = (~ok).float()
             optimizer.step()
         else:
-            step_or_leave(network, ok)
+            step_or_leave(optimizer, network.params, ok)
 
     @torch.no_grad()
     def _keep_finite(self, before: list[Tensor], ok: Tensor) -> None:

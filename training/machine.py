@@ -23,8 +23,8 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @contextmanager
 def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
-    """An Accelerator for this run alone: its state and torch's process-wide switches are put back at the end, so that a
-    process can train again, or use Accelerate itself."""
+    """An Accelerator for this run alone: its state, torch's process-wide switches and default generators are put back
+    at the end, so that a process can train again, or use Accelerate itself."""
     # processes that have met stay together: torch.distributed is a process's own
     states = [AcceleratorState, GradientState]
     states += [] if torch.distributed.is_initialized() else [PartialState]
@@ -33,7 +33,8 @@ def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
         state._shared_state = type(state._shared_state)()
     try:
         accelerator = make_accelerator(config)
-        with backends(config, accelerator):
+        cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
+        with backends(config, accelerator), torch.random.fork_rng(cuda):
             yield accelerator
     finally:
         if not torch.distributed.is_initialized():

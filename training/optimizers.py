@@ -6,8 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from modelling import param_groups, running_statistics
-from ops.spectral_norm import has_spectral_norm
+from modelling import param_groups
 from settings.config import TrainConfig
 
 
@@ -71,39 +70,15 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
-class Network:
-    """A network with what the loop needs of it, gathered once."""
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.params = list(module.parameters())
-        self.statistics = running_statistics(module)
-        self.spectral_norm = has_spectral_norm(module)
-        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
-
-    def train_only(self, yes: bool) -> None:
-        """Freeze or free every parameter."""
-        if self.params[0].requires_grad != yes:
-            for p in self.params:
-                p.requires_grad_(yes)
-
-
-def overwrite(tensor: Tensor, value: Tensor) -> None:
-    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
-    statistics too, although its backward in training does not read them."""
-    tensor.data.copy_(value)
-
-
 @torch.no_grad()
-def step_or_leave(active: Network, ok: Tensor) -> None:
+def step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: Tensor) -> None:
     """Step an optimiser that has no fused form, and put everything back where the flag ok is 0: no wait."""
-    on_device = [s for state in active.optimizer.state.values() for s in state.values()]
-    tensors = active.params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]
+    on_device = [s for state in optimizer.state.values() for s in state.values()]
+    tensors = params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]
     before = [t.clone() for t in tensors]
-    for p in active.params:
+    for p in params:
         if p.grad is not None:  # state that this very step creates starts from 0
             p.grad.copy_(torch.where(ok, p.grad, 0))
-    active.optimizer.step()
+    optimizer.step()
     for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(ok, tensor, old))
