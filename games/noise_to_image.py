@@ -38,7 +38,7 @@ from modelling import find_model, model_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
-from ops.precision import full, twice_differentiable
+from ops.precision import twice_differentiable, upcast
 from settings.config import TrainConfig
 
 
@@ -276,17 +276,17 @@ class NoiseToImage(Task):
     def generate(self, batch: Inputs) -> Tensor:
         """G's images of the micro-batch's latents."""
         with self.place.autocast():
-            return full(self.forward_g(batch.z, batch.y, **self._mixing(batch)))
+            return upcast(self.forward_g(batch.z, batch.y, **self._mixing(batch)))
 
-    def judge(self, batch: Inputs, purpose: str, x: Tensor, twice: bool = False) -> DOutput:
+    def judge(self, batch: Inputs, purpose: str, x: Tensor, double_backward: bool = False) -> DOutput:
         """D's view of augmented images; `purpose` keeps the draws of one use apart from those of another.
 
-        twice: what comes out can be differentiated twice.
+        double_backward: what comes out can be differentiated twice.
         """
         x = self._augmented(x, batch, purpose)
-        with self.place.autocast(), twice_differentiable() if twice else nullcontext():
+        with self.place.autocast(), twice_differentiable() if double_backward else nullcontext():
             logit, classes = as_output(self.forward_d(x, batch.y))
-        return DOutput(full(logit), None if classes is None else full(classes))
+        return DOutput(upcast(logit), None if classes is None else upcast(classes))
 
     def _augmented(self, x: Tensor, batch: Inputs, purpose: str) -> Tensor:
         return x if self.augmenter is None else self.augmenter(x, batch, purpose)
@@ -317,7 +317,7 @@ class NoiseToImage(Task):
         share_forward = self.reuse_logits and "r1" in self.every_step["d"]
         if share_forward:
             x_real = x_real.detach().requires_grad_()
-        real = self.judge(batch, "d-real", x_real, twice=share_forward)
+        real = self.judge(batch, "d-real", x_real, double_backward=share_forward)
         fake = self.judge(batch, "d-fake", x_fake)
         d_real, d_fake = real.logit, fake.logit
         if self.config.label_smoothing:
@@ -394,7 +394,7 @@ class NoiseToImage(Task):
         ws = self.G.styles(half.z, half.y, **self._mixing(half))
         return StyleContext(
             ws=ws,
-            x=self.G.synthesis(ws, twice=True),
+            x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
             mean=self.state[name],
             follow=lambda value: self._follow(name, value, batch.micro),

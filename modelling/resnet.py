@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelling.conditioning import TakesRows, call
-from ops.precision import full
+from ops.precision import upcast
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def upsample(x: Tensor) -> Tensor:
 
 def sum_pool(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C), summed over positions in full precision."""
-    return full(x).sum((2, 3))
+    return upcast(x).sum((2, 3))
 
 
 def activate(norm: nn.Module | None, x: Tensor, rows: Tensor | None) -> Tensor:

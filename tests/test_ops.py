@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ops.distributed import global_mean, n_processes
-from ops.precision import full
+from ops.precision import upcast
 from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectral_norm
 
 # Precision
@@ -26,7 +26,7 @@ from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectra
     ],
 )
 def test_full_lifts_half_precision_only(given: torch.dtype, expected: torch.dtype) -> None:
-    assert full(torch.ones(2, dtype=given)).dtype == expected
+    assert upcast(torch.ones(2, dtype=given)).dtype == expected
 
 
 # Means over processes

@@ -481,7 +481,10 @@ def test_styles_have_a_second_order_gradient() -> None:
     """Path length asks for it; both forms are one here."""
     G = noisy(generator()).double()
     ws = G.styles(torch.randn(4, 6, dtype=torch.float64))
-    images = [G.synthesis(ws, noise="constant", twice=twice) for twice in (False, True)]
+    images = [
+        G.synthesis(ws, noise="constant", double_backward=double_backward)
+        for double_backward in (False, True)
+    ]
     assert torch.equal(*images)
     (grad,) = torch.autograd.grad((images[0] * torch.randn_like(images[0])).sum(), ws, create_graph=True)
     grad.square().sum().sqrt().backward()
