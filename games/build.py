@@ -19,6 +19,7 @@ from modelling import (
     check_settings,
     check_spectral_norm,
     find_model,
+    is_file_name,
     model_of,
     network_classes,
 )
@@ -103,9 +104,12 @@ def build_networks(
     torch.manual_seed(key(config.seed, "weights"))
     G = own["G"] if "G" in own else build_generator(config.model, **g)
     D = own["D"] if "D" in own else build_discriminator(config.model, **d)
-    if (
-        growth_of(config) is not None and place.compiled is not None
-    ):  # a graph for each size, fade and frozen set
+    if own or is_file_name(config.model):  # for these images, and what the rehearsal could not run
+        image = {"img_size": data.img_size, "img_channels": data.img_channels}
+        labels = {"n_labels": n_labels, "condition_d": config.condition_d}
+        check_contract(G, D, n=place.shard.n, z_dim=config.z_dim, **image, **labels)
+    # a graph for each size, fade and frozen set
+    if growth_of(config) is not None and place.compiled is not None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
     return place.settle(G, config), place.settle(D, config), g
 
