@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -61,9 +62,9 @@ def full(command: str, folder: Path) -> str:
     return f"{'' if '--resume' in command else TINY} --runs_dir {folder} {command}"
 
 
-def run(command: str, folder: Path) -> Loop:
+def run(command: str, folder: Path, on_step: Callable | None = None) -> Loop:
     """Train in this process."""
-    return run_plan(planned(request(full(command, folder)))).loop
+    return run_plan(planned(request(full(command, folder))), on_step=on_step).loop
 
 
 def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32") -> str:
@@ -78,7 +79,8 @@ def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str =
         [*launcher, str(ROOT / "tests" / "running.py"), str(file), dtype],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    first = done.stderr[max(done.stderr.find("Traceback"), 0) :][:3000]  # the others may only follow from it
+    assert done.returncode == 0, f"{done.stdout[-3000:]}{first}\n[...]\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
 
@@ -113,5 +115,8 @@ def differing(
 if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
     for command in json.loads(Path(sys.argv[1]).read_text()):
+        # all look at a run's folder before the first one writes there
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         run_plan(planned(request(command)))
     PartialState().destroy_process_group()

@@ -4,6 +4,7 @@ import enum
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict, deque, namedtuple
@@ -234,6 +235,22 @@ def test_old_ones_go_only_after_the_new_one_is_in_place(
     monkeypatch.setattr(store, "_unlink", lambda path: unlinked.append((path.name, store.steps())))
     store.save(small_state(3), 3)
     assert unlinked == [("step-00000001.pt", [1, 2, 3])]
+
+
+def test_the_file_and_then_its_name_are_on_the_disk_before_a_save_is_done(
+    tmp_path: Path, monkeypatch
+) -> None:
+    done = []
+    replace, sync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *paths: done.append("name") or replace(*paths))
+
+    def spy(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    saved(tmp_path, 1)
+    assert done == ["file", "name", "folder"]
 
 
 def test_a_run_that_went_back_gives_up_its_later_checkpoints(tmp_path: Path, capsys) -> None:

@@ -154,6 +154,15 @@ def test_saved_config_is_a_config_file(tmp_path):
     assert TrainConfig(**from_dict(as_dict(first))) == first
 
 
+def test_a_config_file_neither_names_nor_replaces_a_run(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(as_dict(resolve("--log_name a --overwrite --lr 1e-3"))))
+    config = resolve(f"--config {file}")
+    assert (config.log_name, config.overwrite, config.lr) == (None, False, 1e-3)
+    config = resolve(f"--config {file} --log_name b --overwrite")
+    assert (config.log_name, config.overwrite) == ("b", True)
+
+
 OFFERED = [
     (name, script)
     for name, row in PRESETS.items()
@@ -407,6 +416,22 @@ def test_resume_differences():
     assert sorted(refused) == ["model: dcgan -> mlp", *norms] and noticed == ["lr: 0.0002 -> 0.001"]
     del old["split"]  # a run older than the setting
     assert resume_differences(old, as_dict(resolve("--n_steps 20"))) == ([], [])
+
+
+MAY_CHANGE = {
+    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir", "data_device",
+    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
+    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_resume_refuses_every_change_that_makes_another_run(name):
+    old = as_dict(resolve("--n_steps 10"))
+    refused, noticed = resume_differences(old, old | {name: 99})
+    assert bool(noticed) == (name in {"lr", "lr_d", "lr_g"})
+    assert bool(refused) == (name not in MAY_CHANGE and not noticed)
+    assert all(line.startswith(name) for line in refused + noticed)
 
 
 # -- sizes, `auto`, growing -------------------------------------------------------------------------------------

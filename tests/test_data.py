@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from errors import UserError
 from images import archives, cache, decoding
 from images import sources as data_module
-from images.batches import Batches, ImageData, Shard
+from images.batches import DATA_DEVICES, Batches, ImageData, Shard
 from images.decoding import BadImage, decode
 from images.layout import parse_table, read_layout
 from images.sources import DATASETS, load_dataset
@@ -375,13 +376,36 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "a.zip", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-def test_bombs_are_refused_and_huge_members_listed(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", WRITERS)
+def test_images_over_the_cap_are_listed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    path = WRITERS[kind](tmp_path / kind, greys(12) | {"huge.png": bytes(10_000)})
+    """A whole image that any viewer shows, just above the cap; one that has just as many bytes is taken."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    noise = encoded(Image.fromarray(pixels))
+    path = WRITERS[kind](tmp_path / kind, greys(12) | {"huge.png": noise + b"\0", "large.png": noise})
+    for module in (archives, decoding):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", len(noise))
+    data = load(path, tmp_path)
+    assert len(data) == 13 and "large.png" in data.files and "huge.png" not in data.files
+    assert "huge.png: larger than" in capsys.readouterr().err
+
+
+def test_no_more_of_a_zips_member_is_unpacked_than_the_cap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its header promises."""
+    path = write_zip(tmp_path / "a.zip", greys(12) | {"huge.png": bytes(10_000)})
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 5_000)
-    assert len(load(path, tmp_path)) == 12
+    asked, read = [], zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or read(self, n))
+    load(path, tmp_path)
+    assert len(asked) == 13 and all(n is not None and 0 < n <= 5_001 for n in asked)
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_bombs_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = WRITERS[kind](tmp_path / kind, greys(12) | {"huge.png": bytes(10_000)})
     monkeypatch.setattr(archives, "MIN_TOTAL_BYTES", 100)
     monkeypatch.setattr(archives, "MAX_EXPANSION", 0.1)
     with pytest.raises(UserError, match="decompression bomb"):
@@ -581,6 +605,23 @@ def test_cache_is_read_again_and_built_anew_when_a_file_changes(tmp_path: Path) 
     assert changed.fingerprint != first.fingerprint
     assert load(folder, tmp_path, img_size=16).images.shape == (4, 16, 16, 3)
     assert not list((tmp_path / "cache").glob("tmp-*"))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_cache_is_built_anew_when_a_list_beside_the_images_changes(kind: str, tmp_path: Path) -> None:
+    """Same pixels with other labels: other data, by its fingerprint too."""
+    (tmp_path / "set").mkdir()
+    path = WRITERS[kind](tmp_path / "set" / kind, greys(2))
+    beside = tmp_path / "set" / "list_attr_celeba.txt"
+    found = []
+    for values in ("1 -1", "-1 1"):
+        rows = [f"{i:03d}.png {value}" for i, value in enumerate(values.split())]
+        beside.write_text("\n".join(["2", "Bald", *rows]) + "\n")
+        os.utime(beside, ns=(len(found), len(found)))
+        found.append(load(path, tmp_path))
+    first, second = found
+    assert first.labels.tolist() == [[1], [0]] and second.labels.tolist() == [[0], [1]]
+    assert (first.images == second.images).all() and first.fingerprint != second.fingerprint
 
 
 def test_caches_of_squares_and_rectangles_stand_apart(tmp_path: Path) -> None:
@@ -888,6 +929,27 @@ def test_slices_of_processes_and_micro_batches_make_the_global_batch(
     assert torch.equal(torch.cat([part[1] for part in parts]), y)
 
 
+def test_order_follows_the_seed_in_every_epoch() -> None:
+    orders = [
+        tuple(numbers(Batches(numbered(20), Shard(20), seed, False, "cpu").micro(20 * epoch)[0]))
+        for seed in (0, 1)
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == 6
+
+
+def test_flips_follow_the_seed_and_the_batch() -> None:
+    """Which places of a batch are mirrored, whatever images stand there; none of them is all black."""
+    data = replace(numbered(40), images=numbered(41).images[1:])
+
+    def mirrored(seed: int, start: int) -> tuple[int, ...]:
+        x, _ = Batches(data, Shard(40), seed, True, "cpu").micro(start)
+        return tuple(i for i, image in enumerate(x) if image[0, 0, 0] == -1)
+
+    seen = {mirrored(seed, start) for seed in (0, 1) for start in (0, 40)}
+    assert len(seen) == 4 and all(5 < len(places) < 35 for places in seen)
+
+
 def test_pixels_are_normalised_and_flips_are_drawn_for_each_image() -> None:
     data = numbered(250)
     plain, flipped = (Batches(data, Shard(250), 0, flip, "cpu").micro(0)[0] for flip in (False, True))
@@ -942,6 +1004,16 @@ def test_wrong_batch_sizes_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         Batches(numbered(10), Shard(batch_size, n_processes, 0, accumulate), 0, False, "cpu")
+
+
+def test_images_stay_where_they_are_told_to() -> None:
+    """The meta device stands for one with memory of its own; `auto` fills that of CUDA alone."""
+    places = {
+        place: Batches(numbered(10), Shard(2), 0, False, "meta", place).images.device.type
+        for place in DATA_DEVICES
+    }
+    assert places == {"auto": "cpu", "cpu": "cpu", "device": "meta"}
+    assert Batches(numbered(10), Shard(2), 0, False, "cpu", "device").images.device.type == "cpu"
 
 
 def test_unknown_data_device_is_refused() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from modelling import build_generator
 from tests.running import ROOT
 from tests.running import run as train
 from tests.test_tools import export, refused
+from tests.test_training import different
 from tools import evaluate
 from training.logs import append_score, best_scores, best_step
 
@@ -246,6 +248,19 @@ class Restless(nn.Module):
 PLAIN = {"n_labels": 0, "multi_hot": False, "label_names": []}
 
 
+@pytest.mark.parametrize("kind", ["noise", "layers"])
+def test_what_is_scored_follows_the_seed_and_the_chunk(data: ImageData, kind: str) -> None:
+    """Uniform noise, and the noise that a generator draws by itself whatever its latents."""
+    G = Restless().eval()
+    nn.init.zeros_(G.layer.weight)
+    n = 2 * CHUNK
+    seen = []
+    for seed in (0, 1, 0):
+        images = noise_images(data, n, seed) if kind == "noise" else generated(G, n, seed, None)
+        seen += [images.chunk(start, start + 2) for start in (0, CHUNK)]
+    assert different(seen[:4]) and all(torch.equal(a, b) for a, b in zip(seen[:2], seen[4:], strict=True))
+
+
 def test_modes_and_global_randomness_are_as_before(
     extractor: Extractor, data: ImageData, tmp_path: Path
 ) -> None:
@@ -297,6 +312,36 @@ def test_reals_are_read_once(extractor: Extractor, data: ImageData, tmp_path: Pa
         assert read == [60, 40, 40, 40, 60, 40, 40]
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_other_reals_or_another_extractor_are_read_anew(
+    extractor: Extractor, data: ImageData, tmp_path: Path, metric: str
+) -> None:
+    """Whatever decides what is read is part of the cache's key: else a score is wrong and nobody sees it."""
+    test = load_dataset("digits", img_size=16, img_channels=1, split="test")
+    settings = {"data": data, "extractor": extractor, "n_real": 60}
+    changes = [
+        {},
+        {"n_real": 61},
+        {"data": test},
+        {"extractor": replace(extractor, checksum="0" * 64)},
+        {"extractor": replace(extractor, name="mnist-cnn")},
+    ]
+    read: list[int] = []
+    handle = extractor.module.register_forward_pre_hook(lambda _module, args: read.append(len(args[0])))
+    try:
+        for change in changes + changes:
+            how = settings | change
+            evaluator = Evaluator(
+                how["extractor"], how["data"], PLAIN,
+                n_fake=40, n_real=how["n_real"], metrics=[metric], cache_dir=tmp_path,
+            )  # fmt: skip
+            evaluator.score(Restless(), step=0)
+    finally:
+        handle.remove()
+    anew = [size for n in (60, 61, 60, 60, 60) for size in (n, 40)]
+    assert read == anew + [40] * len(changes)
 
 
 def test_a_copy_from_training_and_one_from_disk_draw_the_same(tmp_path: Path) -> None:

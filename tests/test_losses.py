@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -511,6 +512,13 @@ def test_path_length_holds_its_mean_constant() -> None:
     PENALTIES["path_length"](style_context(STYLES, TWO_NOISES, 3.0, scale, seen)).backward()
     assert not seen[0].requires_grad
     assert scale.grad.item() == pytest.approx((2 * -0.5 * 2.5 + 2 * 2 * 5) / 2, abs=1e-12)
+
+
+def test_path_length_is_held_to_the_mean_of_earlier_steps_where_that_moves_in_place() -> None:
+    context = style_context(STYLES, TWO_NOISES, 3.0)
+    value = path_length(replace(context, follow=context.mean.copy_))
+    assert value.item() == pytest.approx(((2.5 - 3) ** 2 + (5 - 3) ** 2) / 2, abs=1e-12)
+    assert context.mean.item() == pytest.approx(3.75)
 
 
 def test_path_length_by_finite_differences() -> None:

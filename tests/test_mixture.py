@@ -56,6 +56,13 @@ def test_one_point_is_a_mode_and_one_percent_is_another_measure() -> None:
     assert (found["modes"], found["modes_1pct"]) == (2, 1)
 
 
+def test_one_percent_is_of_all_points_near_a_mode_or_not() -> None:
+    """3 of 400 points are no mode, though they are more than 1 % of the 200 near one."""
+    points = torch.tensor([RING8.centres[0]] * 197 + [RING8.centres[1]] * 3 + [(0.0, 0.0)] * 200)
+    found = mixture_scores(points, RING8)
+    assert (found["modes"], found["modes_1pct"], found["high_quality"]) == (2, 1, 0.5)
+
+
 def test_rotation_permutes_the_shares() -> None:
     points = torch.tensor([RING8.centres[0]] * 6 + [RING8.centres[2]] * 3 + [(0.0, 0.0)])
     half = math.sqrt(0.5)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import gan_ring8
-from benchmarks import mode_collapse
+from studies import mode_collapse
 from generation.pictures import REAL, WHITE, histogram, stack, table
 from settings.presets import PRESETS
 from studies.mode_collapse import PARTS, Run

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ops.distributed import global_mean, n_processes
-from ops.precision import upcast
+from ops.precision import repeatable, upcast
 from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectral_norm
 
 # Precision
@@ -25,8 +25,28 @@ from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectra
         (torch.float64, torch.float64),
     ],
 )
-def test_full_lifts_half_precision_only(given: torch.dtype, expected: torch.dtype) -> None:
+def test_upcast_lifts_half_precision_only(given: torch.dtype, expected: torch.dtype) -> None:
     assert upcast(torch.ones(2, dtype=given)).dtype == expected
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_repeatable_sets_every_switch_and_puts_it_back(before: bool) -> None:
+    switches = {
+        (torch.backends.cuda.matmul, "allow_tf32"): False,
+        (torch.backends.cudnn, "allow_tf32"): False,
+        (torch.backends.cudnn, "benchmark"): False,
+        (torch.backends.cudnn, "deterministic"): True,
+    }
+    held = {place: getattr(*place) for place in switches}
+    try:
+        for place in switches:
+            setattr(*place, before)
+        with repeatable():
+            assert {place: getattr(*place) for place in switches} == switches
+        assert all(getattr(*place) is before for place in switches)
+    finally:
+        for place, value in held.items():
+            setattr(*place, value)
 
 
 # Means over processes

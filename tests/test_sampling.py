@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from errors import UserError
 from games.build import generator_config
@@ -18,11 +19,12 @@ from generation.generator import (
     sampling_copy,
     truncate_latents,
 )
-from generation.sampling import latents, sample_labels
+from generation.sampling import latents, sample, sample_labels
 from generation.views import COLUMNS, view_of
 from images.batches import ImageData
 from modelling import build_generator
-from tests.running import TINY, request
+from tests.running import SMALL, TINY, request
+from tests.test_training import different, norms
 
 
 def attributes(n: int, n_labels: int) -> np.ndarray:
@@ -158,6 +160,44 @@ def test_classes_and_attributes_are_not_mixed_up() -> None:
             sample_labels(config, 2, 0, **words)
 
 
+class Shown(nn.Module):
+    """A generator whose images are as light as the class they show."""
+
+    z_dim = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (y / 127.5 - 1).view(-1, 1, 1, 1).expand(-1, 1, 2, 2) + self.weight
+
+
+def test_labels_go_on_from_one_chunk_of_images_to_the_next() -> None:
+    """Image 64 of classes in turn has class 4, not class 0 again."""
+    config = {"n_labels": 10, "multi_hot": False, "label_names": list("0123456789")}
+    chunks = list(sample(Shown(), 150, 0, sample_labels(config, 150, 0)))
+    assert len(chunks) > 1
+    assert torch.cat(chunks)[:, 0, 0, 0].tolist() == [i % 10 for i in range(150)]
+
+
+SPECTRAL = ("dcgan", "simple_cnn", "sngan", "sndcgan", "sagan", "biggan", "mlp")
+
+
+@pytest.mark.parametrize("model", SPECTRAL)
+def test_copies_measure_sigma_of_their_own_weights(model: str) -> None:
+    """u and v of the trained network belong to other weights than the average's: each norm is 1 in the copy."""
+    torch.manual_seed(0)
+    settings, labels = SMALL[model][0], {"n_labels": 0}
+    G = build_generator(model, img_size=32, img_channels=1, z_dim=9, spectral_norm=True, **settings)
+    for p in G.parameters():
+        p.data = torch.randn_like(p)
+    copied = sampling_copy(G, labels)
+    found = norms(copied)
+    assert len(found) > 1 and all(0.9 < norm < 1.1 for norm in found.values()), found
+    assert any(norm > 1.2 for norm in norms(G).values())
+
+
 # -- truncated latents -----------------------------------------------------------------------------
 
 
@@ -215,6 +255,21 @@ def test_standing_statistics_are_of_truncated_latents() -> None:
     assert all(torch.equal(buffers[0][k], buffers[2][k]) for k in buffers[0])
     assert any(not torch.equal(buffers[0][k], buffers[1][k]) for k in buffers[0])
     assert all(not p.requires_grad for p in cut.parameters()) and not cut.training and G.training
+
+
+def test_standing_statistics_follow_the_seed() -> None:
+    """Their latents and what layers draw by themselves meanwhile; torch's own generator is left alone."""
+    G = build_generator("dcgan", img_size=16, img_channels=1, z_dim=9, width=4)
+    drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
+    G.register_forward_pre_hook(lambda _module, args: drawn.append((args[0][0], torch.rand(4))))
+    before = torch.random.get_rng_state()
+    for seed in (3, 4, 3):
+        sampling_copy(G, {"n_labels": 0}, seed)
+    assert torch.equal(before, torch.random.get_rng_state())
+    third = len(drawn) // 3
+    for values in zip(*drawn, strict=True):
+        assert different(values[: 2 * third])
+        torch.testing.assert_close(values[:third], values[2 * third :], rtol=0, atol=0)
 
 
 # -- grids of training -----------------------------------------------------------------------------

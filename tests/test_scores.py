@@ -88,6 +88,13 @@ def test_best_is_kept_and_loaded_again(tmp_path: Path, weights: Path) -> None:
     assert sample.main([str(tmp_path / "a"), "--checkpoint", "best", "--out", str(tmp_path / "x.png")]) == 0
 
 
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_a_run_is_scored_against_its_own_split(tmp_path: Path, weights: Path, split: str) -> None:
+    run(f"--log_name a --n_steps 1 --split {split} {scored(weights)}", tmp_path)
+    (line,) = lines_of(tmp_path / "a")
+    assert (line["protocol"]["split"], line["protocol"]["reference"]) == (split, "digits")
+
+
 def test_a_resumed_run_has_the_same_scores(tmp_path: Path, weights: Path) -> None:
     """Stopped at step 5 after an evaluation that its checkpoint knows of; lines after the checkpoint are cut."""
     command = f"--n_steps 8 --checkpoint_interval 5 {scored(weights)}"

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from modelling import stylegan2
 from modelling.conditioning import label_vectors
-from modelling.stylegan2 import Discriminator, Generator, image_levels
+from modelling.stylegan2 import Discriminator, Generator, ToImage, image_levels
 from modelling.styles import Mapping, crossovers, truncated_styles
 from ops.modulated_conv import modulated_conv2d
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
@@ -268,6 +268,18 @@ def test_layers_are_what_the_paper_writes(double: None) -> None:
     hidden = D.conv(D.stddev(x)).flatten(1) @ D.hidden.weight.t() / math.sqrt(512) + D.hidden.bias
     expected = activation(hidden) @ D.out.weight.t() / math.sqrt(32) + D.out.bias
     assert_close(D._features(x), expected)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.5])
+def test_to_image_modulates_without_demodulating(double: None, clamp: float | None) -> None:
+    to_image = ToImage(5, 3, 8, clamp)
+    to_image.bias.data.normal_()
+    x, w = torch.randn(2, 5, 4, 6), torch.randn(2, 8)
+    s = w @ to_image.affine.weight.t() / math.sqrt(8) + 1  # (N, C)
+    weight = to_image.weight[:, :, 0, 0] / math.sqrt(5)  # (O, C)
+    y = torch.einsum("nc,oc,nchw->nohw", s, weight, x) + to_image.bias[:, None, None]
+    limit = math.inf if clamp is None else clamp
+    assert_close(to_image(x, w), y.clamp(-limit, limit))
 
 
 def activation(x: Tensor) -> Tensor:

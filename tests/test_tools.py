@@ -507,6 +507,17 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file)).astype(int) for file in sorted(folder.iterdir())])
 
 
+@pytest.mark.parametrize("kind", ["run", "labelled", "faces"])
+def test_sample_follows_its_seed(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Every image, whatever labels there are; the seed is 0 unless said."""
+    trained = request.getfixturevalue(kind)
+    plain, zero, one = (
+        drawn(trained, tmp_path / str(i), *flags)
+        for i, flags in enumerate(([], ["--seed", "0"], ["--seed", "1"]))
+    )
+    assert np.array_equal(plain, zero) and (plain != one).any((1, 2)).all()
+
+
 def test_sample_takes_a_class_by_name_or_number(labelled: Path, tmp_path: Path) -> None:
     for name, flags in {"turns": [], "threes": ["--class", "3"], "again": ["--class", "3"]}.items():
         assert sample.main([str(labelled), "--n", "14", "--out", str(tmp_path / name), *flags]) == 0

@@ -1,6 +1,7 @@
 """The loop: every method and penalty, precision, accumulation, guards, signals, EMA, folders, refusals."""
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
 from augmentation import AUGMENTATIONS
@@ -25,11 +28,13 @@ from games.noise_to_image import NoiseToImage
 from games.task import every, warm_schedule
 from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
+from images.batches import DATA_DEVICES, Batches
 from images.sources import DIGITS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
+from modelling.layers import GaussianNoise
 from ops.rng import generator
-from settings.config import LOGGERS
+from settings.config import LOGGERS, OPTIMIZERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from tests.test_losses import CUSTOMARY
 from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
@@ -133,6 +138,14 @@ def test_lazy_penalty_scales_loss_and_corrects_adam(tmp_path):
     assert phase.interval == 4 and [phase.due(s) for s in range(8)] == [False, False, False, True] * 2
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_decays_the_weights_of_both_networks(tmp_path, optimizer):
+    run(f"--log_name a --optimizer {optimizer} --weight_decay 0.125 --n_steps 1", tmp_path)
+    groups = {k: saved["param_groups"] for k, saved in state(tmp_path, "a", 1)["optimizers"].items()}
+    assert set(groups) == {"D", "G"}
+    assert {group["weight_decay"] for held in groups.values() for group in held} == {0.125}
+
+
 @pytest.mark.parametrize("optimizer", ["RMSprop", "SGD"])
 def test_lazy_correction_is_adams_alone(tmp_path, optimizer):
     command = f"--log_name a --optimizer {optimizer} --r1_weight 1 --penalty_interval r1=4 --n_steps 1"
@@ -143,6 +156,12 @@ def test_generator_interval(tmp_path):
     loop = run("--log_name a --train_g_interval 3 --n_steps 7 --ema", tmp_path)
     assert loop.updates == 2
     assert [every(3)(s) for s in range(6)] == [False, False, True] * 2
+
+
+def test_a_warm_critic_takes_a_hundred_steps_before_g_moves(tmp_path):
+    run("--log_name a --critic_warmup --n_steps 100 --log_interval 1", tmp_path)
+    rows = lines(tmp_path)
+    assert len(rows) == 100 and [row["step"] for row in rows if "loss/g" in row] == [100]
 
 
 def test_warm_schedule_of_the_critic():
@@ -164,11 +183,55 @@ def test_ema_follows_the_weights(tmp_path):
     assert list(loop.emas) == ["ema-0.0", "ema-0.5"]
 
 
+@pytest.mark.parametrize("kind", ["--ema_decay 0.05 0.5", "--ema_halflife 10 100"])
+def test_averages_are_plain_copies_until_their_warmup_ends(tmp_path, kind):
+    """The third update is the first one that averages."""
+    for n_steps in (2, 3):
+        run(f"--log_name {n_steps} --n_steps {n_steps} --ema {kind} --ema_warmup 2", tmp_path)
+        saved = state(tmp_path, str(n_steps), n_steps)
+        assert len(saved["ema"]) == 2
+        for average in saved["ema"].values():
+            equal = [torch.equal(average[k], v) for k, v in saved["networks"]["G"].items() if "weight" in k]
+            assert all(equal) if n_steps == 2 else not any(equal)
+
+
 def test_ema_halflife_counts_images(tmp_path):
     loop = run("--log_name a --n_steps 4 --ema --ema_halflife 16 --train_g_interval 2", tmp_path)
     (_, decay) = loop.emas["ema"]
     loop.step = loop.last_update + 1  # two steps of 8 images since the last update
     assert decay() == pytest.approx(0.5)
+
+
+def norms(network) -> dict[str, float]:
+    """The largest singular value of each weight under spectral norm, by its layer's name."""
+    found = {}
+    for name, module in network.named_modules():
+        if is_parametrized(module, "weight"):
+            weight = module.weight.detach()
+            weight = weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+            found[name] = float(torch.linalg.matrix_norm(weight.flatten(1), 2))
+    return found
+
+
+def test_spectral_norms_follow_the_weights_through_training(tmp_path):
+    """u and v move by an iteration a step: sigma is that of weights which a high rate has changed altogether."""
+    spectral = "--spectral_norm_g --spectral_norm_d --lr 1e-2"
+    first, last = (run(f"--log_name {n} {spectral} --n_steps {n}", tmp_path).task.networks for n in (1, 20))
+    for name, network in last.items():
+        assert len(norms(network)) > 1
+        assert all(0.8 < norm < 1.25 for norm in norms(network).values()), norms(network)
+        before, after = (dict(networks[name].named_buffers()) for networks in (first, last))
+        vectors = [key for key in after if key.endswith((".u", ".v")) and after[key].numel() > 1]
+        assert vectors and not any(torch.equal(before[key], after[key]) for key in vectors)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 4, 6])
+def test_instance_noise_fades_out_linearly(tmp_path, n_steps):
+    """1 in the first step and 0 from the fifth on, in every noisy layer of D."""
+    noisy = "--d_kwargs width=4 noise_std=0.1 noise_layers=[0,1] --instance_noise_steps 4"
+    D = run(f"--log_name a {noisy} --n_steps {n_steps}", tmp_path).task.networks["D"]
+    scales = [float(layer.scale) for layer in D.modules() if isinstance(layer, GaussianNoise)]
+    assert scales == [max(0, 1 - (n_steps - 1) / 4)] * 2
 
 
 def test_learning_rates_fall_linearly(tmp_path):
@@ -258,6 +321,62 @@ def test_layout_and_sharing_leave_the_result(tmp_path):
 
 
 # -- styles, path length, learning rates of their own ------------------------------------------------------------
+
+
+def spy_on_draws(monkeypatch):
+    """What DCGAN's networks see in training, in order: (side, input, labels, what a layer of theirs would draw)."""
+    calls = []
+    for side in ("Generator", "Discriminator"):
+        network = getattr(MODELS["dcgan"], side)
+
+        def spy(self, x, y=None, *, side=side[0], forward=network.forward):
+            if self.training and not x.is_meta and len(x) <= 8:  # sampling copies take more at once
+                calls.append((side, x.detach().clone(), y, torch.rand(4)))
+            return forward(self, x, y)
+
+        monkeypatch.setattr(network, "forward", spy)
+    return calls
+
+
+def different(tensors) -> bool:
+    """Whether no two of them are equal."""
+    tensors = list(tensors)
+    return not any(torch.equal(a, b) for i, a in enumerate(tensors) for b in tensors[:i])
+
+
+def test_latents_and_layer_noise_differ_by_step_phase_and_seed(tmp_path, monkeypatch):
+    calls = spy_on_draws(monkeypatch)
+    for seed in (0, 1):
+        run(f"--log_name {seed} --seed {seed} --n_steps 3 --train_g_interval 1", tmp_path)
+    latents = [x for side, x, *_ in calls if side == "G"]
+    assert len(latents) == 2 * 3 and different(latents)
+    assert len(calls) == 2 * 3 * 4 and different(noise for *_, noise in calls)
+
+
+@pytest.mark.parametrize("network", ["G", "D"])
+def test_initial_weights_follow_the_seed(tmp_path, network):
+    """Learnt with a rate of 0, they are the first ones; what is not drawn stands at 0 or 1."""
+    one, other = (
+        run(f"--log_name {seed} --seed {seed} --lr 0 --n_steps 1", tmp_path).task.networks[network]
+        for seed in (0, 1)
+    )
+    equal = [a for a, b in zip(one.parameters(), other.parameters(), strict=True) if torch.equal(a, b)]
+    assert len(equal) < len(list(one.parameters()))
+    assert all(bool(((p == 0) | (p == 1)).all()) for p in equal)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("way", [way for way in MODELS["dcgan"].conditions_d if way != "concat"])
+def test_every_image_is_judged_under_its_own_label(tmp_path, monkeypatch, way, interval):
+    """Reals and fakes in D's turn, in G's and in penalties alike; and G was asked for the same labels."""
+    calls = spy_on_draws(monkeypatch)
+    command = f"--method ragan --conditional --condition_g cbn --condition_d {way} --penalty r1 gp"
+    loop = run(f"--log_name a {command} --penalty_interval r1={interval} gp={interval} --n_steps 2", tmp_path)
+    (x_first, first), (x_second, second) = (loop.task.batches.micro(8 * step) for step in (0, 1))
+    turn = next(i for i, (_, x, *_) in enumerate(calls) if torch.equal(x, x_second)) - 1  # G comes first
+    assert turn > 4 and torch.equal(calls[1][1], x_first) and not torch.equal(first, second)
+    for expected, step in ((first, calls[:turn]), (second, calls[turn:])):
+        assert step[0][0] == "G" and all(torch.equal(y, expected) for _, _, y, _ in step)
 
 
 def spy_on_styles(monkeypatch):
@@ -443,17 +562,21 @@ def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch,
     assert norms["3-4"] == pytest.approx(3 * norms["1-4"], rel=1e-5)
 
 
-@pytest.mark.parametrize("options", ["", "--augment ada --ada_kimg 0.1 --ada_target 0"])
+@pytest.mark.parametrize("options", ["", "--augment ada --ada_p 0.5 --ada_kimg 0.2"])
 def test_styles_and_their_state_resume(tmp_path, options):
     """Running means of styles and path length, p and its signs: bit for bit what they would have been."""
-    command = f"{PATH} --n_steps 10 --ema --checkpoint_interval 5 {options}"
+    command = f"{PATH} --n_steps 10 --ema --checkpoint_interval 1 --keep_checkpoints 10 {options}"
     run(command, tmp_path)
+    run(f"--resume {tmp_path}/a/checkpoints/step-00000005.pt --log_name b", tmp_path)
+    for step in range(6, 11):
+        assert differing(state(tmp_path, "a", step), state(tmp_path, "b", step)) == []
     whole = state(tmp_path, "a", 10)
-    loop = run(f"--resume {tmp_path}/a/checkpoints/step-00000005.pt --log_name b --n_steps 10", tmp_path)
-    assert differing(whole, loop.state_dict(), ("networks", "ema", "optimizers", "loop", "task")) == []
     at_five = state(tmp_path, "a", 5)["task"]
     assert float(at_five["penalties"]["path_length"]) > 0
     assert bool(at_five["augmentation"]) == bool(options)
+    if options:
+        p = [0.5, *(float(task["augmentation"]["p"]) for task in (at_five, whole["task"]))]
+        assert p[0] > p[1] > p[2] > 0 and float(at_five["augmentation"]["signs"]) != 0
 
 
 def test_rampup_of_the_average(tmp_path):
@@ -617,6 +740,28 @@ def test_networks_trained_together_step_together(tmp_path, scaled):
     assert [float(n.bad_run) for n in networks] == [0, 0]
 
 
+def test_the_scale_of_fp16_is_saved_and_restored(tmp_path):
+    """A scaler of the CPU, since fp16 itself does not run there."""
+    loop = run("--log_name a --n_steps 1", tmp_path)
+    loop.accelerator.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.zeros(()))  # which brings the scale to the device
+    assert loop.save()
+    saved = state(tmp_path, "a", 1)
+    assert saved["scaler"]["scale"] == 4
+    loop.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    loop.load_state_dict(saved)
+    assert loop.accelerator.scaler.get_scale() == 4
+
+
+def test_skipped_steps_are_counted_on_after_a_resume(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step in (1, 4))
+    counted = []
+    for command in ("--n_steps 3", "--resume --n_steps 4", "--resume --n_steps 5"):
+        run(f"--log_name a {command} --log_interval 1", tmp_path)
+        counted.append(lines(tmp_path)[-1]["skipped_steps"])
+    assert counted == [1, 1, 2]
+
+
 def test_many_bad_steps_roll_back_with_new_noise(tmp_path, monkeypatch, capsys):
     passed = []
 
@@ -625,8 +770,12 @@ def test_many_bad_steps_roll_back_with_new_noise(tmp_path, monkeypatch, capsys):
         return 4 <= step < 4 + MAX_BAD_STEPS and len(passed) < 60
 
     poison(monkeypatch, bad)
+    calls = spy_on_draws(monkeypatch)
     loop = run("--log_name a --n_steps 30 --checkpoint_interval 4 --log_interval 1", tmp_path)
     assert loop.step == 30 and loop.attempt == 1 and finite(loop)
+    latents = [x for side, x, *_ in calls if side == "G"]
+    assert len(latents) == len(passed) > len(set(passed)) == 30  # some steps were taken twice
+    assert different(latents) and different(noise for *_, noise in calls)
     assert f"(1 of {MAX_ROLLBACKS})" in capsys.readouterr().err
     steps = [line["step"] for line in lines(tmp_path)]
     assert steps == list(range(1, 31))
@@ -684,6 +833,32 @@ def test_generator_folder_alone_gives_the_average(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(G.parameters(), ema.parameters(), strict=True))
     z, y = torch.randn(3, 8), torch.tensor([0, 1, 2])
     torch.testing.assert_close(G(z, y)[1:2], G(z[1:2], y[1:2]))  # batch size does not matter
+
+
+def test_tf32_is_switched_for_products_and_convolutions_alike(tmp_path):
+    """Inside the run; after it the process has its own switches again."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before, seen = [place.allow_tf32 for place in places], []
+    for flag in ("no-tf32", "tf32"):
+        look = lambda step, values: seen.append([place.allow_tf32 for place in places])  # noqa: E731
+        run(f"--log_name {flag} --{flag} --n_steps 1", tmp_path, look)
+        assert [place.allow_tf32 for place in places] == before
+    assert seen == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("place", DATA_DEVICES)
+def test_where_images_stay_is_what_the_flag_says(tmp_path, monkeypatch, place):
+    given, init = [], Batches.__init__
+
+    def spy(self, *args, **how):
+        bound = inspect.signature(init).bind(self, *args, **how)
+        bound.apply_defaults()
+        given.append(bound.arguments["data_device"])
+        init(self, *args, **how)
+
+    monkeypatch.setattr(Batches, "__init__", spy)
+    run(f"--log_name a --data_device {place} --n_steps 1", tmp_path)
+    assert given == [place]
 
 
 def test_split_is_trained_on_and_remembered(tmp_path):
@@ -810,6 +985,15 @@ def refused(command, folder, capsys) -> str:
     assert text.count("error: ") == 1 and "Traceback" not in text, text
     assert text.splitlines()[-1].startswith("error: "), text
     return text.splitlines()[-1]
+
+
+def test_only_the_first_process_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert gan_mnist.main(["--batch_size", "0"]) == 2
+        said.append(capsys.readouterr().err.count("error: "))
+    assert said == [1, 0]
 
 
 @pytest.mark.parametrize(
