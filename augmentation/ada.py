@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from augmentation.draws import check_draws, take
-from ops.precision import full, without_autocast
+from ops.precision import upcast, without_autocast
 from ops.upfirdn2d import upfirdn2d
 
 # Columns of u: whether each transform is applied, then what is drawn evenly; columns of n: what is drawn normally.
@@ -278,9 +278,9 @@ def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor) -> Tensor:
         raise ValueError(f"ADA changes colours: images of 1 or 3 channels are needed, not {tuple(x.shape)}")
     if x.device.type == "cpu" and not p > 0:  # elsewhere the question would wait for the device
         return x
-    u, n = full(u), full(n)
+    u, n = upcast(u), upcast(n)
     with without_autocast(x):
-        moved = transform(full(x), geometry(u, n, p, (x.shape[2], x.shape[3])))
+        moved = transform(upcast(x), geometry(u, n, p, (x.shape[2], x.shape[3])))
         return recolour(moved, colour(u, n, p)).to(x.dtype)
 
 

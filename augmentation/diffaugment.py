@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from augmentation.draws import check_draws, take
-from ops.precision import full
+from ops.precision import upcast
 
 N_COLOR, N_TRANSLATION, N_CUTOUT = 3, 2, 2  # even draws a sample
 MAX_SHIFT = 0.125  # of the image's width and height
@@ -18,7 +18,7 @@ def color(x: Tensor, u: Tensor, n: Tensor) -> Tensor:
     u (N, N_COLOR), n (N, 0); computed in full precision, in x's dtype. ValueError for other shapes.
     """
     check_draws(x, u, n, N_COLOR, 0)
-    out = full(x)
+    out = upcast(x)
     brightness, saturation, contrast = u.to(out.dtype)[:, :, None, None, None].unbind(1)  # each (N, 1, 1, 1)
     out = out + (brightness - 0.5)
     grey = out.mean(1, keepdim=True)
@@ -29,7 +29,7 @@ def color(x: Tensor, u: Tensor, n: Tensor) -> Tensor:
 
 def _whole(u: Tensor, count: int) -> Tensor:
     """0 to count - 1, each as likely, from u (N,) even in [0, 1)."""
-    return (full(u) * count).floor().long().clamp(max=count - 1)  # u just below 1 may round up to count
+    return (upcast(u) * count).floor().long().clamp(max=count - 1)  # u just below 1 may round up to count
 
 
 def translation(x: Tensor, u: Tensor, n: Tensor) -> Tensor:

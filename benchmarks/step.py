@@ -229,7 +229,7 @@ def published(data: ImageData, case: tuple, loss: str, device: str) -> Callable[
     def fakes(n: int) -> tuple[Tensor, Tensor]:
         z, z_mix = torch.randn(2, n, 100, device=device)
         ws = G.styles(z, None, z_mix, torch.rand(n, 2, device=device))
-        return G.synthesis(ws, twice=True), ws
+        return G.synthesis(ws, double_backward=True), ws
 
     def path_length() -> Tensor:
         nonlocal mean

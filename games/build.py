@@ -1,5 +1,6 @@
 """Networks of a noise-to-image game from the settings of a run: rehearsed on the meta device, built, described."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,15 +9,21 @@ from torch import nn
 from errors import UserError
 from games.growing import growth_of
 from games.task import Place
+from generation.generator import file_sha256
 from generation.labels import label_examples
 from images.batches import ImageData, Shard
-from images.sources import DATASETS
+from images.own import OWN
 from losses import PENALTIES, weight_matrices
 from modelling import (
     build_discriminator,
     build_generator,
+    check_contract,
     check_settings,
     check_spectral_norm,
+    find_model,
+    is_file_name,
+    model_of,
+    model_title,
     network_classes,
 )
 from modelling.layers import Size
@@ -46,24 +53,45 @@ def network_settings(
     return settings["g"], settings["d"]
 
 
-def rehearsed(config: TrainConfig, shard: Shard) -> tuple[nn.Module, nn.Module]:
-    """(G, D) on the meta device, which computes nothing, after one micro-batch; ValueError for what does not fit."""
+def check_own(config: TrainConfig, own: dict[str, nn.Module]) -> None:
+    """UserError for settings of networks that are given as they are."""
+    for name in own:
+        side = name.lower()
+        of_built = ("norm", "spectral_norm", "condition")
+        asked = [f"{setting}_{side}" for setting in of_built] + [f"{side}_kwargs"]
+        for setting in asked:
+            if config.asked.get(setting):
+                raise UserError(
+                    f"--{setting} is for a network that is built here, and {name} was given: leave it out"
+                )
+
+
+def rehearsed(
+    config: TrainConfig, shard: Shard, own: dict[str, nn.Module], img_channels: int
+) -> tuple[nn.Module, nn.Module]:
+    """(G, D) on the meta device, which computes nothing, after one micro-batch; ValueError for what does not fit.
+
+    own: networks given as instances, which are checked, and returned, as they are.
+    """
+    check_own(config, own)
     n, n_labels = shard.n, REHEARSED_LABELS if config.conditional else 0
     for name in config.penalties():
         if PENALTIES[name].styles and n % 2:
             raise UserError(
                 f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
             )
-    g, d = network_settings(config, config.img_size, DATASETS[config.dataset].img_channels, n_labels)
+    image = {"img_size": config.img_size, "img_channels": img_channels}
+    g, d = network_settings(config, **image, n_labels=n_labels)
     with torch.device("meta"):
-        G = build_generator(config.model, **g | {"spectral_norm": False})
-        D = build_discriminator(config.model, **d | {"spectral_norm": False})
-        if "ortho" in config.penalties() and not weight_matrices(G):
-            raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
-        y = torch.empty(n, n_labels) if n_labels else None
-        D(G(torch.empty(n, config.z_dim), y), y)
+        G = own["G"] if "G" in own else build_generator(config.model, **g | {"spectral_norm": False})
+        D = own["D"] if "D" in own else build_discriminator(config.model, **d | {"spectral_norm": False})
+    if "ortho" in config.penalties() and not weight_matrices(G):
+        raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
+    row = model_of(G, D) if own else find_model(config.model)
+    labels = {"n_labels": n_labels, "condition_d": config.condition_d}
+    check_contract(G, D, n=n, z_dim=config.z_dim, row=row, **image, **labels)
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
-        if wanted:
+        if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
     return G, D
 
@@ -95,23 +123,32 @@ def build_networks(
     torch.manual_seed(key(config.seed, "weights"))
     G = own["G"] if "G" in own else build_generator(config.model, **g)
     D = own["D"] if "D" in own else build_discriminator(config.model, **d)
-    if (
-        growth_of(config) is not None and place.compiled is not None
-    ):  # a graph for each size, fade and frozen set
+    if own or is_file_name(config.model):  # for these images, and what the rehearsal could not run
+        image = {"img_size": data.img_size, "img_channels": data.img_channels}
+        labels = {"n_labels": n_labels, "condition_d": config.condition_d}
+        check_contract(G, D, n=place.shard.n, z_dim=config.z_dim, **image, **labels)
+    # a graph for each size, fade and frozen set
+    if growth_of(config) is not None and place.compiled is not None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
     return place.settle(G, config), place.settle(D, config), g
 
 
-def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]) -> dict[str, Any]:
-    """generator/config.json: how to rebuild G, and on what it was trained."""
+def generator_config(
+    config: TrainConfig, data: ImageData, build: dict[str, Any], own: dict[str, nn.Module]
+) -> dict[str, Any]:
+    """generator/config.json: how to rebuild G, and on what it was trained.
+
+    A model of a user's file is named by that and its checksum; one that was given as an instance has no name.
+    """
+    is_file = is_file_name(config.model) and "G" not in own
     labelled = config.conditional
     row: dict[str, Any] = {
-        "model": config.model,
-        "build": build,
-        "dataset": config.dataset,
-        "img_size": build["img_size"],
+        "model": None if "G" in own else model_title(config.model),
+        "build": {} if "G" in own else build,
+        "dataset": data.name if data.name == OWN else config.dataset,
+        "img_size": data.img_size,
         "z_dim": config.z_dim,
-        "n_labels": build["n_labels"],
+        "n_labels": data.n_labels if labelled else 0,
         "multi_hot": bool(labelled and data.multi_hot),
         "label_names": list(data.label_names) if labelled else [],
         "seed": config.seed,
@@ -123,6 +160,8 @@ def generator_config(config: TrainConfig, data: ImageData, build: dict[str, Any]
             "data_root": config.data_root,
         },
     }
+    if is_file:
+        row["model_file"] = {"name": row["model"], "sha256": file_sha256(Path(config.model).expanduser())}
     if row["multi_hot"]:
         row["label_examples"] = label_examples(data.labels, config.seed)
     return row

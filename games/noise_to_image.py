@@ -31,14 +31,13 @@ from games.task import (
 from generation.generator import export_generator, sampling_copy
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
-from images.own import as_image_data
 from images.sources import DATASETS, load_dataset
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import find_model
+from modelling import find_model, model_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import set_noise_scale
-from ops.precision import full, twice_differentiable
+from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
 
@@ -97,19 +96,22 @@ class NoiseToImage(Task):
     # -- before the run ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> None:
+    def rehearse(
+        cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
+    ) -> None:
         """Build both networks and run one micro-batch on the meta device; ValueError for what does not fit."""
-        cls.check(config, *rehearsed(config, shard))
+        channels = DATASETS[config.dataset].img_channels if images is None else images.img_channels
+        cls.check(config, *rehearsed(config, shard, own, channels))
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
         """UserError for settings, or networks, that the game cannot be played with."""
 
     @classmethod
-    def load(cls, config: TrainConfig, is_main: bool, images: Any = None, labels: Any = None) -> ImageData:
+    def load(cls, config: TrainConfig, is_main: bool, images: ImageData | None = None) -> ImageData:
         """The data set at the run's size, or own images."""
         if images is not None:
-            return as_image_data(images, labels)
+            return images
         return load_dataset(
             config.dataset,
             img_size=config.img_size,
@@ -133,17 +135,14 @@ class NoiseToImage(Task):
             channels_last=config.channels_last,
         )
         self.G, self.D, build = build_networks(config, place, data, own)
-        self.about = generator_config(config, data, build)
-        self.view = view_of(config.dataset)
+        self.about = generator_config(config, data, build, own)
+        self.view = view_of(self.about["dataset"])
         self.forward_g, self.forward_d = (
             network if place.compiled is None else place.compiled(network) for network in (self.G, self.D)
         )
         self.networks = {"D": self.D, "G": self.G}
-        self.method, self.model, self.growth = (
-            METHODS[config.method],
-            find_model(config.model),
-            growth_of(config),
-        )
+        self.model = model_of(self.G, self.D) if own else find_model(config.model)
+        self.method, self.growth = METHODS[config.method], growth_of(config)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None
         self.augmenter = Augmenter(config, self.device) if config.augment else None
@@ -279,17 +278,17 @@ class NoiseToImage(Task):
     def generate(self, batch: Inputs) -> Tensor:
         """G's images of the micro-batch's latents."""
         with self.place.autocast():
-            return full(self.forward_g(batch.z, batch.y, **self._mixing(batch)))
+            return upcast(self.forward_g(batch.z, batch.y, **self._mixing(batch)))
 
-    def judge(self, batch: Inputs, purpose: str, x: Tensor, twice: bool = False) -> DOutput:
+    def judge(self, batch: Inputs, purpose: str, x: Tensor, double_backward: bool = False) -> DOutput:
         """D's view of augmented images; `purpose` keeps the draws of one use apart from those of another.
 
-        twice: what comes out can be differentiated twice.
+        double_backward: what comes out can be differentiated twice.
         """
         x = self._augmented(x, batch, purpose)
-        with self.place.autocast(), twice_differentiable() if twice else nullcontext():
+        with self.place.autocast(), twice_differentiable() if double_backward else nullcontext():
             logit, classes = as_output(self.forward_d(x, batch.y))
-        return DOutput(full(logit), None if classes is None else full(classes))
+        return DOutput(upcast(logit), None if classes is None else upcast(classes))
 
     def _augmented(self, x: Tensor, batch: Inputs, purpose: str) -> Tensor:
         return x if self.augmenter is None else self.augmenter(x, batch, purpose)
@@ -320,7 +319,7 @@ class NoiseToImage(Task):
         share_forward = self.reuse_logits and "r1" in self.every_step["d"]
         if share_forward:
             x_real = x_real.detach().requires_grad_()
-        real = self.judge(batch, "d-real", x_real, twice=share_forward)
+        real = self.judge(batch, "d-real", x_real, double_backward=share_forward)
         fake = self.judge(batch, "d-fake", x_fake)
         d_real, d_fake = real.logit, fake.logit
         if self.config.label_smoothing:
@@ -397,7 +396,7 @@ class NoiseToImage(Task):
         ws = self.G.styles(half.z, half.y, **self._mixing(half))
         return StyleContext(
             ws=ws,
-            x=self.G.synthesis(ws, twice=True),
+            x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
             mean=self.state[name],
             follow=lambda value: self._follow(name, value, batch.micro),

@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from errors import UserError
-from images.batches import Shard
+from images.batches import ImageData, Shard
 from ops.rng import generator
 from settings import TrainConfig
 
@@ -195,16 +195,18 @@ class Task:
     # -- before the run ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> None:
+    def rehearse(
+        cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
+    ) -> None:
         """Refuse what does not fit, before data are read: build the networks and run a micro-batch on the meta device.
 
-        own: networks given as instances, by name. ValueError.
+        own: networks given as instances, by name; images: own ones in place of a data set's. ValueError.
         """
 
     @classmethod
-    def load(cls, config: TrainConfig, is_main: bool, images: Any = None, labels: Any = None) -> Any:
-        """What the game trains on; the main process decodes, the others wait. images, labels: own ones, in place of a
-        data set's. ValueError."""
+    def load(cls, config: TrainConfig, is_main: bool, images: ImageData | None = None) -> Any:
+        """What the game trains on; the main process decodes, the others wait. images: own ones in place of a data
+        set's. ValueError."""
         raise NotImplementedError
 
     def __init__(self, config: TrainConfig, place: Place, data: Any, own: dict[str, nn.Module]) -> None:

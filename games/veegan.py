@@ -13,7 +13,7 @@ from games.noise_to_image import Inputs, NoiseToImage
 from games.task import Phase, Place, Stats, every, network_rates
 from images.batches import ImageData
 from losses import gan_d
-from ops.precision import full
+from ops.precision import upcast
 from settings import TrainConfig
 
 
@@ -49,13 +49,13 @@ class VEEGAN(NoiseToImage):
     def pairs(self, x: Tensor, z: Tensor) -> Tensor:
         """D's logits (n,) of images and latents."""
         with self.place.autocast():
-            return full(self.forward_d(x, z=z))
+            return upcast(self.forward_d(x, z=z))
 
     def d_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """Half the cross entropy of (G(z), z) against (x, R(x) + noise)."""
         x_fake, x_real = self.fakes_for_d(batch), self.reals_of(batch)
         with torch.no_grad(), self.place.autocast():
-            z_real = full(self.R(x_real))
+            z_real = upcast(self.R(x_real))
         z_real = z_real + batch.normal("z-noise", (batch.z_dim,))
         d_real, d_fake = self.pairs(x_real, z_real), self.pairs(x_fake, batch.z)
         loss = gan_d(d_fake, d_real) / 2  # the fakes' pairs are those called 1
@@ -66,7 +66,7 @@ class VEEGAN(NoiseToImage):
         """D's mean logit of (G(z), z), which is high for fakes, and the error of R(G(z))."""
         x_fake = self.fakes_for_g(batch)
         with self.place.autocast():
-            z_again = full(self.R(x_fake))
+            z_again = upcast(self.R(x_fake))
         error = F.mse_loss(z_again, batch.z)
         loss = self.pairs(x_fake, batch.z).mean() + error
         return loss, {"loss/g": loss.detach(), "reconstruction": error.detach()}

@@ -267,11 +267,11 @@ def load_generator(
     chosen = known[0] if weights is None else weights
     if chosen not in known:
         raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
+    styled = tuple(row.Generator for row in MODELS.values() if row.styles)
+    about |= {"chosen": chosen, "styles": isinstance(G, styled)}
     own = G is not None or about.get("model_file") is not None
     if G is None:
         G = _rebuilt(folder, about, model_file)
-    styled = tuple(row.Generator for row in MODELS.values() if row.styles)
-    about |= {"chosen": chosen, "styles": isinstance(G, styled)}
     file, state = _trained(folder, about, checkpoint)
     try:
         G.load_state_dict(state)

@@ -12,6 +12,7 @@ from errors import UserError, tell
 from images.batches import ImageData
 from images.cache import fingerprint
 
+OWN = "own"  # the name of such data
 CHANNELS = (1, 3)
 QUANTISED = 64  # images at a time
 
@@ -19,7 +20,7 @@ Images = Tensor | np.ndarray | Dataset | Sequence
 
 
 def as_image_data(
-    images: Images, labels: Tensor | np.ndarray | Sequence | None = None, name: str = "own"
+    images: Images, labels: Tensor | np.ndarray | Sequence | None = None, name: str = OWN
 ) -> ImageData:
     """Own images as the trainer holds them: uint8 (N, H, W, C), C 1 or 3, all of one size.
 

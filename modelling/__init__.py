@@ -37,6 +37,7 @@ __all__ = [
     "build_generator",
     "check_contract",
     "find_model",
+    "is_file_name",
     "load_model_file",
     "model_of",
 ]

@@ -36,7 +36,7 @@ from modelling.layers import (
     check_size,
     norm_layer,
 )
-from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, sum_pool, upsample
+from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, repeat_pixels, sum_pool
 from modelling.sagan import SelfAttention, attention_sizes
 from ops.precision import without_autocast
 
@@ -164,7 +164,7 @@ class DeepUpBlock(TakesRows, nn.Module):
         super().__init__()
         hidden = c_in // 4
         self.c_out = c_out
-        self.upsample = upsample if up else nn.Identity()
+        self.upsample = repeat_pixels if up else nn.Identity()
         self.norm1, self.conv1 = norms(c_in), nn.Conv2d(c_in, hidden, 1)
         self.norm2, self.conv2 = norms(hidden), nn.Conv2d(hidden, hidden, 3, padding=1)
         self.norm3, self.conv3 = norms(hidden), nn.Conv2d(hidden, hidden, 3, padding=1)

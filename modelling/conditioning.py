@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelling.layers import check_choice, has_shift, hidden_block, norm_layer
-from ops.precision import full, without_autocast
+from ops.precision import upcast, without_autocast
 
 # Labels
 
@@ -171,7 +171,7 @@ CLASS_HEADS = {
     "ac": ClassHead(lambda logit, classes, rows: DOutput(logit, classes), classifies=True),
     # real as one of K classes or fake as another, whose logit is held at 0; arXiv:1606.03498 section 5
     "k_plus_1": ClassHead(
-        lambda logit, classes, rows: DOutput(full(classes).logsumexp(1), classes),
+        lambda logit, classes, rows: DOutput(upcast(classes).logsumexp(1), classes),
         classifies=True,
         one_class=True,
     ),

@@ -39,7 +39,7 @@ def is_ours(network: type[nn.Module]) -> bool:
     return file is not None and Path(file).parent == HERE
 
 
-def shown(file: str) -> str:
+def short_path(file: str) -> str:
     """A file's path, from the current folder where it is below it."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
@@ -49,7 +49,7 @@ def title(network: type[nn.Module]) -> str:
     """How messages call a class: by its name, and its file unless it is one of torch's."""
     found = map(code_file, (getattr(network, "forward", None), network.__init__))
     file = next((file for file in found if file and not Path(file).is_relative_to(TORCH)), None)
-    return network.__name__ if file is None else f"{network.__name__} ({shown(file)})"
+    return network.__name__ if file is None else f"{network.__name__} ({short_path(file)})"
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -59,10 +59,10 @@ def bare(network: nn.Module) -> nn.Module:
     return network.D if isinstance(network, ConditionalDiscriminator) else network
 
 
-def place_of(error: BaseException, files: set[str]) -> str:
+def at_line(error: BaseException, files: set[str]) -> str:
     """ " at file:line" of the innermost frame that stands in one of the files, "" without any."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
-    return f" at {shown(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f" at {short_path(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
 def in_words(error: BaseException) -> str:
@@ -88,7 +88,7 @@ def blaming(doing: str, network: type[nn.Module], *parts: nn.Module) -> Iterator
         files = {file for file in map(code_file, functions) if file and not Path(file).is_relative_to(TORCH)}
         if not is_ours(network):
             files = {file for file in files if Path(file).parent != HERE}
-        place = place_of(error, files)
+        place = at_line(error, files)
         raise UserError(f"{title(network)}: {doing} fails{place}: {in_words(error)}") from error
 
 

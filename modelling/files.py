@@ -9,7 +9,7 @@ from types import ModuleType
 from torch import nn
 
 from errors import UserError
-from modelling.contract import code_file, place_of, shown
+from modelling.contract import at_line, code_file, short_path
 from modelling.model import Model
 
 NEEDED = {"Generator": ("img_size", "img_channels", "z_dim"), "Discriminator": ("img_size", "img_channels")}
@@ -54,7 +54,7 @@ def _run(file: str, source: bytes, name: str) -> ModuleType:
         code = compile(source, file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if getattr(error, "lineno", None) else ""
-        raise UserError(f"--model {shown(file)}{line}: {getattr(error, 'msg', error)}") from None
+        raise UserError(f"--model {short_path(file)}{line}: {getattr(error, 'msg', error)}") from None
     module = ModuleType(name)
     module.__file__ = file
     sys.modules[name] = module  # dataclasses and pickle look a class's module up
@@ -62,7 +62,7 @@ def _run(file: str, source: bytes, name: str) -> ModuleType:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        place = place_of(error, {file}).removeprefix(" at ") or shown(file)
+        place = at_line(error, {file}).removeprefix(" at ") or short_path(file)
         raise UserError(f"--model {place}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     except BaseException:
         del sys.modules[name]
@@ -76,11 +76,11 @@ def _model_of(module: ModuleType, file: str) -> Model:
     if model is None:
         missing = [name for name in NEEDED if not hasattr(module, name)]
         if missing:
-            raise UserError(f"--model {shown(file)}: it has no class {' and no class '.join(missing)}")
+            raise UserError(f"--model {short_path(file)}: it has no class {' and no class '.join(missing)}")
         model = Model(module.Generator, module.Discriminator)
     elif not isinstance(model, Model):
         raise UserError(
-            f"--model {shown(file)}: MODEL is a {type(model).__name__}, not a modelling.Model(...)"
+            f"--model {short_path(file)}: MODEL is a {type(model).__name__}, not a modelling.Model(...)"
         )
     for name, keywords in NEEDED.items():
         _check_class(name, getattr(model, name), keywords, file)
@@ -92,7 +92,7 @@ def _check_class(name: str, network: object, keywords: tuple[str, ...], file: st
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
         kind = f"a {type(network).__name__}" if not isinstance(network, type) else "no torch.nn.Module"
         raise UserError(
-            f"--model {shown(file)}: {name} is {kind}; it must be a class derived from torch.nn.Module"
+            f"--model {short_path(file)}: {name} is {kind}; it must be a class derived from torch.nn.Module"
         )
     parameters = inspect.signature(network).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -100,4 +100,4 @@ def _check_class(name: str, network: object, keywords: tuple[str, ...], file: st
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     if missing := [keyword for keyword in keywords if keyword not in taken]:
         line = f":{network.__init__.__code__.co_firstlineno}" if code_file(network.__init__) == file else ""
-        raise UserError(f"--model {shown(file)}{line}: {name}(...) does not take {', '.join(missing)}")
+        raise UserError(f"--model {short_path(file)}{line}: {name}(...) does not take {', '.join(missing)}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import UserError
-from ops.precision import full
+from ops.precision import upcast
 
 Size = int | tuple[int, int]  # of an image: a number for a square, else (height, width)
 
@@ -104,7 +104,7 @@ class PixelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape and type."""
-        lifted = full(x)
+        lifted = upcast(x)
         return (lifted * (lifted.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
 
@@ -193,7 +193,7 @@ class MinibatchStdDev(nn.Module):
                 f"minibatch_stddev compares groups of {g} samples, which do not divide a batch of {n}: "
                 f"choose a --batch_size whose share of one process and micro-batch is a multiple of {g}"
             )
-        groups = full(x).unflatten(0, (n // g, g))  # (N, C, ...) -> (N/g, g, C, ...)
+        groups = upcast(x).unflatten(0, (n // g, g))  # (N, C, ...) -> (N/g, g, C, ...)
         variance = groups.var(1, correction=0)
         std = (variance + self.eps).sqrt().flatten(1).mean(1)  # eps inside: no infinite slope at 0; (N/g,)
         maps = std.repeat_interleave(g).to(x.dtype).view(n, 1, *[1] * (x.dim() - 2))
@@ -214,7 +214,7 @@ class MinibatchDiscrimination(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> (N, C + n_kernels, ...)."""
-        projected = full(self.T(x.flatten(1))).unflatten(1, (self.n_maps, -1))  # (N, B, kernel_dim)
+        projected = upcast(self.T(x.flatten(1))).unflatten(1, (self.n_maps, -1))  # (N, B, kernel_dim)
         distance = (projected[:, None] - projected[None]).abs().sum(3)  # (N, N, B)
         closeness = (-distance).exp().sum(1) - 1  # (N, B)
         maps = closeness.to(x.dtype).view(*closeness.shape, *[1] * (x.dim() - 2))

@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelling.conditioning import TakesRows, call
-from ops.precision import full
+from ops.precision import upcast
 
 
-def upsample(x: Tensor) -> Tensor:
+def repeat_pixels(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C, 2H, 2W), every pixel repeated."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def sum_pool(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C), summed over positions in full precision."""
-    return full(x).sum((2, 3))
+    return upcast(x).sum((2, 3))
 
 
 def activate(norm: nn.Module | None, x: Tensor, rows: Tensor | None) -> Tensor:
@@ -40,9 +40,9 @@ class ResidualUpBlock(TakesRows, nn.Module):
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """(N, c_in, H, W), (N, n_labels) -> (N, c_out, 2H, 2W)."""
-        h = self.conv1(upsample(activate(self.norm1, x, rows)))
+        h = self.conv1(repeat_pixels(activate(self.norm1, x, rows)))
         h = self.conv2(activate(self.norm2, h, rows))
-        return h + upsample(self.shortcut(x))  # 1x1 first: the same at a quarter of the work
+        return h + repeat_pixels(self.shortcut(x))  # 1x1 first: the same at a quarter of the work
 
 
 class ResidualDownBlock(nn.Module):

@@ -38,7 +38,7 @@ from modelling.styles import (
     styled_images,
     styles_of,
 )
-from ops.precision import full
+from ops.precision import upcast
 from ops.resample import TAPS_1331, conv_down, conv_up
 
 
@@ -47,9 +47,9 @@ def adain(x: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
 
     style holds scale - 1, so that it may start at 0, then the shift. In full precision.
     """
-    scale, shift = full(style)[:, :, None, None].chunk(2, 1)  # (N, 2 C) -> 2 x (N, C, 1, 1)
+    scale, shift = upcast(style)[:, :, None, None].chunk(2, 1)  # (N, 2 C) -> 2 x (N, C, 1, 1)
     # A group a map: the instance norm that keeps channels_last, in half the time of torch's own.
-    normalised = F.group_norm(full(x), x.shape[1], eps=eps)
+    normalised = F.group_norm(upcast(x), x.shape[1], eps=eps)
     return torch.addcmul(shift, normalised, scale + 1).to(x.dtype)
 
 
@@ -190,11 +190,11 @@ class Generator(nn.Module):
         """ws (N, n_layers, w_dim); see styles_of."""
         return styles_of(self, z, y, z_mix, u)
 
-    def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
+    def synthesis(self, ws: Tensor, *, noise: str | None = None, double_backward: bool = False) -> Tensor:
         """Styles (N, n_layers, w_dim) -> images.
 
-        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode. twice is ignored: one
-        form serves all orders of gradient. ValueError for other shapes and kinds of noise.
+        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode. double_backward is
+        ignored: one form serves all orders of gradient. ValueError for other shapes and kinds of noise.
         """
         kind = check_synthesis(self, ws, noise)
         k = self.stage.sizes.index(self.stage.size)

@@ -41,7 +41,7 @@ from modelling.styles import (
     styles_of,
 )
 from ops.modulated_conv import grouped_pays, modulated_conv2d
-from ops.precision import full, without_autocast
+from ops.precision import upcast, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
 GAIN = math.sqrt(2)  # of LeakyReLU
@@ -139,11 +139,11 @@ class StyledConv(nn.Module):
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.register_buffer("noise", torch.randn(shape) if noise else None)
 
-    def forward(self, x: Tensor, w: Tensor, noise: str, twice: bool) -> Tensor:
-        """noise: one of styles.NOISES; twice: see Generator.synthesis."""
+    def forward(self, x: Tensor, w: Tensor, noise: str, double_backward: bool) -> Tensor:
+        """noise: one of styles.NOISES; double_backward: see Generator.synthesis."""
         up = self.up_taps is not None
         weight = self.weight.transpose(0, 1) if up else self.weight
-        grouped = twice and grouped_pays(x, weight, up)
+        grouped = double_backward and grouped_pays(x, weight, up)
         x = modulated_conv2d(x, weight, self.affine(w), up_taps=self.up_taps, grouped=grouped, gain=GAIN)
         maps = None if self.strength is None else NOISES[noise](x, self.noise, self.strength.dtype)
         if maps is not None:
@@ -166,7 +166,7 @@ class ToImage(nn.Module):
         """In full precision whatever x is."""
         s = self.affine(w)  # grouped: for a kernel of 1 and few outputs the faster form to every order
         y = modulated_conv2d(x, self.weight, s, demodulate=False, grouped=True, gain=self.scale)
-        return full(_clamped(y + self.bias.to(y.dtype)[:, None, None], self.clamp))
+        return upcast(_clamped(y + self.bias.to(y.dtype)[:, None, None], self.clamp))
 
 
 class SynthesisBlock(nn.Module):
@@ -207,14 +207,14 @@ class SynthesisBlock(nn.Module):
         styles: list[Tensor],
         low: torch.dtype | None,
         noise: str,
-        twice: bool,
+        double_backward: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """styles: len(convs) + 1 of (N, w_dim); low: the type of half precision, None for full."""
         if self.const is not None:
             x = self.const.expand(len(styles[0]), -1, -1, -1)
-        x = x.to(low) if self.half and low is not None else full(x)
+        x = x.to(low) if self.half and low is not None else upcast(x)
         for conv, w in zip(self.convs, styles, strict=False):
-            x = conv(x, w, noise, twice)
+            x = conv(x, w, noise, double_backward)
         if image is not None:
             image = upsample(image, TAPS_1331)
         if self.to_image is not None:
@@ -288,22 +288,22 @@ class Generator(nn.Module):
         """ws (N, n_layers, w_dim); see styles_of."""
         return styles_of(self, z, y, z_mix, u)
 
-    def synthesis(self, ws: Tensor, *, noise: str | None = None, twice: bool = False) -> Tensor:
+    def synthesis(self, ws: Tensor, *, noise: str | None = None, double_backward: bool = False) -> Tensor:
         """Images (N, img_channels, H, W) from ws (N, n_layers, w_dim).
 
-        noise: "none", "random" or "constant", None for "random" in training and "constant" in eval mode. twice: the
-        gradient will be differentiated again, choose the form of each convolution for that; the images are the same.
-        ValueError for other noise and shapes.
+        noise: "none", "random" or "constant", None for "random" in training and "constant" in eval mode.
+        double_backward: the gradient will be differentiated again, choose the form of each convolution for that; the
+        images are the same. ValueError for other noise and shapes.
         """
         kind = check_synthesis(self, ws, noise)
         low = autocast_type(ws)
         with without_autocast(ws):
-            styles = full(ws).unbind(1)
+            styles = upcast(ws).unbind(1)
             x = image = None
             i = 0
             for block in self.blocks:
                 n = len(block.convs)
-                x, image = block(x, image, styles[i : i + n + 1], low, kind, twice)
+                x, image = block(x, image, styles[i : i + n + 1], low, kind, double_backward)
                 i += n
         return image
 
@@ -384,7 +384,7 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor, low: torch.dtype | None) -> Tensor:
         """low: the type of half precision, None for full."""
-        x = x.to(low) if self.half and low is not None else full(x)
+        x = x.to(low) if self.half and low is not None else upcast(x)
         if self.from_image is not None:
             x = self.from_image(x)
         y = self.conv1(self.conv0(x))
@@ -451,7 +451,7 @@ class Discriminator(nn.Module):
         with without_autocast(x):
             for block in self.blocks:
                 x = block(x, low)
-            features = self._features(full(x))
+            features = self._features(upcast(x))
             if self.mapping is None:
                 return features.squeeze(1)
             check_labels(y, len(x), self.n_labels)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modelling.conditioning import label_vectors, without_zero_rows
 from modelling.equalised import EqualisedLinear
 from modelling.layers import PixelNorm, check_choice, check_latents
-from ops.precision import full, without_autocast
+from ops.precision import upcast, without_autocast
 
 
 class Mapping(nn.Module):
@@ -58,7 +58,7 @@ class Mapping(nn.Module):
         parts = []
         if self.z_dim:
             check_latents(z, self.z_dim)
-            parts.append(self.normalise(full(z)))
+            parts.append(self.normalise(upcast(z)))
         if self.embedding is not None:
             n = len(z) if self.z_dim else 0 if y is None else len(y)
             rows = without_zero_rows(label_vectors(y, n, self.n_labels), -(self.n_labels**-0.5))  # |row| 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ops.precision import full, without_autocast
+from ops.precision import upcast, without_autocast
 from ops.resample import conv_up, upsample
 
 EPS = 1e-8  # inside the root of eq. 3
@@ -35,7 +35,7 @@ def modulated_conv2d(
     """
     _check_shapes(x, weight, s)
     with without_autocast(x):
-        s, weight, undone = _brought_to_one(full(s), full(weight), x.dtype)
+        s, weight, undone = _brought_to_one(upcast(s), upcast(weight), x.dtype)
         if demodulate:
             # eq. 3 is the same for any scale of s and weight but for eps, which is scaled alike.
             factor = gain * demodulation(weight, s, EPS if undone is None else EPS / undone.square())

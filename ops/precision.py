@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def full(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """Lift float16 and bfloat16 to float32 and leave every other type, float64 included, as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

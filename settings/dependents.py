@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import UserError
+from modelling import find_model
 from modelling.conditioning import CLASS_HEADS
 from settings.sections.data import of_points
-from settings.sections.model import AC_WEIGHTS, find_model, names_where
+from settings.sections.model import AC_WEIGHTS, names_where
 from settings.values import without
 
 

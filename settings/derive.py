@@ -6,12 +6,12 @@ from typing import Any
 
 from images.sources import DATASETS
 from losses import METHODS, PENALTIES
-from modelling import own_settings
+from modelling import find_model, own_settings
 from modelling.conditioning import CONDITIONAL_NORMS
 from modelling.layers import image_shape
 from settings.section import is_auto, of
 from settings.sections import FIELDS
-from settings.sections.model import AC_WEIGHTS, find_model
+from settings.sections.model import AC_WEIGHTS
 from settings.train_config import TrainConfig
 
 KIMG = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's; 800 for LSUN

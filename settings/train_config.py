@@ -5,13 +5,14 @@ from typing import Any, ClassVar
 
 from errors import UserError
 from losses import PENALTIES
+from modelling import find_model
 from settings.dependents import refuse_idle
 from settings.section import default_of, is_auto
 from settings.sections import FIELDS, SECTIONS
 from settings.sections.data import AugmentationSettings, DataSettings, of_points
 from settings.sections.evaluation import EvaluationSettings
 from settings.sections.loss import LossSettings
-from settings.sections.model import GrowingSettings, ModelSettings, find_model, names_where
+from settings.sections.model import GrowingSettings, ModelSettings, names_where
 from settings.sections.optimisation import EmaSettings, OptimisationSettings, PrecisionSettings
 from settings.sections.run import OutputSettings, RunSettings
 from settings.values import read_settings

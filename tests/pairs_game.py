@@ -70,7 +70,7 @@ class Pairs(Task):
         return made | {name: Discriminator(**sizes, **config.d_kwargs) for name in ("D_A", "D_B")}
 
     @classmethod
-    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module]) -> None:
+    def rehearse(cls, config: TrainConfig, shard: Shard, own: dict, images: Any = None) -> None:
         with torch.device("meta"):
             networks, x = cls.networks_of(config), torch.empty(shard.n, 1, config.img_size, config.img_size)
             networks["D_B"](networks["G_AB"](x))

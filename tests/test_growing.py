@@ -89,9 +89,8 @@ def test_reals_fade_as_the_images_of_g_do() -> None:
     coarse = torch.tensor([[2.0, 2.0, 4.0, 4.0]] * 2 + [[1.0, 1.0, 4.0, 4.0]] * 2)[None, None]
     assert_close(at_stage(IMAGE, 4, 0.25), 0.25 * IMAGE + 0.75 * coarse)
     assert_close(at_stage(IMAGE, 4, 0.0), coarse)
-    assert_close(
-        at_stage(IMAGE, 2, 0.5), 0.5 * HALF + 0.5 * 2.75
-    )  # of the smaller size, not of the whole image
+    # of the smaller size, not of the whole image
+    assert_close(at_stage(IMAGE, 2, 0.5), 0.5 * HALF + 0.5 * 2.75)
 
 
 # -- runs: batches of 8; 4 steps at each size, 2 in each fade -----------------------------------------------------

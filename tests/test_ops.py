@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ops.distributed import global_mean, n_processes
-from ops.precision import full, repeatable
+from ops.precision import repeatable, upcast
 from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectral_norm
 
 # Precision
@@ -25,8 +25,8 @@ from ops.spectral_norm import SpectralNorm, apply_spectral_norm, iterate_spectra
         (torch.float64, torch.float64),
     ],
 )
-def test_full_lifts_half_precision_only(given: torch.dtype, expected: torch.dtype) -> None:
-    assert full(torch.ones(2, dtype=given)).dtype == expected
+def test_upcast_lifts_half_precision_only(given: torch.dtype, expected: torch.dtype) -> None:
+    assert upcast(torch.ones(2, dtype=given)).dtype == expected
 
 
 @pytest.mark.parametrize("before", [False, True])

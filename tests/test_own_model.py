@@ -1,6 +1,7 @@
 """Networks of one's own: a file or instances in the place of a row, and one line for all that breaks the contract."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from games.build import build_networks, rehearsed
+from games.noise_to_image import NoiseToImage
+from games.task import Place
+from images.batches import Shard
+from images.own import as_image_data
 from modelling import (
     MODELS,
     Model,
@@ -22,7 +28,6 @@ from modelling import (
 from modelling.conditioning import DOutput
 from modelling.growing import Stage
 from tests.running import SMALL, TINY, request
-from training.run import rehearse
 
 IMAGE = {"img_size": 16, "img_channels": 1}
 CONTRACT = IMAGE | {"n": 4, "z_dim": 8}
@@ -317,6 +322,31 @@ def test_networks_that_call_for_values(write) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_what_the_rehearsal_could_not_see_is_refused_when_built(write) -> None:
+    """Of a file whose D calls for values, and for images of another size than an instance makes."""
+    path = write(
+        (
+            "return self.layers(x).squeeze(1)",
+            "h = self.layers(x)\n        return h if h.sum() > 1e9 else h[:1]",
+        )
+    )
+    plain = request(f"{TINY} --log_name a --n_steps 1 --no-spectral_norm_d").config()
+    config = replace(plain, model=path, norm_g=None, norm_d=None)
+    place, data = (
+        Place(torch.device("cpu"), Shard(8)),
+        as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8)),
+    )
+    rehearsed(config, place.shard, {})
+    with pytest.raises(UserError, match=r"must give logits \(8,\)"):
+        build_networks(config, place, data, {})
+    config, G = replace(config, model=write(name="sound.py")), build_generator("mlp", z_dim=8, **IMAGE)
+    networks = build_networks(config, place, data, {"G": G})
+    assert networks[0] is G and type(networks[1]).__module__.endswith("sound")
+    larger = as_image_data(torch.zeros(9, 1, 32, 32, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"has img_size 16, and 32 was asked for"):
+        build_networks(config, place, larger, {"G": G})
+
+
 # Instances
 
 
@@ -362,4 +392,15 @@ def test_the_rehearsal_checks_the_contract(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(MODELS, "mlp", Model(Forgetful, MODELS["mlp"].Discriminator))
     config = request(f"{TINY} --model mlp --log_name a --n_steps 1").config()
     with pytest.raises(UserError, match=r"Forgetful \(.*\) has no attribute z_dim"):
-        rehearse(config, 1)
+        NoiseToImage.rehearse(config, Shard(8), {})
+
+
+def test_instances_are_rehearsed_and_stay_as_they_are() -> None:
+    config = request(f"{TINY} --model dcgan --log_name a --n_steps 1").config()
+    G, D = build_generator("mlp", z_dim=8, **IMAGE), build_discriminator("mlp", **IMAGE)
+    NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})
+    assert not any(p.is_meta for net in (G, D) for p in net.parameters())
+    NoiseToImage.rehearse(config, Shard(8), {"D": D})  # with the model's own G
+    G.z_dim = 9
+    with pytest.raises(UserError, match=r"Generator \(.*mlp.py\) has z_dim 9, and 8 was asked for"):
+        NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})

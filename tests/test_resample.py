@@ -49,9 +49,8 @@ def test_up_and_down_are_transposes_of_each_other() -> None:
 
 def test_upsampling_by_hand() -> None:
     x = torch.tensor([[[[4.0, 8.0]]]]).expand(1, 1, 4, 2)
-    assert_close(
-        upsample(x, TAPS_1331)[0, 0, 4], torch.tensor([3.0, 5.0, 7.0, 6.0])
-    )  # 3/4 and 1/4, zeros outside
+    # 3/4 and 1/4, zeros outside
+    assert_close(upsample(x, TAPS_1331)[0, 0, 4], torch.tensor([3.0, 5.0, 7.0, 6.0]))
 
 
 @pytest.mark.parametrize("groups", [1, 2])

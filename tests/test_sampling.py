@@ -101,7 +101,7 @@ def test_a_run_keeps_examples_of_the_labels_it_was_trained_with() -> None:
     flags = f"{TINY} --conditional --seed 4"
     for kind, labels in kinds.items():
         data = ImageData(images, labels, names, "fingerprint", kind)
-        found = generator_config(request(flags).config(), data, {"img_size": 16, "n_labels": 10})
+        found = generator_config(request(flags).config(), data, {}, {})
         expected = label_examples(labels, seed=4) if kind == "faces" else None
         assert found.get("label_examples") == expected and found["multi_hot"] == (kind == "faces")
         assert len(label_rows(json.loads(json.dumps(found)), 20, seed=0)) == 20

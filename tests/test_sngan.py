@@ -8,7 +8,14 @@ from torch.testing import assert_close
 
 from modelling import sndcgan, sngan
 from modelling.conditioning import ConditionalNorm, as_output, norm_factory
-from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, init_glorot, sum_pool, upsample
+from modelling.resnet import (
+    ResidualDownBlock,
+    ResidualUpBlock,
+    activate,
+    init_glorot,
+    repeat_pixels,
+    sum_pool,
+)
 from ops.spectral_norm import apply_spectral_norm, iterate_spectral_norm
 
 
@@ -104,7 +111,7 @@ def test_pools() -> None:
     assert_close(sum_pool(x), torch.tensor([[6.0, 22.0]]))
     many = sum_pool(torch.ones(1, 1, 17, 241, dtype=torch.bfloat16))  # 4097, which bf16 does not have
     assert (many.dtype, many.item()) == (torch.float32, 4097)
-    assert upsample(x)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    assert repeat_pixels(x)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
 def test_initial_weights() -> None:

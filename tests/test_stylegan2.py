@@ -116,7 +116,7 @@ def test_shapes(shape: tuple[int, int], channels: int) -> None:
 )
 def test_impossible_sizes_name_the_nearest(given: int | tuple[int, int], nearest: str) -> None:
     for build in (generator, discriminator):
-        with pytest.raises(ValueError, match=f"nearest is --img_size {nearest}$"):
+        with pytest.raises(ValueError, match=f"nearest is (--)?img_size {nearest}$"):
             build(img_size=given)
     possible = tuple(map(int, nearest.split("x")))
     image_levels(possible if len(possible) == 2 else possible[0])
@@ -514,9 +514,9 @@ def r1(D: Discriminator, x: Tensor, y: Tensor) -> Tensor:
     return grad.square().sum((1, 2, 3)).mean()
 
 
-def path_length(G: Generator, z: Tensor, direction: Tensor, twice: bool) -> Tensor:
+def path_length(G: Generator, z: Tensor, direction: Tensor, double_backward: bool) -> Tensor:
     ws = G.styles(z)
-    image = G.synthesis(ws, twice=twice, noise="constant")
+    image = G.synthesis(ws, double_backward=double_backward, noise="constant")
     (grad,) = torch.autograd.grad((image * direction).sum(), ws, create_graph=True)
     return (grad.square().sum(2).mean(1).sqrt() - 0.5).square().mean()
 
@@ -558,7 +558,7 @@ def test_path_length_is_equal_in_both_forms(
 ) -> None:
     G = generator(architecture=architecture)
     z, direction = torch.randn(4, 6), torch.randn(4, 3, 32, 32) / 32
-    usual = path_length(G, z, direction, twice=False)
+    usual = path_length(G, z, direction, double_backward=False)
     expected = gradients(usual, G)
     forms: list[bool] = []
 
@@ -568,7 +568,7 @@ def test_path_length_is_equal_in_both_forms(
 
     monkeypatch.setattr(stylegan2, "modulated_conv2d", watched)
     monkeypatch.setattr(stylegan2, "grouped_pays", lambda x, weight, up: True)
-    grouped = path_length(G, z, direction, twice=True)
+    grouped = path_length(G, z, direction, double_backward=True)
     assert all(forms)
     assert_close(grouped, usual, rtol=1e-10, atol=1e-12)
     for got, want in zip(gradients(grouped, G), expected, strict=True):
@@ -580,7 +580,7 @@ def test_path_length_is_equal_in_both_forms(
 def test_path_length_differentiates_against_finite_differences(double: None) -> None:
     G = wake_noise(generator()).eval()
     z, direction = torch.randn(4, 6), torch.randn(4, 3, 32, 32) / 32
-    check_directional(lambda: path_length(G, z, direction, twice=True), G)
+    check_directional(lambda: path_length(G, z, direction, double_backward=True), G)
 
 
 # Precision

@@ -10,10 +10,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from errors import UserError, tell
-from settings import TrainConfig, as_dict
+from generation.generator import MODEL_FILE, file_sha256
+from modelling import is_file_name
+from settings import TrainConfig, as_dict, settled
 from settings.command_line import Request
 from settings.files import base_of
 from settings.resume import resume_differences
+from settings.values import layered
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ def planned(request: Request) -> Plan:
 
 
 def continued(config: TrainConfig, resume: str | Path) -> Plan:
-    """A run or checkpoint taken up with settings from Python, in its own folder."""
+    """A run or checkpoint taken up in its own folder, with its own settings but for those asked for now."""
     source = existing(resume)
-    run, old, _ = saved_run(source)
+    run, old, base = saved_run(source)
+    config = settled(TrainConfig(**layered(base, config.asked)))
     refuse_differences(run, old, config)
     return Plan(config, run, source)
 
@@ -75,13 +79,23 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
         raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
     try:
         old = json.loads(saved.read_text())
+        if is_file_name(old["model"]) and (run / MODEL_FILE).is_file():
+            # the networks are those of the training, wherever the file was and whatever became of it
+            kept = {"model": str(run / MODEL_FILE)}
+            old |= kept | ({"asked": old["asked"] | kept} if "asked" in old else {})
         return run, old, base_of(old)
-    except (ValueError, AttributeError):
+    except UserError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError):
         raise UserError(f"--resume: {saved} is damaged") from None
 
 
 def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
     """UserError for settings that would make it another run; a notice for learning rates."""
+    if is_file_name(config.model) and is_file_name(old["model"]):
+        now, before = (Path(name).expanduser() for name in (config.model, old["model"]))
+        if before.is_file() and file_sha256(now) == file_sha256(before):
+            old = old | {"model": config.model}
     refused, noticed = resume_differences(old, as_dict(config))
     if refused:
         raise UserError(
@@ -121,9 +135,9 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
-    """runs/dataset-model-method-NNN, chosen by the main process for all."""
-    stem = Path(config.runs_dir) / f"{config.dataset}-{Path(config.model).stem}-{config.method}"
+def next_free_folder(config: TrainConfig, data: str, accelerator: Accelerator) -> Path:
+    """runs/data-model-method-NNN, chosen by the main process for all."""
+    stem = Path(config.runs_dir) / f"{data}-{Path(config.model).stem}-{config.method}"
     name = [None]
     if accelerator.is_main_process:
         name = [next(f"{stem}-{i:03d}" for i in itertools.count(1) if not Path(f"{stem}-{i:03d}").exists())]
@@ -131,12 +145,14 @@ def next_free_folder(config: TrainConfig, accelerator: Accelerator) -> Path:
 
 
 def prepare_folder(config: TrainConfig, folder: Path, resumed: bool, accelerator: Accelerator) -> None:
-    """Make the run folder and write config.json."""
+    """Make the run folder, write config.json, and keep a copy of the user's file that the networks are from."""
     if accelerator.is_main_process:
         try:
             if not resumed and config.overwrite and is_occupied(folder):
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            if is_file_name(config.model) and not resumed:
+                shutil.copyfile(Path(config.model).expanduser(), folder / MODEL_FILE)
             (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
         except OSError as error:
             raise UserError(

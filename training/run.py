@@ -18,6 +18,8 @@ from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore
 from generation.state import check_shapes
+from images.batches import ImageData
+from images.own import OWN, as_image_data
 from settings import TrainConfig, as_dict, settled
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
@@ -67,20 +69,29 @@ def train(
 
     images: own ones in place of the data set's, (N, C, H, W) uint8 or in [-1, 1], or a torch Dataset, with labels (N,)
     or (N, K) where the run is conditional; G, D: own networks, instances that keep to the contract of modelling.Model;
-    resume: a run folder or checkpoint to go on from; on_step(step, values): called after each step, values are tensors
-    on the device. ValueError that names the argument for what does not fit.
+    resume: a run folder or checkpoint to go on from, with its own settings but for those given now; on_step(step,
+    values): called after each step, values are tensors on the device. ValueError that names the argument for what does
+    not fit.
     """
-    config = settled(config)
-    plan = Plan(config, new_folder(config)) if resume is None else continued(config, resume)
+    data = None
+    if images is not None:
+        data = as_image_data(images, labels)
+        config = replace(config, img_size=data.img_size) if config.img_size is None else config
+    elif labels is not None:
+        raise UserError("labels: they belong to images, which were not given")
+    if resume is None:
+        config = settled(config)
+        plan = Plan(config, new_folder(config))
+    else:
+        plan = continued(config, resume)
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
-    return run_plan(plan, images=images, labels=labels, own=own, on_step=on_step)
+    return run_plan(plan, images=data, own=own, on_step=on_step)
 
 
 def run_plan(
     plan: Plan,
     *,
-    images: Any = None,
-    labels: Any = None,
+    images: ImageData | None = None,
     own: dict[str, nn.Module] | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Run:
@@ -91,11 +102,10 @@ def run_plan(
         config = replace(plan.config, mixed_precision=accelerator.mixed_precision)
         game = game_of(config)
         with blaming_user():
-            game.rehearse(config, shard_of(config, accelerator), own)
-            data = game.load(config, accelerator.is_local_main_process, images, labels)
-        folder = plan.folder or next_free_folder(config, accelerator)
-        with blaming_user():
+            game.rehearse(config, shard_of(config, accelerator), own, images)
+            data = game.load(config, accelerator.is_local_main_process, images)
             task = game(config, place_of(config, accelerator), data, own)
+            folder = plan.folder or next_free_folder(config, OWN if images else config.dataset, accelerator)
             loop = assemble(config, accelerator, task, folder, on_step)
         if plan.source is not None:
             restore(loop, plan.source)  # before config.json: a refused resume changes nothing

@@ -5,19 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from errors import UserError, blaming_user
-from modelling import MODELS, Model, check_condition, check_sees_labels
+from modelling import MODELS, check_condition, check_sees_labels, find_model
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, ClassHead
 from modelling.layers import NORMS
 from settings.section import Section, flag
 
 AC_WEIGHTS = ("ac_weight_d", "ac_weight_fake", "ac_weight_g")  # in the section of losses
-
-
-def find_model(name: str) -> Model:
-    """The row of a model; UserError for a file, which is not known yet."""
-    if name not in MODELS:
-        raise UserError(f"--model {name}: files of networks are not known yet")
-    return MODELS[name]
 
 
 def conditions(side: str) -> Iterable[str]:
