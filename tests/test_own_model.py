@@ -336,7 +336,7 @@ def test_what_the_rehearsal_could_not_see_is_refused_when_built(write) -> None:
         Place(torch.device("cpu"), Shard(8)),
         as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8)),
     )
-    rehearsed(config, place.shard, {})
+    rehearsed(config, place.shard, {}, 1)
     with pytest.raises(UserError, match=r"must give logits \(8,\)"):
         build_networks(config, place, data, {})
     config, G = replace(config, model=write(name="sound.py")), build_generator("mlp", z_dim=8, **IMAGE)
@@ -396,7 +396,7 @@ def test_the_rehearsal_checks_the_contract(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_instances_are_rehearsed_and_stay_as_they_are() -> None:
-    config = request(f"{TINY} --model dcgan --log_name a --n_steps 1").config()
+    config = request("--dataset digits --img_size 16 --z_dim 8 --batch_size 8").config()
     G, D = build_generator("mlp", z_dim=8, **IMAGE), build_discriminator("mlp", **IMAGE)
     NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})
     assert not any(p.is_meta for net in (G, D) for p in net.parameters())
