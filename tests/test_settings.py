@@ -159,7 +159,7 @@ def test_a_row_added_at_run_time_is_a_choice(
 
 def test_a_penalty_is_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     """A row makes its flag, its help, its name in files, and its place in a run's config."""
-    row = Penalty(PENALTIES["drift"].fn, side="d", weight=0.5, fakes=False, help="a text of mine", also="mu")
+    row = Penalty(PENALTIES["drift"].fn, side="d", weight=0.5, help="a text of mine", also="mu")
     monkeypatch.setitem(PENALTIES, "mine", row)
     assert resolve("--mine_weight 2").penalties() == resolve("--mu 2").penalties() == {"mine": (2.0, 1)}
     assert resolve("--penalty mine --penalty_interval mine=4").penalties() == {"mine": (0.5, 4)}
