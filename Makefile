@@ -28,8 +28,9 @@ demo: .venv/.requirements
 	@echo "80 generated digits, a column a class: $(CURDIR)/demo.png"
 	@echo "the run, its curves and its weights: $(CURDIR)/runs/demo"
 
+# A worker a core, of one thread each; worksteal keeps the tests of a file together until a worker has nothing left.
 test: .venv/.requirements-dev
-	.venv/bin/python -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal -m "not slow and not gpu"
 
 lint: .venv/.requirements-dev
 	.venv/bin/python -m ruff check .

@@ -3,8 +3,9 @@
 import os
 
 # Before torch is imported: the tests and every process they start compute with the same thread count,
-# so that bit-for-bit comparisons hold between them. One thread is also the fastest for tiny networks.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# so that bit-for-bit comparisons hold between them, whatever the shell has set. One thread is also the fastest
+# for tiny networks, and make test runs a worker a core.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

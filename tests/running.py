@@ -1,16 +1,21 @@
 """Runs for tests: tiny networks on the embedded digits, in this process or in new ones."""
 
+import functools
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from accelerate.state import PartialState
 
+from images.sources import DATASETS, load_digits
 from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
 from training.folder import planned
@@ -42,6 +47,8 @@ def narrow_settings(network: type) -> dict[str, int]:
 SMALL = {
     name: (narrow_settings(row.Generator), narrow_settings(row.Discriminator)) for name, row in MODELS.items()
 }
+# The digits of each size are enlarged once a process.
+ENLARGED = replace(DATASETS["digits"], make=functools.cache(load_digits))
 
 
 def small(model: str, **of_g: object) -> str:
@@ -50,6 +57,16 @@ def small(model: str, **of_g: object) -> str:
         " ".join(f"{k}={v}" for k, v in given.items()) for given in (SMALL[model][0] | of_g, SMALL[model][1])
     )
     return f"--model {model} --g_kwargs {g} --d_kwargs {d}"
+
+
+@contextmanager
+def cheap() -> Iterator[None]:
+    """Within it a run neither measures batch norm over 512 latents nor enlarges the digits once more.
+
+    Either would take longer than the few steps of a test.
+    """
+    with patch("generation.generator.STANDING_LATENTS", 64), patch.dict(DATASETS, digits=ENLARGED):
+        yield
 
 
 def request(command: str) -> Request:
@@ -62,9 +79,17 @@ def full(command: str, folder: Path) -> str:
     return f"{'' if '--resume' in command else TINY} --runs_dir {folder} {command}"
 
 
-def run(command: str, folder: Path, on_step: Callable | None = None) -> Loop:
-    """Train in this process."""
-    return run_plan(planned(request(full(command, folder))), on_step=on_step).loop
+def run(
+    command: str, folder: Path, on_step: Callable | None = None, *, dtype: torch.dtype | None = None
+) -> Loop:
+    """Train in this process; dtype: torch's default meanwhile, None for what it is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        with cheap():
+            return run_plan(planned(request(full(command, folder))), on_step=on_step).loop
+    finally:
+        torch.set_default_dtype(before)
 
 
 def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32") -> str:
@@ -114,9 +139,10 @@ def differing(
 
 if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
-    for command in json.loads(Path(sys.argv[1]).read_text()):
-        # all look at a run's folder before the first one writes there
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        run_plan(planned(request(command)))
+    with cheap():
+        for command in json.loads(Path(sys.argv[1]).read_text()):
+            # all look at a run's folder before the first one writes there
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            run_plan(planned(request(command)))
     PartialState().destroy_process_group()

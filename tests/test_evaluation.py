@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from generation.indexed import (
 )
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
+from generation.version import code_version
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
 from metrics import inception
@@ -34,7 +35,7 @@ from metrics.classifiers import DigitCNN
 from metrics.features import READ_AT_ONCE, Extractor, load_extractor, save_extractor
 from metrics.score import METRICS
 from modelling import build_generator
-from tests.running import ROOT
+from tests.running import ROOT, cheap
 from tests.running import run as train
 from tests.test_tools import export, refused
 from tests.test_training import different
@@ -83,24 +84,76 @@ def flags(weights: Path, *more: object) -> list[str]:
     return [str(word) for word in given]
 
 
-def launched(argv: list[str], processes: int) -> str:
-    """stderr of tools.evaluate in new processes of one thread each."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    done = subprocess.run(
-        [*launcher, "-m", "tools.evaluate", *argv],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("fid[digits-cnn]") == 2  # and intra_fid: the main process alone prints
-    return done.stderr
+def every_metric(cache: Path) -> list[object]:
+    """Flags of four chunks and all metrics."""
+    return ["--n_fake", N, "--cache_dir", cache, "--metrics", *METRICS]
+
+
+def lines_of(run: Path) -> list[dict]:
+    """All scores, but for their dates."""
+    texts = (run / "scores.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(text).items() if k != "date"} for text in texts]
 
 
 def last_line(run: Path) -> dict:
     """The newest score, but for its date."""
-    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
-    return {k: v for k, v in line.items() if k != "date"}
+    return lines_of(run)[-1]
+
+
+def break_generator(run: Path) -> Path:
+    """The run with weights that are not finite."""
+    state = load_file(run / "generator" / "ema.safetensors")
+    state[next(k for k in state if k.endswith("weight"))].fill_(float("nan"))
+    config = json.loads((run / "generator" / "config.json").read_text())
+    G = build_generator(config["model"], **config["build"])
+    G.load_state_dict(state)
+    export_generator(run / "generator", config, {"ema": G.eval()}, step=7)
+    return run
+
+
+IN_ONE_GROUP = """
+import json, sys
+from unittest.mock import patch
+from accelerate import PartialState
+from tools import evaluate
+with patch.object(PartialState, "destroy_process_group"):
+    codes = [evaluate.main(argv) for argv in json.loads(sys.argv[1])]
+PartialState().destroy_process_group()
+sys.stdout.write(f"exit codes {codes}\\n")
+sys.exit(max(codes))
+"""
+
+
+@dataclass
+class Pair:
+    """What two processes made of three evaluations: all metrics, less than a chunk for each, a broken generator."""
+
+    done: subprocess.CompletedProcess
+    lines: list[dict]
+    n_statistics: int  # files that the first one left
+
+
+@pytest.fixture(scope="module")
+def pair(run: Path, weights: Path, folder: Path) -> Pair:
+    """All under one launch: each start costs seconds."""
+    (script := folder / "in_one_group.py").write_text(IN_ONE_GROUP)
+    caches = [folder / "cache-2", folder / "cache-few"]
+    broken = break_generator(export(folder / "broken"))
+    few = ["--n_fake", 40, "--n_real", 200, "--metrics", "fid", "intra_fid", "--balanced"]
+    commands = [
+        [str(run), *flags(weights, *every_metric(caches[0]))],
+        [str(run), *flags(weights, *few, "--cache_dir", caches[1])],
+        [str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", caches[1])],
+    ]
+    before = len(lines_of(run)) if (run / "scores.jsonl").exists() else 0
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(script), json.dumps(commands)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout.count("exit codes [0, 0, 2]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    return Pair(done, lines_of(run)[before:], len(list((caches[0] / "statistics").iterdir())))
 
 
 class Pixels(torch.utils.data.Dataset):
@@ -152,18 +205,15 @@ def of_the_library(real: Tensor, fake: Tensor, weights: Path) -> dict[str, float
 
 
 def test_two_processes_equal_one_to_the_last_digit_and_the_library(
-    run: Path, weights: Path, data: ImageData, folder: Path
+    run: Path, weights: Path, data: ImageData, folder: Path, pair: Pair, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All metrics, the reals read anew by both."""
-    lines = []
-    for processes in (1, 2):
-        cache = folder / f"cache-{processes}"
-        launched(
-            [str(run), *flags(weights, "--n_fake", N, "--cache_dir", cache, "--metrics", *METRICS)], processes
-        )
-        lines.append(last_line(run))
-        assert len(list((cache / "statistics").iterdir())) == 2
-    one, two = lines
+    cache = folder / "cache-1"
+    code_version.cache_clear()  # this process may be older than the last change of the code
+    assert evaluate.main([str(run), *flags(weights, *every_metric(cache))]) == 0
+    one, two = last_line(run), pair.lines[0]
+    assert capsys.readouterr().out.count("fid[digits-cnn]") == 2  # and intra_fid
+    assert len(list((cache / "statistics").iterdir())) == pair.n_statistics == 2
     assert one == two
     G, config = load_generator(run)
     y = labels_for(data, N, config, balanced=False)
@@ -182,6 +232,16 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
 
 
+def test_two_processes_share_less_than_a_chunk(pair: Pair) -> None:
+    assert len(pair.lines) == 2 and pair.lines[1]["protocol"]["n_real"] == 200
+    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2  # and intra_fid: the main process alone prints
+
+
+def test_two_processes_fail_together_where_one_does(pair: Pair) -> None:
+    ours = [line for line in pair.done.stderr.splitlines() if line.startswith("error: ")]
+    assert pair.done.returncode != 0 and ours == ["error: the generator's images are not finite"]
+
+
 @pytest.mark.parametrize("n", [3, READ_AT_ONCE, READ_AT_ONCE + 1])
 def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageData, n: int) -> None:
     index = reference_index(data, n)
@@ -189,40 +249,6 @@ def test_a_process_may_have_nothing_to_read(extractor: Extractor, data: ImageDat
     expected = extractor.module(images_of(data, index))
     assert features.shape == (n, 128) and logits.shape == (n, 10)
     assert_close(features, expected[0], rtol=1e-5, atol=1e-5)
-
-
-def test_two_processes_share_less_than_a_chunk_and_fail_together_where_one_does(
-    run: Path, weights: Path, tmp_path: Path
-) -> None:
-    few = [
-        "--n_fake",
-        40,
-        "--n_real",
-        200,
-        "--cache_dir",
-        tmp_path,
-        "--metrics",
-        "fid",
-        "intra_fid",
-        "--balanced",
-    ]
-    launched([str(run), *flags(weights, *few)], 2)
-    assert last_line(run)["protocol"]["n_real"] == 200
-    broken = export(tmp_path / "broken")
-    file = broken / "generator" / "ema.safetensors"
-    state = load_file(file)
-    state[next(k for k in state if k.endswith("weight"))].fill_(float("nan"))
-    config = json.loads((broken / "generator" / "config.json").read_text())
-    G = build_generator(config["model"], **config["build"])
-    G.load_state_dict(state)
-    export_generator(broken / "generator", config, {"ema": G.eval()}, step=7)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
-         "tools.evaluate", str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0 and ours == ["error: the generator's images are not finite"]
 
 
 # -- what an evaluation leaves alone ----------------------------------------------------------------
@@ -367,13 +393,14 @@ def test_a_score_in_training_is_that_from_disk(
     loop = train("--log_name a --conditional --ema --n_steps 3", tmp_path)
     _, config = load_generator(tmp_path / "a")
     evaluator = Evaluator(extractor, data, config, n_fake=300, cache_dir=tmp_path)
-    for name, network in (("ema", loop.emas["ema"][0].module), ("raw", loop.task.networks["G"])):
-        G = sampling_copy(network, config, config["seed"])
-        line = evaluator.score(G, step=3, weights=name, batch_norm=batch_norm_of(G))
-        append_score(loop.log.folder / "scores.jsonl", line)
-        in_training = last_line(loop.log.folder)
-        assert evaluate.main([str(tmp_path / "a"), *flags(weights, "--n", 300, "--weights", name)]) == 0
-        assert line["fid[digits-cnn]"] > 0 and in_training == last_line(loop.log.folder)
+    with cheap():  # as the run measured its batch norm
+        for name, network in (("ema", loop.emas["ema"][0].module), ("raw", loop.task.networks["G"])):
+            G = sampling_copy(network, config, config["seed"])
+            line = evaluator.score(G, step=3, weights=name, batch_norm=batch_norm_of(G))
+            append_score(loop.log.folder / "scores.jsonl", line)
+            in_training = last_line(loop.log.folder)
+            assert evaluate.main([str(tmp_path / "a"), *flags(weights, "--n", 300, "--weights", name)]) == 0
+            assert line["fid[digits-cnn]"] > 0 and in_training == last_line(loop.log.folder)
 
 
 # -- what is scored ---------------------------------------------------------------------------------

@@ -70,12 +70,6 @@ def write_attributes(folder: Path, attributes: list[str], n: int = 16) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def few_latents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grids after two steps need no good statistics of batch norm: 512 latents would be most of a run."""
-    monkeypatch.setattr("generation.generator.STANDING_LATENTS", 64)
-
-
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of six images."""
