@@ -63,7 +63,7 @@ def seconds(function, *args: object) -> float:
     return time.perf_counter() - start
 
 
-def compare(width: int, folder: Path, repeats: int) -> dict[str, object]:
+def compare_writes(width: int, folder: Path, repeats: int) -> dict[str, object]:
     """Medians of both ways for a state of that width; every repeat writes new files."""
     state = training_state(width)
     store = CheckpointStore(folder / "ours", KEPT)
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for width in WIDTHS:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            print(json.dumps(compare(width, Path(folder), args.repeats)), flush=True)
+            print(json.dumps(compare_writes(width, Path(folder), args.repeats)), flush=True)
 
 
 if __name__ == "__main__":

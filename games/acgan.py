@@ -23,7 +23,7 @@ def class_loss(classes: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(classes, y.to(classes.dtype))
 
 
-def class_accuracy(classes: Tensor, y: Tensor) -> Tensor:
+def share_told(classes: Tensor, y: Tensor) -> Tensor:
     """Share of samples whose class, or of attributes that, the logits (N, K) tell."""
     said = classes.argmax(1) == y if y.dim() == 1 else (classes > 0) == (y > 0.5)
     return said.to(classes.dtype).mean()
@@ -36,7 +36,7 @@ class ACGAN(NoiseToImage):
         """Classes of reals and, unless its weight is 0, of fakes."""
         terms = {
             "class/d_real": (self.config.ac_weight_d, class_loss(real.classes, batch.y)),
-            "class/accuracy_real": (0.0, class_accuracy(real.classes.detach(), batch.y)),
+            "class/accuracy_real": (0.0, share_told(real.classes.detach(), batch.y)),
         }
         if self.config.ac_weight_fake:
             terms["class/d_fake"] = (self.config.ac_weight_fake, class_loss(fake.classes, batch.y))
@@ -46,5 +46,5 @@ class ACGAN(NoiseToImage):
         """Classes that were asked of G, as D tells them."""
         return {
             "class/g": (self.config.ac_weight_g, class_loss(fake.classes, batch.y)),
-            "class/accuracy_fake": (0.0, class_accuracy(fake.classes.detach(), batch.y)),
+            "class/accuracy_fake": (0.0, share_told(fake.classes.detach(), batch.y)),
         }

@@ -96,7 +96,7 @@ def rehearsed(
     return G, D
 
 
-def check_labels(config: TrainConfig, data: ImageData) -> None:
+def check_data_has_labels(config: TrainConfig, data: ImageData) -> None:
     """UserError unless the data has the labels that a conditional run needs."""
     if not config.conditional:
         return
@@ -117,7 +117,7 @@ def build_networks(
     config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """(G, D, the arguments that rebuild G), both on the device; own: networks given as instances."""
-    check_labels(config, data)
+    check_data_has_labels(config, data)
     n_labels = data.n_labels if config.conditional else 0
     g, d = network_settings(config, data.img_size, data.img_channels, n_labels)
     torch.manual_seed(key(config.seed, "weights"))

@@ -187,7 +187,7 @@ def worker_pool(workers: int) -> Executor:
     return ThreadPoolExecutor(workers)
 
 
-def in_order(
+def decoded_in_order(
     pool: Executor, work: Callable[..., Chunk], chunks: Iterable[list[Member]], shape: Shape, ahead: int
 ) -> Iterator[Chunk]:
     """Map over the chunks in order with at most `ahead` of them in memory."""
@@ -210,4 +210,4 @@ def decode_all(members: Iterable[Member], shape: Shape) -> Iterator[Chunk]:
             yield decode_chunk(chunk, shape)
         return
     with worker_pool(workers) as pool:
-        yield from in_order(pool, decode_chunk, chain(head, chunks), shape, ahead=3 * workers)
+        yield from decoded_in_order(pool, decode_chunk, chain(head, chunks), shape, ahead=3 * workers)

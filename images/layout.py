@@ -90,7 +90,7 @@ def best_folder(folders: Sequence[tuple[str, ...]], counted: Iterable[int]) -> t
     return min(sizes, key=lambda folder: (-matches[folder], -sizes[folder], folder))
 
 
-def in_order(
+def ordered_by_split(
     used: Iterable[int], names: Sequence[str], split_of: Sequence[str]
 ) -> tuple[list[int], dict[str, tuple[int, int]]]:
     """Indices sorted by split, then by name, and where each split begins and ends."""
@@ -132,7 +132,7 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
     if partition:
         parts = {str(i): split for i, split in enumerate(SPLIT_ORDER)}
         split_of = [parts.get(str(partition.get(b, [0])[0]), "train") for b in base]
-    order, splits = in_order(used, names, split_of)
+    order, splits = ordered_by_split(used, names, split_of)
     labels = np.array([table[base[i]] for i in order], dtype=np.int64) > 0
     label_names = header or tuple(f"attribute {k}" for k in range(labels.shape[1]))
     return Layout(order, splits, labels.astype(np.uint8), label_names, notes)
@@ -147,7 +147,7 @@ def class_layout(names: Sequence[str], notes: list[str]) -> Layout:
         used = aligned
     split_of, paths = take_splits([tuple(names[i].split("/")) for i in used])
     by_index = dict(zip(used, split_of, strict=True))
-    order, splits = in_order(used, names, [by_index.get(i, "train") for i in range(len(names))])
+    order, splits = ordered_by_split(used, names, [by_index.get(i, "train") for i in range(len(names))])
     tops = {i: path[0] for i, path in zip(used, paths, strict=True) if len(path) > 1}
     classes = tuple(sorted(set(tops.values())))
     if len(tops) < len(used) or len(classes) < 2:

@@ -163,9 +163,9 @@ def fitted(images: np.ndarray, shape: Shape) -> np.ndarray:
     images = images if images.ndim == 4 else images[..., None]
     if images.shape[3] == 3 and channels == 1:
         red, green, blue = (images[..., i].astype(np.uint32) for i in range(3))
-        images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[
-            ..., None
-        ]  # Rec. 601
+        # Rec. 601
+        grey = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+        images = grey.astype(np.uint8)[..., None]
     top, left = (height - images.shape[1]) // 2, (width - images.shape[2]) // 2
     below, right = height - images.shape[1] - top, width - images.shape[2] - left
     images = np.pad(images, ((0, 0), (top, below), (left, right), (0, 0)))
@@ -343,7 +343,7 @@ def parse_size(text: str) -> Size:
     return as_size([int(side) for side in match.groups(match[1])])
 
 
-def shown(sizes: Sequence[int]) -> str:
+def sizes_text(sizes: Sequence[int]) -> str:
     """Legal sizes for a message."""
     return f"{sizes[0]}..{sizes[-1]}" if isinstance(sizes, range) else ", ".join(map(str, sizes))
 
@@ -355,7 +355,7 @@ def legal_shape(img_size: Size, sizes: Sequence[int], whose: str) -> tuple[int, 
     if not all(side in sizes for side in sides):
         nearest = as_size([min(sizes, key=lambda size, side=side: abs(size - side)) for side in sides])
         raise UserError(
-            f"--img_size {size_text(img_size)}: {whose} can be {shown(sizes)}"
+            f"--img_size {size_text(img_size)}: {whose} can be {sizes_text(sizes)}"
             f"{'' if isinstance(img_size, int) else ' a side'}; the nearest is {size_text(nearest)}"
         )
     return sides

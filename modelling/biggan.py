@@ -42,7 +42,7 @@ from ops.precision import without_autocast
 
 
 @dataclass(frozen=True)
-class Plan:
+class Architecture:
     """The networks of one image size, channels counted in widths.
 
     g: of G's maps at 4, 8, ... px; d: of D's maps after each block, the first n_down of which halve the size. The
@@ -60,10 +60,12 @@ class Plan:
 
 
 PLANS = {
-    32: Plan((4, 4, 4, 4), (4, 4, 4, 4), 2, 64, shared_dim=0, hierarchical=False, attention=0, init="normal"),
-    64: Plan((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4, 64, attention=32),
-    128: Plan((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
-    256: Plan((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
+    32: Architecture(
+        (4, 4, 4, 4), (4, 4, 4, 4), 2, 64, shared_dim=0, hierarchical=False, attention=0, init="normal"
+    ),
+    64: Architecture((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4, 64, attention=32),
+    128: Architecture((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
+    256: Architecture((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
 }
 SIZES = tuple(PLANS)
 DEEP_WIDTH = 128  # above 64 px
@@ -75,21 +77,27 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def layout_of(img_size: int, deep: bool, **settings: int | Sequence[int] | str | None) -> Plan:
-    """The layout of a size with those settings that are not None. ValueError for sizes and settings out of range."""
+def architecture_of(img_size: int, deep: bool, **settings: int | Sequence[int] | str | None) -> Architecture:
+    """The architecture of a size with the settings that are not None. ValueError for what is out of range."""
     check_size("biggan", img_size, SIZES)
     check_choice("deep", deep, (True, False))
-    layout = PLANS[img_size]
+    architecture = PLANS[img_size]
     if deep:
-        layout = replace(layout, hierarchical=False, width=DEEP_WIDTH if img_size > 64 else layout.width)
+        architecture = replace(
+            architecture, hierarchical=False, width=DEEP_WIDTH if img_size > 64 else architecture.width
+        )
     if deep or settings.get("hierarchical"):
-        layout = replace(layout, shared_dim=SHARED_DIM)
-    layout = replace(layout, **{name: value for name, value in settings.items() if value is not None})
-    check_number("width", layout.width, 2 if deep else 1, whole=True)  # a deep block halves it at the most
-    check_number("shared_dim", layout.shared_dim, 0, whole=True)
-    check_choice("hierarchical", layout.hierarchical, (True, False))
-    check_choice("init", layout.init, INITS)
-    return layout
+        architecture = replace(architecture, shared_dim=SHARED_DIM)
+    architecture = replace(
+        architecture, **{name: value for name, value in settings.items() if value is not None}
+    )
+    check_number(
+        "width", architecture.width, 2 if deep else 1, whole=True
+    )  # a deep block halves it at the most
+    check_number("shared_dim", architecture.shared_dim, 0, whole=True)
+    check_choice("hierarchical", architecture.hierarchical, (True, False))
+    check_choice("init", architecture.init, INITS)
+    return architecture
 
 
 @torch.no_grad()
@@ -235,7 +243,7 @@ class Generator(nn.Module):
         init: str | None = None,
     ) -> None:
         super().__init__()
-        layout = layout_of(
+        architecture = architecture_of(
             img_size,
             deep,
             width=width,
@@ -248,14 +256,20 @@ class Generator(nn.Module):
             check_number(name, value, 1, whole=True)
         check_choice("condition of G", condition, CONDITIONAL_NORMS)
         self.img_size, self.img_channels, self.z_dim, self.n_labels = img_size, img_channels, z_dim, n_labels
-        self.deep, self.hierarchical = deep, layout.hierarchical
-        channels = [layout.width * n for n in layout.g]
-        self.n_chunks = len(channels) if layout.hierarchical else 1
-        self.shared = SharedEmbedding(n_labels, layout.shared_dim) if n_labels and layout.shared_dim else None
-        first_dim, norms = self._first_dim_and_norms(norm, condition, layout.shared_dim if n_labels else 0)
+        self.deep, self.hierarchical = deep, architecture.hierarchical
+        channels = [architecture.width * n for n in architecture.g]
+        self.n_chunks = len(channels) if architecture.hierarchical else 1
+        self.shared = (
+            SharedEmbedding(n_labels, architecture.shared_dim)
+            if n_labels and architecture.shared_dim
+            else None
+        )
+        first_dim, norms = self._first_dim_and_norms(
+            norm, condition, architecture.shared_dim if n_labels else 0
+        )
         self.from_z = nn.Linear(first_dim, 16 * channels[0])
         sizes = [8 << i for i in range(len(channels) - 1)]
-        attended = attention_sizes("G", layout.attention, img_size, sizes)
+        attended = attention_sizes("G", architecture.attention, img_size, sizes)
         self.blocks = nn.ModuleList()
         for size, (c_in, c_out) in zip(sizes, itertools.pairwise(channels), strict=True):
             if deep:
@@ -266,7 +280,7 @@ class Generator(nn.Module):
             self.blocks.append(Conditioned(*stage, *here))
         self.norm = norm_layer(PLAIN_NORMS[condition] if n_labels else norm, channels[-1])
         self.to_image = nn.Conv2d(channels[-1], img_channels, 3, padding=1)
-        init_weights(self, layout.init)
+        init_weights(self, architecture.init)
 
     def _first_dim_and_norms(
         self, norm: str, condition: str, class_dim: int
@@ -331,19 +345,19 @@ class Discriminator(nn.Module):
         init: str | None = None,
     ) -> None:
         super().__init__()
-        layout = layout_of(img_size, deep, width=width, attention=attention, init=init)
+        architecture = architecture_of(img_size, deep, width=width, attention=attention, init=init)
         check_number("img_channels", img_channels, 1, whole=True)
         self.img_size, self.img_channels = img_size, img_channels
-        channels = [layout.width * n for n in layout.d]
-        sizes = [img_size >> i for i in range(1, layout.n_down + 1)]
-        attended = attention_sizes("D", layout.attention, img_size, sizes)
+        channels = [architecture.width * n for n in architecture.d]
+        sizes = [img_size >> i for i in range(1, architecture.n_down + 1)]
+        attended = attention_sizes("D", architecture.attention, img_size, sizes)
         blocks: list[nn.Module] = []
         if deep:
             blocks.append(nn.Conv2d(img_channels, channels[0], 3, padding=1))
         else:
             channels = [img_channels, *channels]
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-            down = i < layout.n_down
+            down = i < architecture.n_down
             if deep:
                 blocks += [DeepDownBlock(c_in, c_out, down=down), DeepDownBlock(c_out, c_out, down=False)]
             else:
@@ -354,7 +368,7 @@ class Discriminator(nn.Module):
         self.heads = Heads(
             lambda n, bias: nn.Linear(channels[-1], n, bias=bias), n_labels, condition, bias=True
         )
-        init_weights(self, layout.init)
+        init_weights(self, architecture.init)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
         """ValueError unless x has the network's shape and, with n_labels, y fits."""

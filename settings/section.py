@@ -137,7 +137,7 @@ def _read_item(f: Field, item: Any) -> Any:
     return item
 
 
-def check_number(name: str, value: float) -> None:
+def check_weight(name: str, value: float) -> None:
     """UserError unless a float is finite and not negative."""
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"--{name} {value} must be a number of at least 0")
@@ -150,7 +150,7 @@ def check_bounds(f: Field, value: Any) -> None:
         if number is None or isinstance(number, str | bool):
             continue
         if scalar_type(f) is float:
-            check_number(f.name, number)
+            check_weight(f.name, number)
         for bound, words, holds in (
             (about.least, "at least", lambda a, b: a >= b),
             (about.above, "above", lambda a, b: a > b),

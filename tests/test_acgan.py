@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from games.acgan import ACGAN, class_accuracy, class_loss
+from games.acgan import ACGAN, class_loss, share_told
 from games.noise_to_image import Inputs, NoiseToImage
 from games.task import Draws, Micro
 from losses import METHODS
@@ -52,8 +52,8 @@ def test_classes_by_hand() -> None:
     """-log of the asked class's share: 4/6, 1/4 and 1/3; two of three are told."""
     y = torch.tensor([0, 1, 0])
     assert class_loss(LOGITS, y).item() == pytest.approx((ln(6 / 4) + ln(4) + ln(3)) / 3)
-    assert class_accuracy(LOGITS, y).item() == pytest.approx(2 / 3)
-    assert class_accuracy(LOGITS, torch.tensor([1, 1, 2])).item() == 0
+    assert share_told(LOGITS, y).item() == pytest.approx(2 / 3)
+    assert share_told(LOGITS, torch.tensor([1, 1, 2])).item() == 0
 
 
 def test_attributes_by_hand() -> None:
@@ -62,7 +62,7 @@ def test_attributes_by_hand() -> None:
     y = torch.tensor([[1.0, 0, 1], [0, 1, 1]])
     expected = (ln(5 / 4) + ln(5 / 4) + ln(2) + ln(3) + ln(5 / 4) + ln(3)) / 6
     assert class_loss(logits, y).item() == pytest.approx(expected)
-    assert class_accuracy(logits, y).item() == pytest.approx(3 / 6)
+    assert share_told(logits, y).item() == pytest.approx(3 / 6)
     assert class_loss(logits, y.to(torch.uint8)).item() == pytest.approx(expected)
     assert class_loss(logits.double(), y).dtype == torch.float64
 
@@ -75,7 +75,7 @@ def test_direction_of_the_gradients(y: Tensor) -> None:
     asked = F.one_hot(y, 3).bool() if y.dim() == 1 else y.bool()
     assert (gradient[asked] < 0).all() and (gradient[~asked] > 0).all()
     assert class_loss(torch.full((2, 3), 1e3), torch.tensor([0, 1])).isfinite()
-    assert not class_accuracy(logits.detach(), y).requires_grad
+    assert not share_told(logits.detach(), y).requires_grad
 
 
 def bare_task(**weights: float) -> ACGAN:
@@ -97,8 +97,8 @@ def test_terms_and_their_weights() -> None:
     assert_close(of_d["class/d_real"][1], class_loss(LOGITS, y))
     assert_close(of_d["class/d_fake"][1], class_loss(-LOGITS, y))
     assert_close(of_g["class/g"][1], class_loss(-LOGITS, y))
-    assert_close(of_d["class/accuracy_real"][1], class_accuracy(LOGITS, y))
-    assert_close(of_g["class/accuracy_fake"][1], class_accuracy(-LOGITS, y))
+    assert_close(of_d["class/accuracy_real"][1], share_told(LOGITS, y))
+    assert_close(of_g["class/accuracy_fake"][1], share_told(-LOGITS, y))
 
 
 def test_a_weight_of_zero_leaves_the_classes_of_fakes_out() -> None:
@@ -161,8 +161,8 @@ def test_losses_equal_their_sums_by_hand(tmp_path: Path, float64: None, head: st
         "class/d_real": classes["real"],
         "class/d_fake": classes["fake"],
         "class/g": classes["fake"],
-        "class/accuracy_real": class_accuracy(real.classes, y),
-        "class/accuracy_fake": class_accuracy(fake.classes, y),
+        "class/accuracy_real": share_told(real.classes, y),
+        "class/accuracy_fake": share_told(fake.classes, y),
         "d/real": real.logit.mean(),
         "d/fake": fake.logit.mean(),
     }

@@ -380,11 +380,8 @@ def test_cifar_study_rows():
         "cifar10-sngan-projection": ("cbn", "projection", 8e-4, None),
     }
     acgan, projection = labelled["cifar10-acgan"], labelled["cifar10-sngan-projection"]
-    assert (acgan.ac_weight_d, acgan.ac_weight_fake, acgan.ac_weight_g) == (
-        1,
-        0,
-        1,
-    )  # no classes of fakes for D
+    # no classes of fakes for D
+    assert [acgan.ac_weight_d, acgan.ac_weight_fake, acgan.ac_weight_g] == [1, 0, 1]
     assert projection.method == "hinge" and projection.spectral_norm_d and not projection.spectral_norm_g
 
 

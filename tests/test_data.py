@@ -522,13 +522,13 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (
             "dcgan",
             (160, 128),
-            "squares of 16, 32, 64, 128, 256 px, not 160x128: the nearest is --img_size 128$",
+            "squares of 16, 32, 64, 128, 256 px, not 160x128: the nearest is img_size 128$",
         ),
-        ("dcgan", (16, 40), "not 16x40: the nearest is --img_size 16$"),
+        ("dcgan", (16, 40), "not 16x40: the nearest is img_size 16$"),
         (
             "simple_cnn",
             (32, 64),
-            "simple_cnn makes squares of 32 px, not 32x64: the nearest is --img_size 32$",
+            "simple_cnn makes squares of 32 px, not 32x64: the nearest is img_size 32$",
         ),
         ("mlp", (32, 0), "img_size 0 must be a whole number, at least 1"),
     ],

@@ -515,7 +515,7 @@ def test_spectral_norm_of_every_layer(n_labels: int, in_float64: None) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"img_size": 512}, "not 512: the nearest is --img_size 256"),
+        ({"img_size": 512}, "not 512: the nearest is img_size 256"),
         ({"img_size": (32, 64)}, "makes squares of 32, .* px, not 32x64"),
         ({"width": 0}, "width 0 must be a whole number, at least 1"),
         ({"img_channels": 0}, "img_channels 0 must be a whole number"),

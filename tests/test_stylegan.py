@@ -119,7 +119,7 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         G(torch.zeros(2, 6), None, torch.zeros(2, 6), torch.zeros(2))
     with pytest.raises(ValueError, match="mixing 1.5 must be a probability"):
         generator(mixing=1.5)
-    with pytest.raises(ValueError, match="nearest is (--)?img_size 32"):
+    with pytest.raises(ValueError, match="nearest is img_size 32"):
         generator(img_size=40)
     with pytest.raises(ValueError, match="mapping_layers 0 must be"):
         generator(mapping_layers=0)

@@ -232,9 +232,8 @@ def test_classifier_refuses_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
     def line(data: Path, *flags: object) -> str:
         capsys.readouterr()
         assert train_classifier.main(folder_classifier(data, tmp_path, *flags)) == 2
-        return (
-            capsys.readouterr().err.strip().splitlines()[-1].removeprefix("error: ")
-        )  # after what was found
+        # after what was found
+        return capsys.readouterr().err.strip().splitlines()[-1].removeprefix("error: ")
 
     colours = squares(tmp_path / "colours", 10)
     one = squares(tmp_path / "one", 10, colours={"red": COLOURS["red"]})

@@ -784,7 +784,7 @@ def test_many_bad_steps_roll_back_with_new_noise(tmp_path, monkeypatch, capsys):
 
 def test_endless_divergence_stops_and_says_why(tmp_path, monkeypatch):
     poison(monkeypatch, lambda step: step >= 4)
-    with pytest.raises(UserError, match=f"after {MAX_ROLLBACKS} rollbacks.*--lr"):
+    with pytest.raises(UserError, match=f"after {MAX_ROLLBACKS} rollbacks.*lr"):
         run("--log_name a --n_steps 200 --checkpoint_interval 4", tmp_path)
 
 
@@ -814,10 +814,8 @@ def test_run_folder(tmp_path):
 def test_the_best_checkpoint_stays(tmp_path):
     (tmp_path / "a").mkdir()
     loop = run("--log_name a --n_steps 1 --overwrite", tmp_path)
-    rows = [
-        {"step": 1, "fid[digits-cnn]": 3.0},
-        {"step": 2, "fid[digits-cnn]": 9.0},
-    ]  # as tools.evaluate writes
+    # as tools.evaluate writes
+    rows = [{"step": 1, "fid[digits-cnn]": 3.0}, {"step": 2, "fid[digits-cnn]": 9.0}]
     (loop.log.folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     run("--log_name a --resume --n_steps 6 --checkpoint_interval 1 --keep_checkpoints 2", tmp_path)
     assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == [

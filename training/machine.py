@@ -18,7 +18,7 @@ from images.batches import Shard
 from settings import TrainConfig
 from training.device import PATIENCE, choose_device
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def shard_of(config: TrainConfig, accelerator: Accelerator) -> Shard:
 
 def place_of(config: TrainConfig, accelerator: Accelerator) -> Place:
     """Where and how the game computes."""
-    dtype = DTYPES.get(accelerator.mixed_precision)
+    dtype = HALF_TYPES.get(accelerator.mixed_precision)
     options = compile_options(accelerator)
     return Place(
         accelerator.device,

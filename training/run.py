@@ -145,7 +145,7 @@ def assemble(
         store,
         log,
         signals=signals,
-        surroundings=surroundings(config, accelerator, task),
+        surroundings=checkpoint_surroundings(config, accelerator, task),
         hooks=[Hook(config.sample_interval, "sample grid", Pictures(task, log).previews)],
         export=lambda step, weight_sets: task.export(folder / "generator", weight_sets, step),
         scores=scores,
@@ -162,7 +162,7 @@ def check_loggers(config: TrainConfig) -> None:
             )
 
 
-def surroundings(config: TrainConfig, accelerator: Accelerator, task: Task) -> dict[str, Any]:
+def checkpoint_surroundings(config: TrainConfig, accelerator: Accelerator, task: Task) -> dict[str, Any]:
     """What a checkpoint says beside the loop's state."""
     return {
         "config": as_dict(config),

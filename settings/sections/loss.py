@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from errors import UserError
 from losses import METHODS, PENALTIES
-from settings.section import Section, check_number, flag, one_of, read_number
+from settings.section import Section, check_weight, flag, one_of, read_number
 
 
 def weight_name(penalty: str) -> str:
@@ -89,7 +89,7 @@ class LossSettings(Section):
         """Weights, intervals and label smoothing."""
         for name, weight in self.penalty_weights.items():
             if weight is not None and weight != "auto":
-                check_number(weight_name(name), weight)
+                check_weight(weight_name(name), weight)
         if self.weight_clip == 0:
             raise UserError("--weight_clip 0 would set every weight of D to 0")
         if self.label_smoothing:
