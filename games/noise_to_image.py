@@ -431,14 +431,13 @@ class NoiseToImage(Task):
     def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
         """Images by an extractor against the data, points against their mixture."""
         config = self.config
+        reader = self.view.reader(config.extractor, config.metric_weights, config.cache_dir, self.device)
         evaluator = self.view.evaluator(
+            reader,
             self.data,
             self.about,
-            self.device,
             n_fake=config.eval_n,
             split=config.split,
-            extractor=config.extractor,
-            metric_weights=config.metric_weights,
             metrics=config.metrics,
             cache_dir=config.cache_dir,
             interrupted=interrupted,

@@ -30,7 +30,8 @@ class Evaluator:
     All processes of a group make one and call it together. data: the reference, of which n_real images (None: n_fake)
     are drawn; config: generator/config.json, whose labels the fakes are asked for, balanced: with classes in turn;
     split: the name of the reference's split; metrics: rows of METRICS, None for all that are computed by default and
-    can be; fakes: images in place of a generator's; cache_dir: where readings of reals are kept.
+    can be; fakes: images in place of a generator's; cache_dir: where readings of reals are kept; interrupted: asked
+    between chunks of images, True gives the score up.
     ValueError, before anything is computed: too few images, metrics or labels that do not fit.
     """
 
@@ -48,6 +49,7 @@ class Evaluator:
         balanced: bool = False,
         fakes: IndexedImages | None = None,
         cache_dir: Path,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.extractor, self.data, self.config, self.cache_dir = extractor, data, config, cache_dir
         self.n_fake, self.n_real = n_fake, n_fake if n_real is None else n_real
@@ -62,7 +64,7 @@ class Evaluator:
             check_classes(self.reals.y, self.y, data.label_names)
         self.keeps_features = any("features" in METRICS[name].needs for name in self.metrics)
         code_version()  # that which runs now, though the checkout may move on
-        self.interrupted: Callable[[], bool] = lambda: False  # asked between chunks of images
+        self.interrupted = interrupted
         self.real: Reading | None = None  # on the main process, from the first score on
         if (n := min(n_fake, self.n_real)) < FEW:
             tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")

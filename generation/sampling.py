@@ -1,7 +1,7 @@
 """Images of a trained generator, each a function of the seed and its index alone."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from errors import UserError
 from generation.generator import sampling_copy
-from generation.labels import sample_labels
 from generation.latents import DRAWN_AT_ONCE, MIN_THRESHOLD, latents
 from metrics.features import to_uint8
-from metrics.mixture import MIXTURES
 from modelling import STYLED
 from ops.precision import repeatable
-from ops.rng import key
 
 
 @contextmanager
@@ -97,41 +94,3 @@ def with_truncation(
             f"{MIN_THRESHOLD}; psi is for models with styles: {STYLED}"
         )
     return sampling_copy(G, about, about["seed"], truncation), {"threshold": truncation}
-
-
-def draw_samples(
-    G: nn.Module, about: Mapping[str, Any], n: int, seed: int, y: Tensor | None, **how: Any
-) -> Tensor:
-    """uint8 images (n, C, H, W), or points (n, 2), of indices 0 .. n - 1 with the labels y; how: of with_truncation."""
-    with undisturbed(G, next(G.parameters()).device):
-        torch.manual_seed(key(seed, "sample"))  # of what a generator draws by itself
-        if about["dataset"] in MIXTURES:
-            found = generate(G, latents(seed, 0, n, G.z_dim, how.pop("threshold", None)), y, **how).flatten(1)
-        else:
-            found = torch.cat(list(sample_chunks(G, n, seed, y, **how)))
-    return found.clone()  # torch lets nobody write into what was made in inference mode
-
-
-def sample(
-    G: nn.Module,
-    about: Mapping[str, Any],
-    n: int = 64,
-    seed: int = 0,
-    *,
-    label: str | int | None = None,
-    attributes: Sequence[str] | None = None,
-    truncation: float | None = None,
-    truncation_layers: int | None = None,
-) -> Tensor:
-    """n images of a generator: uint8 (n, C, H, W) on the CPU, as `tools.sample` writes them; points: float (n, 2).
-
-    G, about: of load_generator. Image i depends on the seed, i and its labels alone. label: the class of all by name
-    or number, None to go through all classes in turn. attributes: names of those that all have, or, with a minus, have
-    not; the others are those of training images. truncation: psi of models with styles (of the first truncation_layers
-    layers), a threshold of latents for others. ValueError for what the generator does not know.
-    """
-    if n < 1:
-        raise UserError(f"--n {n}: give at least 1")
-    y = sample_labels(about, n, seed, None if label is None else [str(label)], attributes)
-    G, how = with_truncation(G, about, truncation, truncation_layers)
-    return draw_samples(G, about, n, seed, y, **how)

@@ -1,7 +1,6 @@
-"""How samples of each kind of data are drawn and scored: images as grids, by an extractor; points of the plane as
-scatter plots, against the mixture that they are drawn from."""
+"""How samples of each kind of data are drawn, shown and scored: images as grids, by an extractor; points of the plane
+as scatter plots, against the mixture that they are drawn from."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generation.evaluation import Evaluator, PointEvaluator
-from generation.extractors import OPENERS
+from generation.extractors import open_extractor
 from generation.labels import label_rows
+from generation.latents import latents
 from generation.pictures import scatter, to_grid
-from generation.sampling import generate, render
+from generation.sampling import generate, render, sample_chunks
+from images.batches import ImageData
 from images.cache import cache_folder
 from images.sources import DATASETS
+from metrics.features import Extractor
 from metrics.inception import NAME as INCEPTION
 from metrics.mixture import MIXTURES
 from ops.rng import generator
@@ -27,6 +29,8 @@ class ImageView:
     """Grids of 64; with classes one row a class and the same latents down each column."""
 
     n_reals = 64
+    of, single = "a grid of {n} images", True  # what a sheet is of; whether samples can be files of their own
+    unfit: tuple[str, ...] = ()  # flags of tools.evaluate that mean nothing
 
     def __init__(self, dataset: str) -> None:
         """dataset: any name, that of the data set's row or of a user's own images."""
@@ -45,43 +49,42 @@ class ImageView:
         """What a sampling copy makes of the latents."""
         return to_grid(render(G, z, y), COLUMNS)
 
+    def sheet(self, drawn: Tensor, columns: int) -> Image.Image:
+        """What was drawn as one picture."""
+        return to_grid(drawn, columns)
+
     def reals(self, x: Tensor) -> Image.Image:
         """uint8 images (n, H, W, C) as a grid."""
         return to_grid(x.permute(0, 3, 1, 2), COLUMNS)
 
-    def evaluator(
+    def draw(self, G: nn.Module, n: int, seed: int, y: Tensor | None, **how: Any) -> Tensor:
+        """uint8 images (n, C, H, W) of indices 0 .. n - 1; how: of with_truncation."""
+        return torch.cat(list(sample_chunks(G, n, seed, y, **how)))
+
+    def reader(
         self,
-        data: Any,
-        about: dict[str, Any],
-        device: torch.device,
-        *,
-        n_fake: int,
-        split: str,
         extractor: str | None,
-        metric_weights: str | None,
-        metrics: Sequence[str] | None,
+        weights: str | Path | None,
         cache_dir: str | None,
-        interrupted: Callable[[], bool],
+        device: str | torch.device,
+    ) -> Extractor:
+        """What scores are read by; ValueError where its weights are missing."""
+        given = None if weights is None else Path(weights)
+        return open_extractor(INCEPTION if extractor is None else extractor, given, cache_dir, device)
+
+    def evaluator(
+        self, reader: Extractor, data: ImageData, about: dict[str, Any], *, cache_dir: str | None, **how: Any
     ) -> Evaluator:
-        """Scores by an extractor; ValueError for what is missing."""
-        given = None if metric_weights is None else Path(metric_weights)
-        evaluator = Evaluator(
-            OPENERS[extractor or INCEPTION](given, cache_dir, device),
-            data,
-            about,
-            n_fake=n_fake,
-            split=split,
-            metrics=metrics,
-            cache_dir=cache_folder(cache_dir),
-        )
-        evaluator.interrupted = interrupted
-        return evaluator
+        """Scores by an extractor; how: of Evaluator. ValueError for what is missing."""
+        return Evaluator(reader, data, about, cache_dir=cache_folder(cache_dir), **how)
 
 
 class PointView:
     """Scatter plots of 1000 points beside as many reals."""
 
     n_reals = 1000
+    of, single = "a scatter plot of {n} points", False
+    unfit = ("extractor", "metric_weights", "metrics", "n_real", "split", "fakes", "balanced", "truncation")
 
     def __init__(self, dataset: str) -> None:
         self.mixture = MIXTURES[dataset]
@@ -95,15 +98,34 @@ class PointView:
         """What a sampling copy makes of the latents, over reals (n, 1, 1, 2)."""
         return scatter(self.mixture, reals.flatten(1), generate(G, z, y).flatten(1))
 
+    def sheet(self, drawn: Tensor, columns: int) -> Image.Image:
+        """What was drawn as one picture."""
+        return scatter(self.mixture, None, drawn)
+
     def reals(self, x: Tensor) -> Image.Image:
         """Points (n, 1, 1, 2) alone."""
         return scatter(self.mixture, x.flatten(1), None)
 
+    def draw(self, G: nn.Module, n: int, seed: int, y: Tensor | None, **how: Any) -> Tensor:
+        """Points (n, 2) of indices 0 .. n - 1; how: of with_truncation."""
+        z = latents(seed, 0, n, G.z_dim, how.pop("threshold", None))
+        return generate(G, z, y, **how).flatten(1)
+
+    def reader(self, *of_images: Any) -> None:
+        """Nothing reads points."""
+
     def evaluator(
-        self, data: Any, about: dict[str, Any], device: torch.device, *, n_fake: int, **of_images: Any
+        self,
+        reader: None,
+        data: ImageData,
+        about: dict[str, Any],
+        *,
+        n_fake: int,
+        seed: int = 0,
+        **of_images: Any,
     ) -> PointEvaluator:
         """Scores against the mixture; what belongs to images alone is not looked at."""
-        return PointEvaluator(data, about, n_fake=n_fake)
+        return PointEvaluator(data, about, n_fake=n_fake, seed=seed)
 
 
 View = ImageView | PointView

@@ -2,8 +2,8 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -268,19 +268,23 @@ def download_celeba(root: Path) -> None:
 class Kind:
     """What the samples of a data set are.
 
-    channels: how many they can have; without: settings that mean nothing for them; resized: any folder or archive can
-    take the place of the data set's own files.
+    channels: how many they can have; without: settings that mean nothing for them, each with the reason, {dataset}
+    filled in.
     """
 
     channels: tuple[int, ...]
-    without: tuple[str, ...] = ()
-    resized: bool = True
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
+_NO_IMAGES = "{dataset} is of points, not of images"
+_OF_MIXTURE = "the points of {dataset} are held against its mixture"
 KINDS = {
     "images": Kind((1, 3)),
     "points": Kind(
-        (2,), ("data", "flip", "augment", "extractor", "metric_weights", "metrics"), resized=False
+        (2,),
+        {"data": "{dataset} is drawn, not read"}
+        | dict.fromkeys(("flip", "augment"), _NO_IMAGES)
+        | dict.fromkeys(("extractor", "metric_weights", "metrics"), _OF_MIXTURE),
     ),
 }
 
@@ -303,11 +307,6 @@ class Dataset:
     by_hand: str = ""
     make: Callable[[Shape, str], ImageData] | None = None
     kind: str = "images"
-
-    @property
-    def points(self) -> bool:
-        """Whether its images are points of the plane."""
-        return self.kind == "points"
 
 
 DATASETS = {
@@ -443,8 +442,8 @@ def load_dataset(
     if row is None and data is None:
         raise UserError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
     kind = KINDS["images" if row is None else row.kind]
-    if data is not None and not kind.resized:
-        raise UserError(f"--data {data}: {name} is drawn, not read; leave the flag out")
+    if data is not None and "data" in kind.without:
+        raise UserError(f"--data {data}: {kind.without['data'].format(dataset=name)}; leave the flag out")
     if data is None:
         sides = legal_shape(img_size, row.img_sizes, name)
     else:

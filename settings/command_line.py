@@ -20,7 +20,7 @@ from settings.legacy import add_legacy_flags, translated
 from settings.presets import PRESETS
 from settings.section import of, one_of, scalar_type, takes_many, takes_pairs
 from settings.sections import FIELDS
-from settings.sections.data import of_points
+from settings.sections.data import kind_of
 from settings.sections.loss import weight_name
 from settings.train_config import TrainConfig
 from settings.values import layered, read_settings, without
@@ -98,7 +98,7 @@ def make_parser(
     texts = {
         ("-h", "--help"): partial(short_help, script, description, defaults),
         ("--help_all",): partial(all_flags, script, defaults),
-        ("--list_presets",): partial(preset_list, script, of_points(datasets[0]), defaults),
+        ("--list_presets",): partial(preset_list, script, kind_of(datasets[0]), defaults),
     }
     for names, text in texts.items():
         parser.add_argument(*names, action=Show, text=text, dest="shown")
@@ -176,16 +176,16 @@ def parse_config(
         name: dict(value) for name, value in typed.items() if name in FIELDS and takes_pairs(FIELDS[name])
     }
     flags = read_settings(typed | pairs)
-    points = of_points(datasets[0])
-    kind = [*datasets, *(name for name in DATASETS if name not in datasets and of_points(name) == points)]
+    kind = kind_of(datasets[0])
+    alike = [*datasets, *(name for name in DATASETS if name not in datasets and kind_of(name) == kind)]
     from_preset, from_file = {}, {}
     if preset is not None:
-        one_of("preset", preset, known_presets(script, points))
+        one_of("preset", preset, known_presets(script, kind))
         from_preset = read_settings(PRESETS[preset].settings, f"preset {preset}")
     if file is not None:
         from_file = read_config_file(file)
     for settings in (flags, from_file):
-        one_of("dataset", settings.get("dataset", datasets[0]), kind)
+        one_of("dataset", settings.get("dataset", datasets[0]), alike)
     return Request(
         script=script,
         defaults=read_settings({"dataset": datasets[0], **defaults}),

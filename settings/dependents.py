@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import UserError
+from images.sources import KINDS
 from modelling import find_model
 from modelling.conditioning import CLASS_HEADS
-from settings.sections.data import of_points
+from settings.sections.data import kind_of
 from settings.sections.model import AC_WEIGHTS, names_where
 from settings.values import without
 
@@ -43,6 +44,12 @@ def _grows(config: Any) -> bool:
 def _no_growth(name: str, config: Any) -> str:
     why = f"{config.model} does not grow ({names_where('grows_from')} do)"
     return f"--{name} {getattr(config, name)}: {'--no_grow' if _grows(config) else why}; leave the flag out"
+
+
+def _none_of_kind(name: str, config: Any, why: str) -> str:
+    value = getattr(config, name)
+    given = {"augment": lambda: " " + " ".join(value), "data": lambda: f" {value}"}.get(name, str)()
+    return f"--{name}{given}: {why.format(dataset=config.dataset)}; leave the flag out"
 
 
 DEPENDENTS = (
@@ -90,13 +97,14 @@ DEPENDENTS = (
         _needs("--eval_interval"),
         ("eval_interval",),
     ),
-    Dependents(
-        ("extractor", "metric_weights", "metrics"),
-        lambda config: not of_points(config.dataset),
-        lambda name, config: (
-            f"--{name}: the points of {config.dataset} are held against its mixture; leave the flag out"
-        ),
-        ("dataset",),
+    *(
+        Dependents(
+            tuple(row.without),
+            lambda config, kind=kind: kind_of(config.dataset) != kind,
+            lambda name, config, row=row: _none_of_kind(name, config, row.without[name]),
+            ("dataset",),
+        )
+        for kind, row in KINDS.items()
     ),
 )
 # Two ways to say the same: where one is given, what lower layers say of the other is dropped.

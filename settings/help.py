@@ -10,7 +10,7 @@ from settings.files import shown
 from settings.presets import PRESETS, Preset
 from settings.section import of, scalar_type, takes_many, takes_pairs
 from settings.sections import FIELDS, SECTIONS
-from settings.sections.data import of_points
+from settings.sections.data import kind_of
 from settings.sections.loss import weight_name
 from settings.train_config import TrainConfig
 
@@ -30,10 +30,12 @@ OTHERS = (
 )
 
 
-def known_presets(script: str, points: bool) -> list[str]:
-    """Names of the presets a script takes; points: whether its data are points of the plane."""
+def known_presets(script: str, kind: str) -> list[str]:
+    """Names of the presets a script takes; kind: of its data. Those of no script are recipes for images."""
     return [
-        name for name, row in PRESETS.items() if row.script == script or (row.script is None and not points)
+        name
+        for name, row in PRESETS.items()
+        if row.script == script or (row.script is None and kind == "images")
     ]
 
 
@@ -101,7 +103,7 @@ def _flag_lines(f: Field, default: Any) -> list[str]:
     if about.choices is not None:
         choices = about.choices()
         if f.name == "dataset":
-            choices = [name for name in choices if of_points(name) == of_points(default)]
+            choices = [name for name in choices if kind_of(name) == kind_of(default)]
         text += f": {', '.join(choices)}"
     if not (default is None or default is False or default == () or takes_pairs(f)):
         text += f" [{'on' if default is True else shown(f.name, default)}]"
@@ -116,14 +118,14 @@ def _weight_lines(penalty: str) -> list[str]:
     return _entry(f"{names} X", text)
 
 
-def preset_list(script: str, points: bool, defaults: Mapping[str, Any]) -> str:
+def preset_list(script: str, kind: str, defaults: Mapping[str, Any]) -> str:
     """The presets a script takes: source, published score, length, and every setting."""
     lines = [f"Presets of {script}.py (--preset NAME): source; published score; length; settings."]
-    for name in known_presets(script, points):
+    for name in known_presets(script, kind):
         row = PRESETS[name]
         about = [row.source, row.score or "no score published for it", _length(row, defaults)]
         lines += ["", name, *_indented("; ".join(about)), *_indented(_settings(row))]
-    others = [name for name in PRESETS if name not in known_presets(script, points)]
+    others = [name for name in PRESETS if name not in known_presets(script, kind)]
     lines += ["", *textwrap.wrap(f"Of other scripts: {', '.join(others)}", WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from modelling import find_model
 from settings.dependents import refuse_idle
 from settings.section import default_of, is_auto
 from settings.sections import FIELDS, SECTIONS
-from settings.sections.data import AugmentationSettings, DataSettings, of_points
+from settings.sections.data import AugmentationSettings, DataSettings
 from settings.sections.evaluation import EvaluationSettings
 from settings.sections.loss import LossSettings
 from settings.sections.model import GrowingSettings, ModelSettings, names_where
@@ -85,9 +85,6 @@ class TrainConfig(
         self._check_length()
         if self.ema_halflife and self.ema_decay != TrainConfig.ema_decay:
             raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
-        if of_points(self.dataset) and (self.flip or self.augment):
-            what = "--flip" if self.flip else f"--augment {' '.join(self.augment)}"
-            raise UserError(f"{what}: {self.dataset} is of points, not of images; leave the flag out")
         if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
             raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
         for name in self.penalties():

@@ -29,11 +29,9 @@ from generation.generator import load_generator
 from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.protocol import GENERATOR
 from generation.sampling import with_truncation
-from images.cache import cache_folder
+from generation.views import view_of
 from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
-from metrics.inception import NAME as INCEPTION
-from metrics.mixture import MIXTURES
 from metrics.score import METRICS
 from ops.distributed import process
 from tools.common import (
@@ -180,37 +178,21 @@ def score_table(result: dict[str, Any]) -> str:
     return "\n".join([head, ", ".join(notes), *rows])
 
 
-def check_points(args: argparse.Namespace, name: str) -> None:
-    """UserError for flags that mean nothing for points, which are held against the mixture they are drawn from."""
-    unfit = {
-        "extractor": args.extractor is not None,
-        "metric_weights": args.metric_weights is not None,
-        "metrics": args.metrics is not None,
-        "n_real": args.n_real is not None,
-        "split": args.split is not None,
-        "fakes": args.fakes != GENERATOR,
-        "balanced": args.balanced,
-        "truncation": args.truncation is not None,
-    }
-    if given := [flag for flag, is_given in unfit.items() if is_given]:
-        raise UserError(
-            f"--{given[0]}: the points of {name} are held against its mixture; leave the flag out"
-        )
-
-
 def make_evaluator(
     args: argparse.Namespace, config: dict[str, Any], device: str
 ) -> Evaluator | PointEvaluator:
     """What scores the run as the flags want it."""
-    if config["dataset"] in MIXTURES:
-        check_points(args, config["dataset"])
-        return PointEvaluator(run_images(args, config, "train"), config, n_fake=args.n, seed=args.seed)
-    extractor = OPENERS[args.extractor or INCEPTION](args.metric_weights, args.cache_dir, device)
+    view, usual = view_of(config["dataset"]), parser().parse_args([args.run])
+    if given := [name for name in view.unfit if getattr(args, name) != getattr(usual, name)]:
+        raise UserError(
+            f"--{given[0]}: the points of {config['dataset']} are held against its mixture; leave the flag out"
+        )
+    reader = view.reader(args.extractor, args.metric_weights, args.cache_dir, device)
     held = config["data"]
     split = args.split or held.get("split", "train")
     data = run_images(args, config, split)
-    evaluator = Evaluator(
-        extractor,
+    evaluator = view.evaluator(
+        reader,
         data,
         config,
         n_fake=args.n,
@@ -220,7 +202,7 @@ def make_evaluator(
         seed=args.seed,
         balanced=args.balanced,
         fakes=load_fakes(args, config, data),
-        cache_dir=cache_folder(args.cache_dir),
+        cache_dir=args.cache_dir,
     )
     if split == held.get("split") and data.fingerprint != held.get("fingerprint"):
         warn("the reference is not the data that the run was trained on")

@@ -25,11 +25,12 @@ from typing import Any
 from torch import Tensor
 
 from errors import UserError, blaming_user, cli
+from generation.drawing import draw_samples
 from generation.generator import load_generator
 from generation.labels import sample_labels
-from generation.pictures import scatter, to_grid, to_picture
-from generation.sampling import draw_samples, with_truncation
-from metrics.mixture import MIXTURES
+from generation.pictures import to_picture
+from generation.sampling import with_truncation
+from generation.views import View, view_of
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -56,33 +57,23 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def write_points(points: Tensor, dataset: str, out: Path) -> str:
-    """Draw points (n, 2) beside the modes of their mixture; return what to tell the user."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scatter(MIXTURES[dataset], None, points).save(out)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
-    return f"wrote a scatter plot of {len(points)} points to {out}"
-
-
 def columns(n: int, config: dict[str, Any], classes: list[str] | None) -> int:
     """Columns of the grid: one a class where they take turns and fit, else a square."""
     turns = config["n_labels"] and not config["multi_hot"] and not classes
     return config["n_labels"] if turns and config["n_labels"] <= min(n, 16) else math.ceil(math.sqrt(n))
 
 
-def write(images: Tensor, out: Path, as_grid: bool, n_columns: int) -> str:
-    """Write uint8 images (n, C, H, W) as one grid or as single files; return what to tell the user."""
+def write(drawn: Tensor, view: View, out: Path, as_files: bool, n_columns: int) -> str:
+    """Write what was drawn as one picture or as single files; return what to tell the user."""
     try:
-        if not as_grid:
+        if as_files:
             out.mkdir(parents=True, exist_ok=True)
-            for i, x in enumerate(images):
+            for i, x in enumerate(drawn):
                 to_picture(x).save(out / f"{i:06d}.png")
-            return f"wrote {len(images)} images to {out}/"
+            return f"wrote {len(drawn)} images to {out}/"
         out.parent.mkdir(parents=True, exist_ok=True)
-        to_grid(images, n_columns).save(out)
-        return f"wrote a grid of {len(images)} images to {out}"
+        view.sheet(drawn, n_columns).save(out)
+        return f"wrote {view.of.format(n=len(drawn))} to {out}"
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
 
@@ -98,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
-    of_points = config["dataset"] in MIXTURES
-    if of_points and is_folder:
+    view = view_of(config["dataset"])
+    if is_folder and not view.single:
         raise UserError(f"--out {args.out}: points are drawn as one scatter plot; give NAME.png")
     with blaming_user():
         drawn = draw_samples(G, config, args.n, args.seed, y, **how)
@@ -107,10 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.truncation is not None:
         about += f", truncation {args.truncation:g}"
     print(f"{about}, batch norm: {config['batch_norm']}")
-    if of_points:
-        print(write_points(drawn, config["dataset"], out))
-    else:
-        print(write(drawn, out, not is_folder, columns(args.n, config, args.classes)))
+    print(write(drawn, view, out, is_folder, columns(args.n, config, args.classes)))
     return 0
 
 

@@ -10,9 +10,9 @@ from modelling.layers import Size
 from settings.section import Section, flag
 
 
-def of_points(dataset: str) -> bool:
-    """Whether a data set is of points of the plane, not of images."""
-    return DATASETS[dataset].points
+def kind_of(dataset: str) -> str:
+    """What samples of a data set are: a row of KINDS."""
+    return DATASETS[dataset].kind
 
 
 def read_size(value: Any) -> Size:

@@ -1,0 +1,48 @@
+"""Samples of a trained generator, whatever it makes: images or points."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from generation.labels import sample_labels
+from generation.sampling import undisturbed, with_truncation
+from generation.views import view_of
+from ops.rng import key
+
+
+def draw_samples(
+    G: nn.Module, about: Mapping[str, Any], n: int, seed: int, y: Tensor | None, **how: Any
+) -> Tensor:
+    """uint8 images (n, C, H, W), or points (n, 2), of indices 0 .. n - 1 with the labels y; how: of with_truncation."""
+    with undisturbed(G, next(G.parameters()).device):
+        torch.manual_seed(key(seed, "sample"))  # of what a generator draws by itself
+        found = view_of(about["dataset"]).draw(G, n, seed, y, **how)
+    return found.clone()  # torch lets nobody write into what was made in inference mode
+
+
+def sample(
+    G: nn.Module,
+    about: Mapping[str, Any],
+    n: int = 64,
+    seed: int = 0,
+    *,
+    label: str | int | None = None,
+    attributes: Sequence[str] | None = None,
+    truncation: float | None = None,
+    truncation_layers: int | None = None,
+) -> Tensor:
+    """n images of a generator: uint8 (n, C, H, W) on the CPU, as `tools.sample` writes them; points: float (n, 2).
+
+    G, about: of load_generator. Image i depends on the seed, i and its labels alone. label: the class of all by name
+    or number, None to go through all classes in turn. attributes: names of those that all have, or, with a minus, have
+    not; the others are those of training images. truncation: psi of models with styles (of the first truncation_layers
+    layers), a threshold of latents for others. ValueError for what the generator does not know.
+    """
+    if n < 1:
+        raise UserError(f"--n {n}: give at least 1")
+    y = sample_labels(about, n, seed, None if label is None else [str(label)], attributes)
+    G, how = with_truncation(G, about, truncation, truncation_layers)
+    return draw_samples(G, about, n, seed, y, **how)
