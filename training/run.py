@@ -216,11 +216,11 @@ def restore(loop: Loop, source: Path) -> None:
                 f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
             )
         state = found[0]
+    for line in loop.task.check_resumed(state["data"]):
+        loop.log.say(line)
     lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
     if lines:
         raise UserError(f"--resume: another architecture: {'; '.join(lines)}")
-    for line in loop.task.check_resumed(state["data"]):
-        loop.log.say(line)
     if state["processes"] != loop.n_processes:
         loop.log.say(
             f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "
