@@ -45,7 +45,8 @@ from training.machine import accelerated, place_of
 from training.run import assemble
 
 WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 1024}
-CASES = {  # model -> case -> size, channels, batch, settings of both networks
+# model -> case -> size, channels, batch, settings of both networks
+CASES = {
     "dcgan": {"32x32x1 b32": (32, 1, 32, {}), "64x64x3 b64": (64, 3, 64, {})},
     "stylegan2": {
         "32x32x3 b8 narrow": (32, 3, 8, NARROW),
@@ -66,7 +67,8 @@ LOSSES = {
     },
 }
 STEPS = {"stylegan2": 16, "biggan": 4}  # of a measurement: as often as the laziest phase
-VARIANTS = {  # of our loop -> precision, channels_last
+# Of our loop -> precision, channels_last.
+VARIANTS = {
     "fp32": ("no", False),
     "fp32 channels_last": ("no", True),
     "bf16": ("bf16", False),

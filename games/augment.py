@@ -1,13 +1,26 @@
 """Augmentation of everything D sees, and the adaptation of its strength. arXiv:2006.06676."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from augmentation import AUGMENTATIONS
 from augmentation.ada import next_p
-from games.task import Micro
 from ops.distributed import global_mean
 from settings import TrainConfig
+
+
+class Random(Protocol):
+    """Where draws come from: (n, *shape) for a purpose."""
+
+    def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """From U[0, 1)."""
+        ...
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """From N(0, 1)."""
+        ...
 
 
 class Augmenter:
@@ -24,11 +37,11 @@ class Augmenter:
         self.p = torch.full((), config.ada_p, device=device)
         self.signs = torch.zeros((), device=device)  # summed since p last moved
 
-    def __call__(self, x: Tensor, draws: Micro, purpose: str) -> Tensor:
+    def __call__(self, x: Tensor, source: Random, purpose: str) -> Tensor:
         """x (n, C, H, W), augmented; `purpose` keeps the draws of one use apart from those of another."""
         for name, row in self.rows.items():
-            u = draws.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,))
-            n = draws.normal(f"{name}/{purpose}/normal", (row.n_normal,))
+            u = source.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,))
+            n = source.normal(f"{name}/{purpose}/normal", (row.n_normal,))
             x = row.fn(x, u, n, self.p) if row.adaptive else row.fn(x, u, n)
         return x
 

@@ -31,9 +31,8 @@ from ops.rng import key
 from settings import TrainConfig
 
 REHEARSED_LABELS = 2  # how many the data has is not known yet
-COMPILED_FORMS = (
-    128  # of a growing network: 9 sizes, fading or not, with and without gradients of weights and input
-)
+# Of a growing network: 9 sizes, fading or not, with and without gradients of weights and input.
+COMPILED_FORMS = 128
 
 
 def network_settings(

@@ -51,7 +51,6 @@ class Inputs:
         self.micro, self.batches, self.z_dim, self.keep_graph = micro, batches, z_dim, keep_graph
         self.x_fake: Tensor | None = None
         self._real: tuple[Tensor, Tensor | None] | None = None
-        self.uniform, self.normal = micro.uniform, micro.normal
 
     @property
     def real(self) -> tuple[Tensor, Tensor | None]:
@@ -59,6 +58,14 @@ class Inputs:
         if self._real is None:
             self._real = self.batches.micro(self.micro.start, self.micro.j)
         return self._real
+
+    def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """(n, *shape) from U[0, 1)."""
+        return self.micro.uniform(purpose, shape)
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """(n, *shape) from N(0, 1)."""
+        return self.micro.normal(purpose, shape)
 
     @property
     def z(self) -> Tensor:
@@ -159,9 +166,9 @@ class NoiseToImage(Task):
             side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
             for side in ("d", "g")
         }
-        self.state = {name: self._zero() for name in active if PENALTIES[name].styles}
-        self.seen = {name: self._zero() for name in self.state}  # in this step's micro-batches so far
-        self.running = [*self.state.values(), *self.seen.values()]
+        self.means = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.seen = {name: self._zero() for name in self.means}  # in this step's micro-batches so far
+        self.running = [*self.means.values(), *self.seen.values()]
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
         lazy = {name: n for name, (_, n) in active.items() if n > 1}
         self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
@@ -244,7 +251,7 @@ class NoiseToImage(Task):
 
     def stats(self, step: int) -> Stats:
         """Path length, augmentation and stage."""
-        values = {f"state/{name}": value for name, value in self.state.items()}
+        values = {f"state/{name}": value for name, value in self.means.items()}
         if self.augmenter is not None:
             values |= self.augmenter.stats()
         if self.growth is not None:
@@ -255,12 +262,12 @@ class NoiseToImage(Task):
     def state_dict(self) -> dict[str, Any]:
         """Running means of penalties, and the augmentation's."""
         augmentation = {} if self.augmenter is None else self.augmenter.state_dict()
-        return {"penalties": dict(self.state), "augmentation": augmentation}
+        return {"penalties": dict(self.means), "augmentation": augmentation}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
         for name, value in state.get("penalties", {}).items():
-            self.state[name].copy_(value)
+            self.means[name].copy_(value)
         if self.augmenter is not None:
             self.augmenter.load_state_dict(state.get("augmentation", {}))
 
@@ -398,13 +405,13 @@ class NoiseToImage(Task):
             ws=ws,
             x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
-            mean=self.state[name],
+            mean=self.means[name],
             follow=lambda value: self._follow(name, value, batch.micro),
         )
 
     def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
         """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
-        mean, seen = self.state[name], self.seen[name]
+        mean, seen = self.means[name], self.seen[name]
         seen += value / self.config.accumulate
         if micro.j == self.config.accumulate - 1:
             mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)

@@ -1,25 +1,28 @@
 """What a game is: networks, phases, and what the loop and the hooks may ask of them.
 
-A step of training, in order, with the function that does each (L: training/loop.py):
+A step of training, in order, with the function that does each (L: class Loop of training/loop.py, where what has no
+file stands too):
 
     iterate_spectral_norm(network)          one power iteration of every network         ops/spectral_norm.py
     task.at_step(step, network)             instance noise, stage of growth              the game
-    task.new_stage(step)                    at a new size the optimisers start afresh    the game
-    L._set_rates(step)                      learning rates of this step
+    task.new_stage(step)                    the optimisers start afresh where a fade begins or ends
+    L._set_rates(step)                      learning rates, which may fall
     Draws, Micro                            random numbers of the global batch, sliced   here
     task.inputs(micro)                      images, labels, latents of a micro-batch     the game, images/batches.py
     task.announce(step + 1)                 the kernel fetches the next rows meanwhile
     for phase in task.phases, if due:
-        network.train_only(...)             every parameter outside phase.trains frozen  training/optimizers.py
-        seed_layer_noise(...)               dropout and noise layers: (seed, step, phase)
-        for each micro-batch:
-            phase.loss(inputs)              -> scalar, logged values                     the game
-                total(loss, terms, stats)   its loss, its terms and penalties: one sum   here
-            backward
-        L._reduce                           mean of gradients and statistics over processes
-        L._apply                            one optimiser step, none where it is not finite
-        clip                                where the method bounds weights
-        L._average                          after the last phase that trains task.averaged   ema.py
+        L._run_phase
+            network.train_only(...)         every parameter outside phase.trains frozen
+            seed_layer_noise(...)           dropout and noise layers, by (seed, attempt, step, phase, process)
+            for each micro-batch:
+                phase.loss(inputs)          -> scalar, logged values                     the game
+                    total(loss, terms, stats)   loss, further terms, penalties: one sum  here
+                backward                    of the loss times phase.interval / number of micro-batches
+            L._reduce                       mean of gradients and statistics over processes
+            L._apply                        one optimiser step, none where a gradient is not finite  optimizers.py
+            L._keep_finite                  then running statistics and means go back too
+            clip                            where the method bounds weights
+        L._average                          after the last main phase that trains task.averaged   ema.py
     task.end_step(step)                     ADA's strength                               games/augment.py
 
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).

@@ -149,18 +149,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 class CheckpointStore:
     """The checkpoints of one run: `step-00000020.pt` files in a folder, of which the last `keep` stay.
 
-    One process saves; every process may read. Only the saving one passes remove_stale=True, which removes
-    the temporary files of killed runs. Raises ValueError for keep < 2: the newest may be a damaged one.
+    One process saves; every process may read. Raises ValueError for keep < 2: the newest may be a damaged one.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 3, *, remove_stale: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
         if keep < 2:
             raise ValueError(f"keep={keep} checkpoints: at least 2, so that a damaged newest is not the last")
         self.folder = Path(folder)
         self.keep = keep
-        if remove_stale:
-            for temp in self.folder.glob("tmp-*.pt"):
-                self._unlink(temp)
+
+    def remove_stale(self) -> None:
+        """Remove the temporary files of killed runs; for the saving process alone."""
+        for temp in self.folder.glob("tmp-*.pt"):
+            self._unlink(temp)
 
     def path(self, step: int) -> Path:
         """The file of a step, whether it exists or not."""

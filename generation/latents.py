@@ -5,9 +5,8 @@ from torch import Tensor
 
 from ops.rng import generator as seeded
 
-DRAWN_AT_ONCE = (
-    64  # latents that G is given at a time: images round by it, so that no other setting moves them
-)
+# Latents that G is given at a time: images round by it, so that no other setting moves them.
+DRAWN_AT_ONCE = 64
 MIN_THRESHOLD = 0.01  # below it all latents are one
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from errors import UserError, blaming_user
+from errors import UserError
 from images.archives import Files, Stamp, open_files, stamp_of
 from images.batches import Batches, ImageData
 from images.cache import ROWS, Source, Table, fingerprint, load_table, say
@@ -349,8 +349,7 @@ def sizes_text(sizes: Sequence[int]) -> str:
 
 def legal_shape(img_size: Size, sizes: Sequence[int], whose: str) -> tuple[int, int]:
     """(H, W) of a size; raises UserError that names the nearest unless both are among the legal sides."""
-    with blaming_user():
-        sides = image_shape(img_size)
+    sides = image_shape(img_size)
     if not all(side in sizes for side in sides):
         nearest = as_size([min(sizes, key=lambda size, side=side: abs(size - side)) for side in sides])
         raise UserError(

@@ -91,9 +91,8 @@ def architecture_of(img_size: int, deep: bool, **settings: int | Sequence[int] |
     architecture = replace(
         architecture, **{name: value for name, value in settings.items() if value is not None}
     )
-    check_number(
-        "width", architecture.width, 2 if deep else 1, whole=True
-    )  # a deep block halves it at the most
+    # a deep block halves it at the most
+    check_number("width", architecture.width, 2 if deep else 1, whole=True)
     check_number("shared_dim", architecture.shared_dim, 0, whole=True)
     check_choice("hierarchical", architecture.hierarchical, (True, False))
     check_choice("init", architecture.init, INITS)

@@ -36,7 +36,8 @@ from modelling.layers import (
 )
 
 N_CATEGORIES, N_CONTINUOUS = 10, 2
-PRIORS: dict[str, Callable[[Tensor], Tensor]] = {  # of noise and continuous codes, made of normals
+# Of noise and continuous codes, made of normals.
+PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": lambda z: torch.erf(z / math.sqrt(2)),  # 2 Phi(z) - 1: uniform in (-1, 1)
     "normal": lambda z: z,
 }

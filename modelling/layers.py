@@ -29,7 +29,7 @@ def check_number(name: str, given: float, low: float, high: float = math.inf, wh
     if isinstance(given, bool) or not isinstance(given, kinds) or not low <= given < high:
         kind = "a whole number" if whole else "a number"
         limits = f"at least {low}" + (f" and below {high}" if high < math.inf else "")
-        raise ValueError(f"{name} {given!r} must be {kind}, {limits}")
+        raise UserError(f"--{name} {given!r} must be {kind}, {limits}")
 
 
 def as_size(given: int | Sequence[int]) -> Size:
@@ -39,7 +39,7 @@ def as_size(given: int | Sequence[int]) -> Size:
     """
     sides = tuple(given) if isinstance(given, list | tuple) else (given, given)
     if len(sides) != 2:
-        raise ValueError(f"img_size {given!r}: give one number, or height and width")
+        raise UserError(f"--img_size {given!r}: give one number, or height and width")
     for side in sides:
         check_number("img_size", side, 1, whole=True)
     return sides[0] if sides[0] == sides[1] else sides

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from ops.attention import attention, attention_reference
 from ops.precision import twice_differentiable
 
-SHAPES = [  # N, L, M, d, c
+# N, L, M, d, c
+SHAPES = [
     (2, 7, 5, 3, 4),
     (3, 16, 4, 2, 8),
     (1, 1, 6, 4, 4),

@@ -183,7 +183,8 @@ def test_a_whole_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path / "absent", remove_stale=True)
+    store = CheckpointStore(tmp_path / "absent")
+    store.remove_stale()
     assert store.steps() == []
     assert store.latest() is None
     assert not (tmp_path / "absent").exists()
@@ -291,7 +292,7 @@ def test_leftovers_of_killed_runs_are_removed_by_the_saving_process_only(tmp_pat
     reader = CheckpointStore(tmp_path)
     assert (tmp_path / "tmp-00000002.pt").exists()
     assert reader.steps() == [1]
-    CheckpointStore(tmp_path, remove_stale=True)
+    CheckpointStore(tmp_path).remove_stale()
     assert sorted(os.listdir(tmp_path)) == ["notes.txt", "step-00000001.pt"]
 
 
@@ -462,7 +463,8 @@ import torch
 from generation.checkpoint import CheckpointStore
 
 def save_for_ever(folder, pipe):
-    store = CheckpointStore(folder, keep=2, remove_stale=True)
+    store = CheckpointStore(folder, keep=2)
+    store.remove_stale()
     for step in range(10**6):
         weights = {"w": torch.full((200_000,), float(step))}
         store.save({"networks": {"G": weights}, "step": step}, step)
@@ -484,7 +486,8 @@ def trial(folder, delay):
     last = announced(read)
     os.close(read)
     half = len(list(folder.glob("tmp-*")))
-    store = CheckpointStore(folder, keep=2, remove_stale=True)
+    store = CheckpointStore(folder, keep=2)
+    store.remove_stale()
     found = store.latest()
     step = found[0]["step"] if found else -1
     same = found is None or bool((found[0]["networks"]["G"]["w"] == step).all())

@@ -104,7 +104,8 @@ FAMILIES = dict.fromkeys(MODELS, Family()) | {
 }
 EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
 SEEING = [model for model, row in MODELS.items() if row.conditions_g]  # labels
-WAYS = {  # (model, condition) of each side
+# (model, condition) of each side
+WAYS = {
     side: [(model, way) for model, row in MODELS.items() for way in getattr(row, f"conditions_{side}")]
     for side in ("g", "d")
 }

@@ -10,7 +10,8 @@ from ops.modulated_conv import demodulation, grouped_pays, modulated_conv2d
 from ops.resample import TAPS_121, TAPS_1331
 from ops.upfirdn2d import upfirdn2d_reference
 
-CASES = [  # N, C, O, H, W, kernel, settings
+# N, C, O, H, W, kernel, settings
+CASES = [
     (3, 4, 5, 6, 7, 3, {}),
     (2, 3, 6, 5, 4, 3, {"demodulate": False}),
     (2, 5, 3, 4, 6, 1, {"demodulate": False}),

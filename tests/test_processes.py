@@ -94,7 +94,8 @@ EQUAL = {
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
 }
 PLAIN = "--norm_g none --norm_d none"
-BARE = {  # without batch statistics; cin is a norm of G that has none
+# Without batch statistics; cin is a norm of G that has none.
+BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
     **dict.fromkeys(("progressive_gan", "sngan", "sagan", "biggan"), ""),
     "ac": "--norm_d none",

@@ -204,7 +204,8 @@ def test_parameters_at_32_px() -> None:
 
 @pytest.mark.parametrize(
     ("size", "of_g", "of_d"),
-    [  # width 64: (channels, px) after each block
+    # width 64: (channels, px) after each block
+    [
         (32, [(256, 8), (256, 16), (256, 32)], [(128, 16), (128, 8), (128, 8), (128, 8)]),
         (
             64,

@@ -468,7 +468,7 @@ def test_path_length_mean_moves_once_a_step(tmp_path, monkeypatch, accumulate):
     loop = run(f"{PATH} --n_steps 4 --accumulate {accumulate}", tmp_path)
     assert len(lengths) == accumulate and lengths[0] > 0
     expected = 0.01 * sum(lengths) / accumulate
-    assert float(loop.task.state["path_length"]) == pytest.approx(expected)
+    assert float(loop.task.means["path_length"]) == pytest.approx(expected)
     assert float(loop.task.seen["path_length"]) == 0
 
 
@@ -483,7 +483,7 @@ def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
     monkeypatch.setitem(PENALTIES, "path_length", replace(penalty, fn=broken))
     loop = run(f"{PATH} --n_steps 4", tmp_path)
     assert lines(tmp_path)[-1]["skipped_steps"] == 1
-    assert float(loop.task.state["path_length"]) == 0 == float(loop.task.seen["path_length"])
+    assert float(loop.task.means["path_length"]) == 0 == float(loop.task.seen["path_length"])
 
 
 def test_path_length_is_due_every_fourth_update_of_g(tmp_path):

@@ -30,7 +30,7 @@ MAX_ROLLBACKS = 3
 
 
 class Diverged(Exception):
-    """Too many non-finite steps in a row, or a non-finite average."""
+    """Too many non-finite steps in a row, or weights that are not finite."""
 
 
 class Stopped(SystemExit):
@@ -152,7 +152,7 @@ class Loop:
     # -- a step ------------------------------------------------------------------------------------------------
 
     def run_step(self) -> None:
-        """All due phases of one step."""
+        """All due phases of one step; listed in games/task.py."""
         step, config = self.step, self.config
         for network in self.networks.values():
             if network.spectral_norm:

@@ -1,4 +1,10 @@
-"""A run from its settings to its end, top to bottom: `train` from Python, `run_plan` from a command line."""
+"""A run from its settings to its end, top to bottom: `run_plan`.
+
+`train` comes to it from Python; a script by launch.script_main -> folder.planned -> run_plan. Between two steps
+(loop.py: Loop._run_to_end): on_step, a score where one is due, the check for steps that were not finite, log,
+progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to the last checkpoint
+where training diverged (Loop._roll_back).
+"""
 
 import importlib.util
 import json
@@ -24,10 +30,10 @@ from settings import TrainConfig, as_dict, settled
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from training.folder import Plan, continued, new_folder, next_free_folder, prepare_folder
-from training.hooks import Pictures
 from training.logs import RunLog
 from training.loop import Hook, Loop
 from training.machine import accelerated, place_of, plugin_backend, shard_of
+from training.pictures import Pictures
 from training.scores import Scores
 from training.signals import Signals
 
@@ -105,11 +111,15 @@ def run_plan(
             game.rehearse(config, shard_of(config, accelerator), own, images)
             data = game.load(config, accelerator.is_local_main_process, images)
             task = game(config, place_of(config, accelerator), data, own)
-            folder = plan.folder or next_free_folder(config, OWN if images else config.dataset, accelerator)
+            folder = plan.folder or next_free_folder(
+                config, config.dataset if images is None else OWN, accelerator
+            )
             loop = assemble(config, accelerator, task, folder, on_step)
         if plan.source is not None:
             restore(loop, plan.source)  # before config.json: a refused resume changes nothing
         prepare_folder(config, folder, plan.source is not None, accelerator)
+        if accelerator.is_main_process:
+            loop.store.remove_stale()
         say_what_runs(config, accelerator, task, folder, plan.preset)
         loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
         loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
@@ -129,9 +139,7 @@ def assemble(
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Loop:
     """The loop at step 0, with what is written beside training; writes nothing."""
-    store = CheckpointStore(
-        folder / "checkpoints", config.keep_checkpoints, remove_stale=accelerator.is_main_process
-    )
+    store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
     signals, scores = Signals(), None
     if config.eval_interval is not None:
