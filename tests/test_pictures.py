@@ -11,7 +11,7 @@ from generation.pictures import COLOURS, WHITE, curves
 
 def columns(picture: Image.Image, colour: tuple[int, int, int]) -> dict[int, list[int]]:
     """Column -> rows, below the legend, of the pixels of about that colour."""
-    near = np.abs(np.asarray(picture).astype(int) - colour).sum(2) < 200
+    near = np.abs(np.asarray(picture).astype(int) - colour).sum(2) < 130  # greys are farther
     near[:20] = False
     return {int(x): np.flatnonzero(near[:, x]).tolist() for x in np.flatnonzero(near.any(0))}
 
