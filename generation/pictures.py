@@ -1,7 +1,8 @@
-"""Grids, scatter plots, histograms and tables of pictures, drawn with Pillow alone."""
+"""Grids, scatter plots, histograms, curves and tables of pictures, drawn with Pillow alone."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +17,8 @@ GAP, LINE_HEIGHT = 4, 16
 WHITE, LINE, INK = (255, 255, 255), (205, 205, 205), (60, 60, 60)
 REAL, FAKE = (120, 144, 172), (217, 83, 25)
 GRID_GAP = 2  # px
+# Of curves, in turn
+COLOURS = (FAKE, (31, 104, 178), (46, 145, 75), (133, 81, 158), (214, 158, 0), (90, 90, 90))
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -103,4 +106,56 @@ def histogram(values: Tensor, limit: float, n_bins: int = 80) -> Image.Image:
             box = [i * width, (1 - share) * (SIDE // 2 - 1), (i + 1) * width - 1, SIDE // 2 - 1]
             pen.rectangle(box, fill=REAL)
     pen.line([0, SIDE // 2 - 1, SIDE, SIDE // 2 - 1], fill=LINE)
+    return picture
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str = "",
+    y_label: str = "",
+    size: tuple[int, int] = (480, 260),
+) -> Image.Image:
+    """Lines (x, y) by name over common axes, which are labelled with their least and greatest values; a legend above.
+
+    Points that are not finite are gaps. size: (width, height) in px. ValueError without any finite point.
+    """
+    points = {
+        name: [(float(x), float(y)) for x, y in zip(*line, strict=True)] for name, line in series.items()
+    }
+    shown = [point for line in points.values() for point in line if all(map(math.isfinite, point))]
+    if not shown:
+        raise ValueError(f"curves of {', '.join(series) or 'nothing'}: there is no finite point")
+    (x_min, x_max), (y_min, y_max) = ((min(values), max(values)) for values in zip(*shown, strict=True))
+    font, (width, height) = ImageFont.load_default(), size
+    ticks = [f"{y:.4g}" for y in (y_min, y_max)]
+    left = 12 + math.ceil(max(font.getlength(tick) for tick in ticks))
+    right, top, bottom = width - 12, 2 * LINE_HEIGHT + GAP, height - LINE_HEIGHT - GAP
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_min) / (x_max - x_min or 1)
+        up = (y - y_min) / (y_max - y_min) if y_max > y_min else 0.5
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    picture = Image.new("RGB", (width * FINER, height * FINER), WHITE)
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle([n * FINER for n in (left, top, right, bottom)], outline=LINE, width=FINER)
+    if y_min < 0 < y_max:
+        pen.line([n * FINER for n in (*place(x_min, 0), *place(x_max, 0))], fill=LINE, width=FINER)
+    for line, colour in zip(points.values(), itertools.cycle(COLOURS)):
+        for is_finite, part in itertools.groupby(line, lambda point: all(map(math.isfinite, point))):
+            if is_finite:
+                way = [n * FINER for point in part for n in place(*point)]
+                pen.line(way, fill=colour, width=2 * FINER, joint="curve")
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    pen, at = ImageDraw.Draw(picture), left
+    for name, colour in zip(series, itertools.cycle(COLOURS)):
+        pen.line([at, LINE_HEIGHT // 2, at + 12, LINE_HEIGHT // 2], fill=colour, width=3)
+        pen.text((at + 16, 0), name, fill=INK, font=font)
+        at += 28 + math.ceil(font.getlength(name))
+    for where, text, anchor in (
+        ((left, LINE_HEIGHT), y_label, "la"), ((left - 6, top), ticks[1], "ra"), ((left - 6, bottom), ticks[0], "rd"),
+        ((left, bottom + GAP), f"{x_min:.4g}", "la"), ((right, bottom + GAP), f"{x_max:.4g}", "ra"),
+        (((left + right) // 2, bottom + GAP), x_label, "ma"),
+    ):  # fmt: skip
+        pen.text(where, text, fill=INK, font=font, anchor=anchor)
     return picture

@@ -46,10 +46,11 @@ def short_path(file: str) -> str:
 
 
 def title(network: type[nn.Module]) -> str:
-    """How messages call a class: by its name, and its file unless it is one of torch's."""
+    """How messages call a class: by its name, and its file unless it is one of torch's, or none, as of a notebook."""
     found = map(code_file, (getattr(network, "forward", None), network.__init__))
     file = next((file for file in found if file and not Path(file).is_relative_to(TORCH)), None)
-    return network.__name__ if file is None else f"{network.__name__} ({short_path(file)})"
+    known = file is not None and Path(file).is_file()
+    return f"{network.__name__} ({short_path(file)})" if known else network.__name__
 
 
 def bare(network: nn.Module) -> nn.Module:

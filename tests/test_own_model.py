@@ -404,3 +404,13 @@ def test_instances_are_rehearsed_and_stay_as_they_are() -> None:
     G.z_dim = 9
     with pytest.raises(UserError, match=r"Generator \(.*mlp.py\) has z_dim 9, and 8 was asked for"):
         NoiseToImage.rehearse(config, Shard(8), {"G": G, "D": D})
+
+
+def test_classes_of_a_notebook_are_called_by_their_name() -> None:
+    """Their code says that it is of a file that is nowhere."""
+    namespace: dict = {}
+    exec(compile(OWN, "/nowhere/4133524498.py", "exec"), namespace)
+    with pytest.raises(ValueError, match="^Generator has z_dim 9, and 8 was asked for"):
+        check_contract(
+            namespace["Generator"](**IMAGE, z_dim=9), namespace["Discriminator"](**IMAGE), **CONTRACT
+        )

@@ -6,11 +6,12 @@ progress, pictures, a signal that all processes agree on, checkpoint and generat
 where training diverged (Loop._roll_back).
 """
 
+import copy
 import importlib.util
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore
+from generation.generator import find_generator, load_generator, read_config
 from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
@@ -43,7 +45,7 @@ class Run:
     """A run that has ended: its folder, and the loop with all of its networks and averages."""
 
     folder: Path
-    loop: Loop
+    loop: Loop = field(repr=False)
 
     @property
     def step(self) -> int:
@@ -59,6 +61,24 @@ class Run:
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl: step and logged values."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """(steps, values) of one logged name, such as "loss/d"; null values are left out. ValueError with the names."""
+        lines = self.metrics
+        if not any(name in line for line in lines):
+            known = sorted({key for line in lines for key in line} - {"step"})
+            raise UserError(f"name {name}: logged are {', '.join(known)}")
+        found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def generator(self, weights: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+        """(G, about) for generation.sample: load_generator(run.folder, weights), of an own G too."""
+        G = None
+        if (
+            read_config(find_generator(self.folder))["model"] is None
+        ):  # an own G: the weights go into a copy of it
+            G = copy.deepcopy(self.networks["G"]).to("cpu", memory_format=torch.contiguous_format)
+        return load_generator(self.folder, weights, G=G)
 
 
 def train(
