@@ -16,9 +16,14 @@ _FLAG = re.compile(
 )
 
 
+def first_process() -> bool:
+    """Whether this is the first of the launched processes; for what comes before they have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def tell(text: str) -> None:
-    """One line on stderr, from the first process alone; for what comes before there is an Accelerator."""
-    if os.environ.get("RANK", "0") == "0":
+    """One line on stderr, from the first process alone."""
+    if first_process():
         print(text, file=sys.stderr)
 
 

@@ -28,7 +28,7 @@ file stands too):
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +185,11 @@ class Task:
 
     networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
     that an EMA is kept of and that samples are made by; clip: network -> bound of its weights after each step; running:
-    tensors of the state that move within a phase and are put back where its step is skipped.
+    tensors of the state that move within a phase and are put back where its step is skipped. unfit: settings that mean
+    nothing to the game, and are refused where they are asked for.
     """
+
+    unfit: Collection[str] = ()
 
     networks: dict[str, nn.Module]
     phases: list[Phase]
@@ -196,6 +199,13 @@ class Task:
     running: Sequence[Tensor] = ()
 
     # -- before the run ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def refuse_unfit(cls, config: TrainConfig) -> None:
+        """UserError for settings asked for that mean nothing to the game."""
+        given = [name for name in config.unlike_defaults() if name in cls.unfit and name in config.asked]
+        for name in given:
+            raise UserError(f"--{name}: {cls.__name__} does not know it; leave the flag out")
 
     @classmethod
     def rehearse(

@@ -387,7 +387,7 @@ def obtain(name: str, root: Path, is_main: bool) -> Callable[[], Source | None]:
     Raises UserError with the manual steps when they are missing or broken and cannot be downloaded.
     """
     row = DATASETS[name]
-    assert row.find is not None and row.download is not None
+    assert row.find is not None
 
     def find() -> Source | None:
         try:
@@ -401,6 +401,8 @@ def obtain(name: str, root: Path, is_main: bool) -> Callable[[], Source | None]:
 
     if not is_main or find() is not None:
         return find
+    if row.download is None:
+        raise UserError(f"{name} is not in {root.absolute()}. By hand: {row.by_hand.format(root=root)}")
     say(f"{name} is not in {root}: downloading")
     try:
         row.download(root)

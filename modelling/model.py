@@ -32,6 +32,9 @@ class Model:
     `grows_from`, the size in px at which growing starts, None without growing: both have a growing.Stage, work at
     `stage.size`, and G's images have img_size again in eval mode. A module's class says in `lr_scale` how fast its
     parameters learn. layers.GaussianNoise is annealed, batch norm's running statistics are averaged over processes.
+
+    latents=False is a row of networks that keep another contract, that of a game of their own (games/): it builds and
+    checks them, and the row is there for --model.
     """
 
     Generator: type[nn.Module]
@@ -41,6 +44,7 @@ class Model:
     spectral_norm: str = ""
     styles: bool = False
     grows_from: int | None = None
+    latents: bool = True
 
     def conditions(self, side: str) -> tuple[str, ...]:
         """Those of "g" or "d"."""

@@ -55,15 +55,15 @@ def agree(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:  # raised below, when the others know
         failure = error
-    told: list[tuple[type[Exception], str] | None] = [None] * n_processes()
+    told: list[tuple[type[Exception], tuple[str, ...]] | None] = [None] * n_processes()
     takes_text = type(failure).__init__ is ValueError.__init__  # alone, as raise below gives it
     kind = type(failure) if takes_text else RuntimeError
-    mine = None if failure is None else (kind, str(failure))
+    mine = None if failure is None else (kind, tuple(map(str, failure.args)))
     dist.all_gather_object(told, mine)
     if failure is not None:
         raise failure
-    for kind, text in (failed for failed in told if failed is not None):
-        raise kind(text)
+    for kind, texts in (failed for failed in told if failed is not None):
+        raise kind(*texts)
     return result
 
 

@@ -61,6 +61,10 @@ class Pairs(Task):
     """Unpaired translation between two sets of unequal size, with cycles, identities and a pool of fakes."""
 
     averaged = ("G_AB", "G_BA")
+    unfit = (
+        "penalty", "penalty_weights", "augment", "spectral_norm_g", "spectral_norm_d", "label_smoothing", "weight_clip",
+        "critic_warmup", "norm_g", "norm_d", "z_dim", "conditional", "instance_noise_steps",
+    )  # fmt: skip
 
     @classmethod
     def networks_of(cls, config: TrainConfig) -> dict[str, nn.Module]:

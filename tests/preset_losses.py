@@ -59,7 +59,7 @@ BESIDE = {
 
 def all_presets() -> dict[str, "object"]:
     """Name -> row, wherever the table stands."""
-    for module in ("settings.presets", "settings.presets"):
+    for module in ("settings.presets", "training.presets"):
         try:
             return importlib.import_module(module).PRESETS
         except ModuleNotFoundError as error:

@@ -487,7 +487,7 @@ def test_folder_that_holds_one_archive_stands_for_it(tmp_path: Path) -> None:
         ("celeba", {"img_size": (2, 64), "data": "."}, r"images of data can be 4\.\.1024 a side; .* 4x64$"),
         ("celeba", {"img_size": (64, 64, 3)}, "give one number, or height and width"),
         ("celeba", {"img_size": 0}, "at least 1"),
-        ("cifar100", {}, "choose one of mnist, stacked-mnist, digits, cifar10, celeba"),
+        ("cifar100", {}, f"choose one of {', '.join(DATASETS)}"),
         ("digits", {"img_channels": 2}, "1 .*or 3"),
         ("digits", {"split": "trian"}, "choose one of train, val, test, all"),
         ("digits", {"split": "val"}, "digits has no split 'val'; it has train, test, all"),

@@ -28,7 +28,7 @@ FLAGS = (
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
     """The script of the game, as gan_mnist.py is one of the ordinary game."""
     monkeypatch.setitem(GAMES, "pairs", Pairs)
-    monkeypatch.setitem(MODELS, "pairs", Model(Generator, Discriminator, (), ()))
+    monkeypatch.setitem(MODELS, "pairs", Model(Generator, Discriminator, (), (), latents=False))
     main = script_main("gan_test_pairs", ("digits",), {"model": "pairs"}, "A script of its own.")
     return lambda command: main([*command.split(), "--runs_dir", str(tmp_path)])
 
@@ -60,6 +60,17 @@ def test_a_game_without_scores_says_so(
 ) -> None:
     assert play(f"{FLAGS} --log_name a --n_steps 1 --eval_interval 1") == 2
     assert "--eval_interval: Pairs has no scores; leave the flag out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", ["--penalty r1", "--r1_weight 1", "--augment color", "--z_dim 3", "--norm_d none"]
+)
+def test_what_a_game_does_not_know_is_refused(
+    play: Callable[[str], int], capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: str
+) -> None:
+    assert play(f"{FLAGS} --log_name a --n_steps 1 {flags}") == 2
+    assert "Pairs does not know it; leave the flag out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_total_is_the_loss_and_its_weighted_terms() -> None:

@@ -3,15 +3,16 @@
 import itertools
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
-from errors import UserError, tell
+from errors import UserError, first_process, tell
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
+from ops.distributed import from_main
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import Request
 from settings.files import base_of
@@ -46,21 +47,31 @@ def planned(request: Request) -> Plan:
     else:
         source = existing(request.resume)
     run, old, base = saved_run(source)
-    config = request.config(base)
-    refuse_differences(run, old, config)
-    folder = root / given["log_name"] if "log_name" in given else run
-    if folder.resolve() != run.resolve() and is_occupied(folder):
-        raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
-    return Plan(config, folder, source, request.preset)
+    return resumed(source, run, old, request.config(base), given, request.preset)
 
 
 def continued(config: TrainConfig, resume: str | Path) -> Plan:
-    """A run or checkpoint taken up in its own folder, with its own settings but for those asked for now."""
+    """A run or checkpoint taken up with its own settings but for those asked for now."""
     source = existing(resume)
     run, old, base = saved_run(source)
-    config = settled(TrainConfig(**layered(base, config.asked)))
+    return resumed(source, run, old, settled(TrainConfig(**layered(base, config.asked))), config.asked)
+
+
+def resumed(
+    source: Path,
+    run: Path,
+    old: dict,
+    config: TrainConfig,
+    given: Mapping[str, Any],
+    preset: str | None = None,
+) -> Plan:
+    """The plan to go on from `source` in its own folder, or in another one that was named; UserError."""
     refuse_differences(run, old, config)
-    return Plan(config, run, source)
+    root = Path(given.get("runs_dir", TrainConfig.runs_dir))
+    folder = root / given["log_name"] if given.get("log_name") is not None else run
+    if first_process() and folder.resolve() != run.resolve() and is_occupied(folder):
+        raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
+    return Plan(config, folder, source, preset)
 
 
 def existing(path: str | Path) -> Path:
@@ -106,10 +117,15 @@ def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
 
 
 def new_folder(config: TrainConfig) -> Path | None:
-    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later."""
+    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later.
+
+    The first process looks for all: a late one would meet what the first has written by then.
+    """
     if config.log_name is None:
         return None
     folder = Path(config.runs_dir) / config.log_name
+    if not first_process():
+        return folder
     if is_occupied(folder) and not config.overwrite:
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
@@ -135,27 +151,63 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def next_free_folder(config: TrainConfig, data: str, accelerator: Accelerator) -> Path:
-    """runs/data-model-method-NNN, chosen by the main process for all."""
-    stem = Path(config.runs_dir) / f"{data}-{Path(config.model).stem}-{config.method}"
-    name = [None]
-    if accelerator.is_main_process:
-        name = [next(f"{stem}-{i:03d}" for i in itertools.count(1) if not Path(f"{stem}-{i:03d}").exists())]
-    return Path(broadcast_object_list(name)[0])
+@contextmanager
+def claimed_folder(plan: Plan, data: str) -> Iterator[Path]:
+    """The named folder, or the next free runs/data-model-method-NNN, made by the main process in that moment, so that
+    runs that start together take different ones; one that was made and stays empty is removed when the run is refused.
+    """
+    if plan.folder is not None:
+        yield plan.folder
+        return
+    config = plan.config
+    stem = f"{data}-{Path(config.model).stem}-{config.method}"
+    folder = Path(from_main(lambda: str(make_next(Path(config.runs_dir), stem))))
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
-def prepare_folder(config: TrainConfig, folder: Path, resumed: bool, accelerator: Accelerator) -> None:
-    """Make the run folder, write config.json, and keep a copy of the user's file that the networks are from."""
-    if accelerator.is_main_process:
-        try:
-            if not resumed and config.overwrite and is_occupied(folder):
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            if is_file_name(config.model) and not resumed:
-                shutil.copyfile(Path(config.model).expanduser(), folder / MODEL_FILE)
-            (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {folder}: {error.strerror or error}; --runs_dir says where runs stand"
-            ) from None
-    accelerator.wait_for_everyone()
+def make_next(root: Path, stem: str) -> Path:
+    """Make root/stem-NNN with the first number that nothing has; UserError where nothing can be made."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for i in itertools.count(1):
+            folder = root / f"{stem}-{i:03d}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise unwritable(root, error) from None
+    raise AssertionError("numbers never end")
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """What cannot be written, and the flag that names another place."""
+    return UserError(f"cannot write to {folder}: {error.strerror or error}; --runs_dir says where runs stand")
+
+
+def prepare_folder(config: TrainConfig, folder: Path, resumed: bool) -> None:
+    """Make the run folder, write config.json, and keep a copy of the user's file that the networks are from.
+
+    By the main process; what fails there fails on all.
+    """
+
+    def write() -> None:
+        is_file = is_file_name(config.model)
+        source = (
+            Path(config.model).expanduser().read_bytes() if is_file else b""
+        )  # it may stand in the folder itself
+        if not resumed and config.overwrite and is_occupied(folder):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_file and not (resumed and (folder / MODEL_FILE).exists()):
+            (folder / MODEL_FILE).write_bytes(source)
+        (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
+
+    try:
+        from_main(write)
+    except OSError as error:
+        raise unwritable(folder, error) from None

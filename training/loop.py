@@ -71,7 +71,8 @@ class Network:
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.module, self.optimizer = module, optimizer
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        self.params = list(module.parameters())
+        # what a user has frozen stays so
+        self.params = [p for p in module.parameters() if p.requires_grad]
         self.statistics = running_statistics(module)
         self.spectral_norm = has_spectral_norm(module)
         self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
@@ -292,8 +293,12 @@ class Loop:
 
     def run(self) -> None:
         """Train to n_steps; Stopped after a signal, UserError when training cannot go on."""
-        with self.signals.noted():
-            self._run_guarded()
+        try:
+            with self.signals.noted():
+                self._run_guarded()
+        finally:
+            for network in self.networks.values():
+                network.train_only(True)
 
     def _run_guarded(self) -> None:
         try:
@@ -332,7 +337,7 @@ class Loop:
             self.run_step()
             step = self.step
             if self.on_step is not None:
-                self.on_step(step, self.stats)
+                self.on_step(step, dict(self.stats))
             scoring = self.scores is not None and self.scores.due(step, config.n_steps)
             best = scoring and self._evaluate(step)
             last = step == config.n_steps or self._exhausted()

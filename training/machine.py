@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,24 +22,50 @@ from training.device import PATIENCE, choose_device
 HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+_RUNNING = threading.Lock()  # torch's switches and generators, and Accelerate's state, are the process's
+_runs_in: list[int] = []
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One run at a time in a process: a second thread waits; UserError for a run within a run."""
+    if threading.get_ident() in _runs_in:
+        raise UserError("a run trains already in this thread: on_step cannot start another")
+    with _RUNNING:
+        _runs_in.append(threading.get_ident())
+        try:
+            yield
+        finally:
+            _runs_in.clear()
+
+
 @contextmanager
 def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
     """An Accelerator for this run alone: its state, torch's process-wide switches and default generators are put back
     at the end, so that a process can train again, or use Accelerate itself."""
-    # processes that have met stay together: torch.distributed is a process's own
-    states = [AcceleratorState, GradientState]
-    states += [] if torch.distributed.is_initialized() else [PartialState]
-    kept = [(state, state._shared_state) for state in states]
-    for state in states:
-        state._shared_state = type(state._shared_state)()
-    try:
+    with alone(), own_states(), kept_switches():
         accelerator = make_accelerator(config)
+        set_switches(config, accelerator)
         cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-        with backends(config, accelerator), torch.random.fork_rng(cuda):
+        with torch.random.fork_rng(cuda), torch.enable_grad():
             yield accelerator
+
+
+@contextmanager
+def own_states() -> Iterator[None]:
+    """Fresh states of Accelerate inside; afterwards those of before.
+
+    Processes that have met stay together: torch.distributed is a process's own, and so is what Accelerate knows of it.
+    """
+    kept = [(state, state._shared_state) for state in (AcceleratorState, GradientState, PartialState)]
+    for state, before in kept:
+        if state is not PartialState or not torch.distributed.is_initialized():
+            state._shared_state = type(before)()
+    try:
+        yield
     finally:
-        if not torch.distributed.is_initialized():
-            for state, before in kept:
+        for state, before in kept:
+            if state is not PartialState or not torch.distributed.is_initialized():
                 state._shared_state = before
 
 
@@ -75,26 +102,28 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 @contextmanager
-def backends(config: TrainConfig, accelerator: Accelerator) -> Iterator[None]:
-    """Process-wide switches, set inside the run, after Accelerate has set its own, and put back."""
+def kept_switches() -> Iterator[None]:
+    """Put torch's process-wide switches back afterwards."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
-    deterministic, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    matmul.allow_tf32 = cudnn.allow_tf32 = config.tf32
-    cudnn.benchmark = not config.deterministic
-    torch.use_deterministic_algorithms(config.deterministic)
-    if config.sync_bn and accelerator.device.type != "cuda":
-        accelerator.print(
-            "warning: --sync_bn works on CUDA only: batch statistics are per process", file=sys.stderr
-        )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+def set_switches(config: TrainConfig, accelerator: Accelerator) -> None:
+    """torch's process-wide switches for this run, after Accelerate has set its own."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.sync_bn and accelerator.device.type != "cuda":
+        accelerator.print(
+            "warning: --sync_bn works on CUDA only: batch statistics are per process", file=sys.stderr
+        )
 
 
 def shard_of(config: TrainConfig, accelerator: Accelerator) -> Shard:

@@ -53,7 +53,9 @@ def make_optimizer(
     """
     floats = all(p.is_floating_point() for p in network.parameters())
     fused = device.type in ("cpu", "cuda", "mps") and floats
-    optimizer = MAKERS[config.optimizer](param_groups(network), lr, config, lazy, fused)
+    groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in param_groups(network)]
+    groups = [group for group in groups if group["params"]]
+    optimizer = MAKERS[config.optimizer](groups, lr, config, lazy, fused)
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_scale"]
     forget(optimizer)

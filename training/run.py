@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import json
 import platform
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,12 +29,13 @@ from generation.generator import find_generator, load_generator, read_config
 from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
+from modelling.layers import as_size
 from settings import TrainConfig, as_dict, settled
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
-from training.folder import Plan, continued, new_folder, next_free_folder, prepare_folder
+from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
 from training.logs import RunLog
-from training.loop import Hook, Loop
+from training.loop import Hook, Loop, Stopped
 from training.machine import accelerated, place_of, plugin_backend, shard_of
 from training.pictures import Pictures
 from training.scores import Scores
@@ -74,9 +76,8 @@ class Run:
     def generator(self, weights: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
         """(G, about) for generation.sample: load_generator(run.folder, weights), of an own G too."""
         G = None
-        if (
-            read_config(find_generator(self.folder))["model"] is None
-        ):  # an own G: the weights go into a copy of it
+        # an own G: the weights go into a copy of it
+        if read_config(find_generator(self.folder))["model"] is None:
             G = copy.deepcopy(self.networks["G"]).to("cpu", memory_format=torch.contiguous_format)
         return load_generator(self.folder, weights, G=G)
 
@@ -91,7 +92,8 @@ def train(
     resume: str | Path | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Run:
-    """Train as the settings say, any number of times in a process, in any thread; what the command line does.
+    """Train as the settings say, any number of times in a process, in any thread, one run at a time; what the command
+    line does.
 
     images: own ones in place of the data set's, (N, C, H, W) uint8 or in [-1, 1], or a torch Dataset, with labels (N,)
     or (N, K) where the run is conditional; G, D: own networks, instances that keep to the contract of modelling.Model;
@@ -102,7 +104,7 @@ def train(
     data = None
     if images is not None:
         data = as_image_data(images, labels)
-        config = replace(config, img_size=data.img_size) if config.img_size is None else config
+        config = fitted_to(config, data)
     elif labels is not None:
         raise UserError("labels: they belong to images, which were not given")
     if resume is None:
@@ -111,7 +113,24 @@ def train(
     else:
         plan = continued(config, resume)
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
-    return run_plan(plan, images=data, own=own, on_step=on_step)
+    try:
+        return run_plan(plan, images=data, own=own, on_step=on_step, signals=Signals(fatal=False))
+    except Stopped as stop:
+        if stop.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt(f"stopped; {resume or plan.folder or 'the run'} can be resumed") from None
+        raise
+
+
+def fitted_to(config: TrainConfig, data: ImageData) -> TrainConfig:
+    """The settings for own images; UserError for those that say otherwise."""
+    for name in ("dataset", "data", "data_root", "split"):
+        if name in config.asked:
+            raise UserError(f"{name}: images were given in place of a data set's: leave it out")
+    if config.img_size is None:
+        return replace(config, img_size=data.img_size)
+    if as_size(config.img_size) != data.img_size:
+        raise UserError(f"img_size {config.img_size}: the images have {data.img_size}; leave it out")
+    return config
 
 
 def run_plan(
@@ -120,6 +139,7 @@ def run_plan(
     images: ImageData | None = None,
     own: dict[str, nn.Module] | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+    signals: Signals | None = None,
 ) -> Run:
     """The listing of a run: what is checked, read, built, restored, written and trained, in this order."""
     own = {} if own is None else own
@@ -128,18 +148,18 @@ def run_plan(
         config = replace(plan.config, mixed_precision=accelerator.mixed_precision)
         game = game_of(config)
         with blaming_user():
+            game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
             data = game.load(config, accelerator.is_local_main_process, images)
             task = game(config, place_of(config, accelerator), data, own)
-            folder = plan.folder or next_free_folder(
-                config, config.dataset if images is None else OWN, accelerator
-            )
-            loop = assemble(config, accelerator, task, folder, on_step)
-        if plan.source is not None:
-            restore(loop, plan.source)  # before config.json: a refused resume changes nothing
-        prepare_folder(config, folder, plan.source is not None, accelerator)
-        if accelerator.is_main_process:
-            loop.store.remove_stale()
+        with claimed_folder(plan, config.dataset if images is None else OWN) as folder:
+            with blaming_user():
+                loop = assemble(config, accelerator, task, folder, on_step, signals or Signals())
+            if plan.source is not None:
+                restore(loop, plan.source)  # before config.json: a refused resume changes nothing
+            prepare_folder(config, folder, plan.source is not None)
+            if accelerator.is_main_process:
+                loop.store.remove_stale()
         say_what_runs(config, accelerator, task, folder, plan.preset)
         loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
         loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
@@ -157,11 +177,12 @@ def assemble(
     task: Task,
     folder: Path,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
+    signals: Signals | None = None,
 ) -> Loop:
     """The loop at step 0, with what is written beside training; writes nothing."""
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
-    signals, scores = Signals(), None
+    signals, scores = signals or Signals(), None
     if config.eval_interval is not None:
         scorer = task.scorer(lambda: signals.received is not None)
         scores = Scores(scorer, log, interval=config.eval_interval, patience=config.eval_patience)
