@@ -449,7 +449,8 @@ def rehearse(config: TrainConfig, **own: nn.Module) -> None:
 OF_GIVEN = {
     "infogan": ({"model": "infogan"}, lambda: {"G": OfG(), "D": OfD()},
                 r"^model infogan plays a game of its own, .* the G given is a OfG \(.*\): leave G out, or the model$"),
-    "infogan's D": ({"model": "infogan", "g_kwargs": {"n_categories": 3}}, lambda: {"D": OfD()}, "the D given is a OfD .*: leave D out, or"),
+    "infogan's D": ({"model": "infogan", "g_kwargs": {"n_categories": 3}}, lambda: {"D": OfD()},
+                    "the D given is a OfD .*: leave D out, or the model"),
     "veegan": ({"model": "veegan"}, lambda: {"G": OfG(), "D": OfD()}, "^model veegan plays a game of its own"),
     "growing": ({"model": "progressive_gan"}, lambda: {"G": OfG(), "D": OfD()},
                 r"^model progressive_gan grows, and OfG \(.*\) has no .*Stage of 4, 8, 16 px: give no_grow, .*$"),
@@ -560,6 +561,20 @@ def test_a_given_d_may_tell_classes(head: str, tmp_path: Path) -> None:
     config = of_digits(conditional=True, runs_dir=str(tmp_path), log_interval=1, **asked)
     done = train(config, D=OfD(n_labels=10), G=OfG().requires_grad_(False).eval())
     assert ("class/d_real" in done.metrics[-1]) == (head != "concat") and done.step == 2
+
+
+def test_given_images_keep_their_name_and_given_networks_grow(tmp_path: Path) -> None:
+    """ImageData of another name than the setting of the data set, which is not what was trained on."""
+    data = as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8), name="mine")
+    growing = {"model": "progressive_gan", "stable_kimg": 0.008, "fade_kimg": 0.008}
+    config = of_digits(runs_dir=str(tmp_path), log_interval=1, **growing)
+    networks = pair("progressive_gan", **SMALL["progressive_gan"][0])
+    G, D = (network.to_empty(device="cpu") for network in networks)
+    for p in (*G.parameters(), *D.parameters()):
+        nn.init.normal_(p, std=0.1)
+    done = train(config, images=data, G=G, D=D)
+    assert done.generator()[1]["dataset"] == "mine"
+    assert [line["growing/size"] for line in done.metrics] == [4, 8]
 
 
 # The rehearsal of a run
