@@ -26,7 +26,7 @@ from modelling import (
     model_title,
     network_classes,
 )
-from modelling.contract import network_title
+from modelling.contract import check_values, network_title
 from modelling.growing import Stage
 from modelling.layers import Size
 from ops.rng import key
@@ -184,7 +184,11 @@ def build_networks(
     # a graph for each size, fade and frozen set
     if growth_of(config) is not None and place.compiled is not None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
-    return place.settle(G, config), place.settle(D, config), g
+    G, D = place.settle(G, config), place.settle(D, config)
+    if own or is_file_name(config.model):
+        with place.autocast():
+            check_values(G, D, n=place.shard.n, n_labels=n_labels, multi_hot=data.multi_hot)
+    return G, D, g
 
 
 def generator_config(

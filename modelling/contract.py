@@ -193,10 +193,21 @@ def check_logits_of(D: nn.Module, given: object, n: int, n_labels: int, classifi
         raise UserError(f"{who}: D(x, y) must give class logits {(n, n_labels)} in a DOutput, not {found}")
 
 
+def computed(network: nn.Module) -> list[Tensor]:
+    """Tensors with a graph that torch's old spectral_norm and weight_norm leave in modules: deepcopy refuses them."""
+    held = (value for module in network.modules() for value in vars(module).values())
+    return [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy with values, on the same device."""
+    return copy.deepcopy(network, {id(t): t.detach() for t in computed(network)})
+
+
 def on_meta(network: nn.Module) -> nn.Module:
     """A copy on the meta device, which computes shapes alone, made without copying weights."""
     memo: dict[int, Tensor] = {}
-    for t in (*network.parameters(), *network.buffers()):
+    for t in (*network.parameters(), *network.buffers(), *computed(network)):
         empty = t.detach().to("meta")
         memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
     return copy.deepcopy(network, memo)
@@ -278,7 +289,7 @@ def _check_passes(G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int
         device = next(G.parameters()).device
         if device.type != "meta":
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                _rehearse(copy.deepcopy(G), copy.deepcopy(D), shape, z_dim, labels)
+                _rehearse(copied(G), copied(D), shape, z_dim, labels)
 
 
 def _rehearse(G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, labels: Labels) -> None:
@@ -289,6 +300,20 @@ def _rehearse(G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, la
         with blaming("G(z, y)", type(bare(G)), *G.modules()):
             x = G.requires_grad_()(torch.zeros(n, z_dim, device=device), y)
         check_images_of(G, x, shape)
+        with blaming("a copy after a pass, of which averages and samples are made,", type(bare(G))):
+            copy.deepcopy(G)
         with blaming("D(x, y)", type(bare(D)), *D.modules()):
             output = D.requires_grad_()(x, y)
         check_logits_of(D, output, n, labels.n, labels.classifies)
+
+
+@torch.no_grad()
+def check_values(G: nn.Module, D: nn.Module, *, n: int, n_labels: int, multi_hot: bool) -> None:
+    """UserError where copies fail to run a micro-batch on their device: on the meta device numbers of all types mix."""
+    device = next(G.parameters()).device
+    y = Labels(n_labels, multi_hot, False).rows(n, device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with blaming("G(z, y)", type(bare(G)), *G.modules()):
+            x = upcast(copied(G)(torch.zeros(n, G.z_dim, device=device), y))
+        with blaming("D(x, y)", type(bare(D)), *D.modules()):
+            copied(D)(x, y)

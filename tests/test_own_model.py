@@ -477,6 +477,42 @@ def test_given_networks_that_the_settings_do_not_fit(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Doubling(OfD):
+    """D whose table is of another type than its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(256, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.outer(self.first(x.flatten(1) * self.table)).squeeze(1)
+
+
+def test_types_that_do_not_mix_are_refused_before_training() -> None:
+    """Of what is no parameter the meta device does not tell."""
+    config, place = of_digits(), Place(torch.device("cpu"), Shard(8))
+    data, D = as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8)), Doubling()
+    rehearse(config, D=D)
+    before = torch.random.get_rng_state()
+    with pytest.raises(
+        UserError, match=r"^Doubling \(.*\): D\(x, y\) fails at .*py:\d+: RuntimeError: mat1 and mat2 must"
+    ):
+        build_networks(config, place, data, {"G": OfG(), "D": D})
+    torch.random.set_rng_state(before)
+
+
+def test_spectral_norm_of_torch() -> None:
+    """The old one leaves in a module what cannot be copied: D need not be, G has to be."""
+    old, new = nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm
+    D = OfD(old(nn.Linear(8, 8)))
+    D(torch.zeros(2, 1, 16, 16))
+    rehearse(of_digits(), G=OfG(new(nn.Linear(8, 8))), D=D)
+    with pytest.raises(
+        UserError, match=r"^OfG \(.*\): a copy after a pass, .* fails: RuntimeError: Only Tensors"
+    ):
+        rehearse(of_digits(), G=OfG(old(nn.Linear(8, 8))))
+
+
 @pytest.mark.parametrize("model", ["infogan", "veegan", "progressive_gan", "stylegan2"])
 def test_networks_of_a_model_are_taken_as_instances(model: str) -> None:
     """Those of the games of their own, of growing, of styles: a penalty of these too, and a subclass."""
