@@ -12,9 +12,9 @@ from games.task import Place
 from generation.generator import file_sha256
 from generation.labels import label_examples
 from images.batches import ImageData, Shard
-from images.own import OWN
 from losses import PENALTIES, weight_matrices
 from modelling import (
+    Model,
     build_discriminator,
     build_generator,
     check_contract,
@@ -26,6 +26,8 @@ from modelling import (
     model_title,
     network_classes,
 )
+from modelling.contract import check_values, network_title
+from modelling.growing import Stage
 from modelling.layers import Size
 from ops.rng import key
 from settings import TrainConfig
@@ -52,43 +54,89 @@ def network_settings(
     return settings["g"], settings["d"]
 
 
-def check_own(config: TrainConfig, own: dict[str, nn.Module]) -> None:
-    """UserError for settings of networks that are given as they are."""
+def check_own_settings(config: TrainConfig, own: dict[str, nn.Module]) -> None:
+    """UserError for settings of networks that are given as they are; that D tells classes is one of the game."""
     for name in own:
         side = name.lower()
         of_built = ("norm", "spectral_norm", "condition")
-        asked = [f"{setting}_{side}" for setting in of_built] + [f"{side}_kwargs"]
-        for setting in asked:
+        asked = {f"{setting}_{side}" for setting in of_built} | {f"{side}_kwargs"}
+        for setting in sorted(asked - {"condition_d"} if config.classifies() else asked):
             if config.asked.get(setting):
                 raise UserError(
                     f"--{setting} is for a network that is built here, and {name} was given: leave it out"
                 )
 
 
+def check_own(config: TrainConfig, own: dict[str, nn.Module], G: nn.Module, D: nn.Module, row: Model) -> None:
+    """UserError for networks of which some were given, and that lack what the settings ask of them."""
+    for name, network in own.items():
+        frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+        if 0 < len(frozen) < len(list(network.parameters())):
+            raise UserError(
+                f"{name}: its parameter {frozen[0]} is frozen and others are not, but all are trained: hold what is to "
+                "stay as buffers, or outside of the module"
+            )
+    for name in config.penalties():
+        if PENALTIES[name].styles and not row.styles:
+            raise UserError(
+                f"--penalty {name} is of a G with styles, and {network_title(G)} has none: leave it out"
+            )
+    growth = growth_of(config)
+    for network in () if growth is None else (G, D):
+        stages = [module for module in network.modules() if isinstance(module, Stage)]
+        if not stages or any(set(growth.sizes) - set(stage.sizes) for stage in stages):
+            raise UserError(
+                f"--model {model_title(config.model)} grows, and {network_title(network)} has no "
+                f"modelling.growing.Stage of {', '.join(map(str, growth.sizes))} px: give --no_grow, or no --model"
+            )
+
+
+def check_of_model(config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
+    """UserError unless both networks are the model's own: its game asks more of them than the contract does."""
+    row = find_model(config.model)
+    for name, network, wanted in (("G", G, row.Generator), ("D", D, row.Discriminator)):
+        if not isinstance(network, wanted):
+            raise UserError(
+                f"--model {config.model} plays a game of its own, with its own networks, and the {name} given is a "
+                f"{network_title(network)}: leave {name} out, or the model"
+            )
+
+
 def rehearsed(
-    config: TrainConfig, shard: Shard, own: dict[str, nn.Module], img_channels: int
+    config: TrainConfig,
+    shard: Shard,
+    own: dict[str, nn.Module],
+    img_channels: int,
+    images: ImageData | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """(G, D) on the meta device, which computes nothing, after one micro-batch; ValueError for what does not fit.
 
-    own: networks given as instances, which are checked, and returned, as they are.
+    own: networks given as instances, which are checked, and returned, as they are; images: None where they are not read
+    yet. Networks that are given for labels are run once these are known, by build_networks.
     """
-    check_own(config, own)
-    n, n_labels = shard.n, REHEARSED_LABELS if config.conditional else 0
+    check_own_settings(config, own)
+    n, labels = shard.n, {"n_labels": 0, "condition_d": config.condition_d}
+    if config.conditional and images is None:
+        labels |= {"n_labels": REHEARSED_LABELS, "passes": not own}
+    elif config.conditional:
+        check_data_has_labels(config, images)
+        labels |= {"n_labels": images.n_labels, "multi_hot": images.multi_hot}
     for name in config.penalties():
         if PENALTIES[name].styles and n % 2:
             raise UserError(
                 f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
             )
     image = {"img_size": config.img_size, "img_channels": img_channels}
-    g, d = network_settings(config, **image, n_labels=n_labels)
+    g, d = network_settings(config, **image, n_labels=labels["n_labels"])
     with torch.device("meta"):
         G = own["G"] if "G" in own else build_generator(config.model, **g | {"spectral_norm": False})
         D = own["D"] if "D" in own else build_discriminator(config.model, **d | {"spectral_norm": False})
-    if "ortho" in config.penalties() and not weight_matrices(G):
-        raise UserError(f"--penalty ortho: {config.model}'s G has no layers that it knows; leave it out")
     row = model_of(G, D) if own else find_model(config.model)
-    labels = {"n_labels": n_labels, "condition_d": config.condition_d}
     check_contract(G, D, n=n, z_dim=config.z_dim, row=row, **image, **labels)
+    if own:
+        check_own(config, own, G, D, row)
+    if "ortho" in config.penalties() and not weight_matrices(G):
+        raise UserError(f"--penalty ortho: {network_title(G)} has no layers that it knows; leave it out")
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
         if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
@@ -115,21 +163,32 @@ def check_data_has_labels(config: TrainConfig, data: ImageData) -> None:
 def build_networks(
     config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
-    """(G, D, the arguments that rebuild G), both on the device; own: networks given as instances."""
+    """(G, D, the arguments that rebuild G), both on the device; own: networks given as instances.
+
+    One of those that is in eval mode, as load_generator gives it, goes into train mode; modules in one that is in train
+    mode stay as they are.
+    """
     check_data_has_labels(config, data)
     n_labels = data.n_labels if config.conditional else 0
     g, d = network_settings(config, data.img_size, data.img_channels, n_labels)
     torch.manual_seed(key(config.seed, "weights"))
     G = own["G"] if "G" in own else build_generator(config.model, **g)
     D = own["D"] if "D" in own else build_discriminator(config.model, **d)
+    for network in own.values():
+        if not network.training:
+            network.train()
     if own or is_file_name(config.model):  # for these images, and what the rehearsal could not run
         image = {"img_size": data.img_size, "img_channels": data.img_channels}
-        labels = {"n_labels": n_labels, "condition_d": config.condition_d}
+        labels = {"n_labels": n_labels, "condition_d": config.condition_d, "multi_hot": data.multi_hot}
         check_contract(G, D, n=place.shard.n, z_dim=config.z_dim, **image, **labels)
     # a graph for each size, fade and frozen set
     if growth_of(config) is not None and place.compiled is not None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
-    return place.settle(G, config), place.settle(D, config), g
+    G, D = place.settle(G, config), place.settle(D, config)
+    if own or is_file_name(config.model):
+        with place.autocast():
+            check_values(G, D, n=place.shard.n, n_labels=n_labels, multi_hot=data.multi_hot)
+    return G, D, g
 
 
 def generator_config(
@@ -144,7 +203,7 @@ def generator_config(
     row: dict[str, Any] = {
         "model": None if "G" in own else model_title(config.model),
         "build": {} if "G" in own else build,
-        "dataset": data.name if data.name == OWN else config.dataset,
+        "dataset": data.name,
         "img_size": data.img_size,
         "z_dim": config.z_dim,
         "n_labels": data.n_labels if labelled else 0,

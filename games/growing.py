@@ -40,6 +40,11 @@ class Growth:
         """Sizes after the first."""
         return (self.last // self.first).bit_length() - 1
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """In px, from the first to the last."""
+        return tuple(self.first << i for i in range(self.doublings + 1))
+
     def steps(self, batch_size: int) -> int:
         """Steps until the last size is faded in."""
         return math.ceil(self.doublings * (self.stable + self.fade) / batch_size)
@@ -55,7 +60,7 @@ def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:
 
 
 def growth_of(config: TrainConfig) -> Growth | None:
-    """How the networks of a run grow; None where they do not."""
+    """How the networks of a run grow; None where they do not. Networks that are given grow where the model does."""
     first = find_model(config.model).grows_from
     if first is None or config.no_grow:
         return None

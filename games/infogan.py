@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from errors import UserError
+from games.build import check_of_model
 from games.noise_to_image import Inputs, NoiseToImage
 from games.task import Phase, Stats, Terms, total
 from modelling.conditioning import DOutput
@@ -38,6 +39,7 @@ class InfoGAN(NoiseToImage):
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
         """Q must read the codes that G draws."""
+        check_of_model(config, G, D)
         names = ("n_categories", "n_continuous")
         of_g, of_d = (" ".join(f"{name}={getattr(net, name)}" for name in names) for net in (G, D))
         if of_g != of_d:

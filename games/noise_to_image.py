@@ -108,7 +108,7 @@ class NoiseToImage(Task):
     ) -> None:
         """Build both networks and run one micro-batch on the meta device; ValueError for what does not fit."""
         channels = DATASETS[config.dataset].img_channels if images is None else images.img_channels
-        cls.check(config, *rehearsed(config, shard, own, channels))
+        cls.check(config, *rehearsed(config, shard, own, channels, images))
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from errors import UserError
+from games.build import check_of_model
 from games.noise_to_image import Inputs, NoiseToImage
 from games.task import Phase, Place, Stats, every, network_rates
 from images.batches import ImageData
@@ -36,6 +37,7 @@ class VEEGAN(NoiseToImage):
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
         """Its losses are its own, D sees pairs, and R's batch norm is not synchronised."""
+        check_of_model(config, G, D)
         others = {
             f"--method {config.method}": config.method != "gan",
             f"--penalty {' '.join(config.penalties())}": config.penalties(),

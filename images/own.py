@@ -15,8 +15,10 @@ from images.cache import fingerprint
 OWN = "own"  # the name of such data
 CHANNELS = (1, 3)
 QUANTISED = 64  # images at a time
+MAX_CLASSES = 1_000_000
+SPARSE = (1000, 10)  # class numbers below the one, or below the other times the number of images, are taken
 
-Images = Tensor | np.ndarray | Dataset | Sequence
+Images = Tensor | np.ndarray | Dataset | Sequence | ImageData
 
 
 def as_image_data(
@@ -28,8 +30,12 @@ def as_image_data(
     tensor (C, H, W), an array or a PIL image, or of (image, label). They are uint8, or floating point in [-1, 1], which
     is quantised: round(127.5 x + 127.5). labels: whole numbers (N,), classes from 0 on, or 0s and 1s (N, K), attributes
     that may be there together; None for none, or those of the Dataset. uint8 arrays with channels last are taken as
-    they are, not copied. ValueError that names what does not fit.
+    they are, not copied; so is ImageData, which keeps its name. ValueError that names what does not fit.
     """
+    if isinstance(images, ImageData):
+        if labels is not None:
+            raise UserError("labels: ImageData holds its own, or none: leave them out")
+        return images
     if isinstance(images, Tensor | np.ndarray):
         pixels = as_pixels(images, "images")
     else:
@@ -46,27 +52,37 @@ def as_image_data(
 
 def as_pixels(images: Tensor | np.ndarray, what: str) -> np.ndarray:
     """uint8 (N, H, W, C) of a tensor (N, C, H, W), or of an array of either order. UserError for anything else."""
-    if isinstance(images, Tensor):
-        array = images.detach().cpu()
-    elif images.dtype.kind not in "buif":
-        raise UserError(f"{what} of type {images.dtype}: give uint8, or floating point in [-1, 1]")
-    else:
-        array = torch.from_numpy(np.require(images, requirements=("C", "W")))
-    shape = tuple(array.shape)
-    if array.dim() != 4:
+    shape = tuple(images.shape)
+    if len(shape) != 4:
         raise UserError(f"{what} of shape {shape}: four axes are needed, {wanted_shape(images)}")
     if 0 in shape:
         raise UserError(f"{what} of shape {shape}: there are no images")
-    channels_last = isinstance(images, np.ndarray) and shape[3] in CHANNELS
-    if not channels_last:
-        array = array.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
-    if array.shape[3] not in CHANNELS:
+    x = channels_first(images, what)
+    if x.shape[1] not in CHANNELS:
         raise UserError(f"{what} of shape {shape}: 1 or 3 channels are needed, {wanted_shape(images)}")
-    if array.is_floating_point():
-        array = quantised(array, what)
-    elif array.dtype != torch.uint8:
+    x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+    if x.is_floating_point():
+        x = quantised(x, what)
+    elif x.dtype != torch.uint8:
         raise UserError(f"{what} of type {images.dtype}: give uint8, or floating point in [-1, 1]")
-    return np.ascontiguousarray(array.numpy())
+    return np.ascontiguousarray(x.numpy())
+
+
+def channels_first(images: Tensor | np.ndarray, what: str) -> Tensor:
+    """(..., C, H, W) on the CPU of a tensor, or of an array of either order. UserError for what torch cannot hold."""
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    if images.dtype.kind not in "buif":
+        raise UserError(f"{what} of type {images.dtype}: give uint8, or floating point in [-1, 1]")
+    x = torch.from_numpy(np.require(native(images), requirements=("C", "W")))
+    # (..., H, W, C) -> (..., C, H, W)
+    return x.movedim(-1, -3) if x.dim() > 2 and x.shape[-1] in CHANNELS else x
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order, and long doubles as doubles: what torch can hold. Others are not copied."""
+    kind = array.dtype.newbyteorder("=")
+    return array.astype(np.float64 if kind == np.longdouble else kind, copy=False)
 
 
 def wanted_shape(images: Tensor | np.ndarray) -> str:
@@ -131,15 +147,14 @@ def as_picture(image: object, i: int) -> Tensor:
     """Item i as a tensor (C, H, W): from a tensor, an array (H, W), (H, W, C) or (C, H, W), or a PIL image."""
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        image = image[..., None] if image.ndim == 2 else image
-        last = image.ndim == 3 and image.shape[2] in CHANNELS
-        image = torch.from_numpy(np.array(image.transpose(2, 0, 1) if last else image))
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor | np.ndarray):
         raise UserError(f"images: item {i} is a {type(image).__name__}: give tensors, arrays or PIL images")
-    if image.dim() != 3 or image.shape[0] not in CHANNELS:
-        raise UserError(f"images: item {i} of shape {tuple(image.shape)}: (1, H, W) or (3, H, W) is needed")
-    return image.detach().cpu()
+    if isinstance(image, np.ndarray):
+        image = np.array(image[..., None] if image.ndim == 2 else image)  # a Dataset may use its memory again
+    x = channels_first(image, f"images: item {i}")
+    if x.dim() != 3 or x.shape[0] not in CHANNELS:
+        raise UserError(f"images: item {i} of shape {tuple(x.shape)}: (1, H, W) or (3, H, W) is needed")
+    return x
 
 
 # Labels
@@ -148,7 +163,10 @@ def as_picture(image: object, i: int) -> Tensor:
 def as_labels(labels: Tensor | np.ndarray | Sequence, n: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """(int64 (n,) classes or uint8 (n, K) attributes, their names). UserError for others."""
     try:
-        rows = torch.stack([torch.as_tensor(row) for row in labels]).detach().cpu().numpy()
+        if isinstance(labels, np.ndarray) and labels.ndim and labels.dtype.kind in "buif":
+            rows = native(labels)
+        else:
+            rows = torch.stack([torch.as_tensor(row) for row in labels]).detach().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"labels: whole numbers (N,) or 0s and 1s (N, K) are needed: {error}") from None
     if len(rows) != n:
@@ -158,4 +176,10 @@ def as_labels(labels: Tensor | np.ndarray | Sequence, n: int) -> tuple[np.ndarra
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or rows.min() < 0:
         given = f"shape {rows.shape} of {rows.dtype}" + (f" from {rows.min()} on" if rows.size else "")
         raise UserError(f"labels of {given}: whole numbers (N,) from 0 on, or 0s and 1s (N, K), are needed")
-    return rows.astype(np.int64), tuple(str(k) for k in range(rows.max() + 1))
+    largest, bound = int(rows.max()), min(max(SPARSE[0], SPARSE[1] * n), MAX_CLASSES)
+    if largest >= bound:
+        raise UserError(
+            f"labels: a class {largest} among {n} images: classes are numbered from 0 on, here below {bound}; "
+            "np.unique(labels, return_inverse=True)[1] numbers them so"
+        )
+    return rows.astype(np.int64), tuple(str(k) for k in range(largest + 1))

@@ -22,7 +22,7 @@ from modelling import (
 )
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
-from modelling.contract import blaming, check_attributes, check_contract
+from modelling.contract import STYLES, bare, blaming, check_attributes, check_contract
 from modelling.equalised import Equalised
 from modelling.files import is_file_name, load_model_file, model_title
 from modelling.layers import Size, as_size, check_choice, check_number
@@ -94,12 +94,13 @@ def find_model(name: str) -> Model:
 def model_of(G: nn.Module, D: nn.Module) -> Model:
     """What the trainer must know of two networks that were built elsewhere: their row of MODELS, or one of their own.
 
-    They see labels, if they do, in the way they were built for: no condition is chosen for them.
+    They see labels, if they do, in the way they were built for: no condition is chosen for them. A G with all that
+    styles need has styles, whatever D is.
     """
     for row in MODELS.values():
-        if type(G) is row.Generator and type(D) is row.Discriminator:
+        if type(bare(G)) is row.Generator and type(bare(D)) is row.Discriminator:
             return row
-    return Model(type(G), type(D), (), ())
+    return Model(type(G), type(D), (), (), styles=all(hasattr(G, name) for name in STYLES))
 
 
 def own_settings(network: type[nn.Module]) -> dict[str, inspect.Parameter]:

@@ -7,9 +7,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from errors import UserError
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
@@ -17,6 +19,7 @@ from modelling.conditioning import CLASS_HEADS, as_output
 from modelling.growing import Stage
 from modelling.layers import Size, as_size, image_shape
 from modelling.model import Model
+from ops.precision import upcast
 
 HERE = Path(__file__).parent
 TORCH = Path(torch.__file__).parent
@@ -58,6 +61,11 @@ def bare(network: nn.Module) -> nn.Module:
     if isinstance(network, ConditionalGenerator):
         return network.G
     return network.D if isinstance(network, ConditionalDiscriminator) else network
+
+
+def network_title(network: nn.Module) -> str:
+    """How messages call a network: by the class that its user knows."""
+    return title(type(bare(network)))
 
 
 def at_line(error: BaseException, files: set[str]) -> str:
@@ -130,25 +138,48 @@ def check_owned(G: nn.Module, D: nn.Module, row: Model) -> None:
         raise UserError(f"{title(type(G))} is said to have styles and has no {', '.join(missing)}")
     for network in (G, D):
         if row.grows_from is not None and not any(isinstance(m, Stage) for m in network.modules()):
+            raise UserError(f"{network_title(network)} is said to grow and has no modelling.growing.Stage")
+
+
+def check_parameters(G: nn.Module, D: nn.Module) -> None:
+    """UserError unless each network has parameters, none of them the other's, in the type that training computes in."""
+    wanted = torch.get_default_dtype()
+    for network in (G, D):
+        who, named = network_title(network), dict(network.named_parameters())
+        if not named:
+            raise UserError(f"{who} has no parameters: there is nothing to train")
+        for name, p in named.items():
+            if isinstance(p, UninitializedParameter):
+                raise UserError(f"{who}: {name} has no shape yet: run a batch through the network first")
+            if p.is_floating_point() and p.dtype != wanted:
+                raise UserError(
+                    f"{who}: {name} is of {p.dtype}, and training computes in {wanted}: use .to({wanted})"
+                )
+    of_g = {id(p): name for name, p in G.named_parameters()}
+    for name, p in D.named_parameters():
+        if id(p) in of_g:
             raise UserError(
-                f"{title(type(bare(network)))} is said to grow and has no modelling.growing.Stage"
+                f"{network_title(D)}: {name} is G's {of_g[id(p)]} too, and each network is trained by its own loss: "
+                "give one of both a copy (copy.deepcopy)"
             )
 
 
 def check_images_of(G: nn.Module, x: object, shape: tuple[int, ...]) -> None:
     """UserError unless G gave floating-point images of this shape that it can learn from."""
-    who = title(type(bare(G)))
+    who = network_title(G)
     if not isinstance(x, Tensor):
         raise UserError(f"{who}: G(z, y) must give a tensor, not {type(x).__name__}")
     if tuple(x.shape) != shape:
         raise UserError(f"{who}: G(z, y) must give images of shape {shape}, not {tuple(x.shape)}")
     if not x.is_floating_point():
         raise UserError(f"{who}: G(z, y) must give floating-point numbers, not {x.dtype}")
+    if upcast(x).dtype not in (torch.float32, torch.get_default_dtype()):
+        raise UserError(f"{who}: G(z, y) must give images of {torch.get_default_dtype()}, not {x.dtype}")
 
 
 def check_logits_of(D: nn.Module, given: object, n: int, n_labels: int, classifies: bool) -> None:
     """UserError unless D gave a logit a sample, or several, and class logits where its condition needs them."""
-    who = title(type(bare(D)))
+    who = network_title(D)
     logit, classes = as_output(given)
     if not isinstance(logit, Tensor):
         raise UserError(f"{who}: D(x, y) must give logits or a DOutput, not {type(logit).__name__}")
@@ -162,10 +193,21 @@ def check_logits_of(D: nn.Module, given: object, n: int, n_labels: int, classifi
         raise UserError(f"{who}: D(x, y) must give class logits {(n, n_labels)} in a DOutput, not {found}")
 
 
+def computed(network: nn.Module) -> list[Tensor]:
+    """Tensors with a graph that torch's old spectral_norm and weight_norm leave in modules: deepcopy refuses them."""
+    held = (value for module in network.modules() for value in vars(module).values())
+    return [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy with values, on the same device."""
+    return copy.deepcopy(network, {id(t): t.detach() for t in computed(network)})
+
+
 def on_meta(network: nn.Module) -> nn.Module:
     """A copy on the meta device, which computes shapes alone, made without copying weights."""
     memo: dict[int, Tensor] = {}
-    for t in (*network.parameters(), *network.buffers()):
+    for t in (*network.parameters(), *network.buffers(), *computed(network)):
         empty = t.detach().to("meta")
         memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
     return copy.deepcopy(network, memo)
@@ -186,45 +228,92 @@ def check_contract(
     z_dim: int,
     n_labels: int = 0,
     condition_d: str | None = None,
+    multi_hot: bool | None = None,
     row: Model | None = None,
+    passes: bool = True,
 ) -> None:
     """UserError in one line for what two networks owe the contract of `Model`; they stay as they are.
 
     Copies run one micro-batch of n on the meta device, where nothing is computed, whatever device the networks are on.
     Networks that call for values run on their own device; if that is the meta device, their passes stay unchecked.
-    condition_d: the way in which D sees n_labels labels; row: what is said of the networks, None for nothing.
+    condition_d: the way in which D sees n_labels labels; multi_hot: whether they are attributes, not classes, None
+    where that is not known and either will do; row: what is said of the networks, None for nothing; passes: whether to
+    run them.
     """
     keywords = MIXED if row is not None and row.styles else ()
     for network, names, extra in ((G, ("z", "y"), keywords), (D, ("x", "y"), ())):
         check_calls(network, *names, keywords=extra)
     check_attributes(G, z_dim=z_dim, img_size=img_size, img_channels=img_channels)
     check_attributes(D, img_size=img_size, img_channels=img_channels)
+    check_parameters(G, D)
     if row is not None:
         check_owned(G, D, row)
+    if not passes:
+        return
     head = CLASS_HEADS.get(condition_d) if n_labels else None
-    classifies = head is not None and head.classifies
+    labels = Labels(n_labels, bool(multi_hot), head is not None and head.classifies)
     shape = (n, img_channels, *image_shape(img_size))
     try:
-        _rehearse(on_meta(G), on_meta(D), shape, z_dim, n_labels, classifies)
+        _check_passes(G, D, shape, z_dim, labels)
+    except UserError as error:
+        if multi_hot is not None or not n_labels:
+            raise
+        try:
+            _check_passes(G, D, shape, z_dim, labels._replace(multi_hot=True))
+        except UserError:
+            raise error from error.__cause__
+
+
+class Labels(NamedTuple):
+    """What a pass is told of labels; classifies: whether D has to tell them."""
+
+    n: int
+    multi_hot: bool
+    classifies: bool
+
+    def rows(self, n: int, device: torch.device) -> Tensor | None:
+        """y of n samples: int64 (n,) or float (n, n_labels), None without labels."""
+        if not self.n:
+            return None
+        classes = torch.zeros(n, dtype=torch.int64, device=device)
+        return torch.zeros(n, self.n, device=device) if self.multi_hot else classes
+
+
+def _check_passes(G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, labels: Labels) -> None:
+    """A pass of copies on the meta device, on their own where they call for values."""
+    try:
+        _rehearse(on_meta(G), on_meta(D), shape, z_dim, labels)
     except UserError as error:
         if not needs_values(error):
             raise
-        device = next((p.device for p in G.parameters()), torch.device("cpu"))
+        device = next(G.parameters()).device
         if device.type != "meta":
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                _rehearse(copy.deepcopy(G), copy.deepcopy(D), shape, z_dim, n_labels, classifies)
+                _rehearse(copied(G), copied(D), shape, z_dim, labels)
 
 
-def _rehearse(
-    G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, n_labels: int, classifies: bool
-) -> None:
+def _rehearse(G: nn.Module, D: nn.Module, shape: tuple[int, ...], z_dim: int, labels: Labels) -> None:
     """One pass of latents through both networks, on their device; UserError for what does not fit."""
-    n, device = shape[0], next((p.device for p in G.parameters()), torch.device("meta"))
-    y = torch.zeros(n, n_labels, device=device) if n_labels else None
+    n, device = shape[0], next(G.parameters()).device
+    y = labels.rows(n, device)
     with torch.enable_grad():
         with blaming("G(z, y)", type(bare(G)), *G.modules()):
             x = G.requires_grad_()(torch.zeros(n, z_dim, device=device), y)
         check_images_of(G, x, shape)
+        with blaming("a copy after a pass, of which averages and samples are made,", type(bare(G))):
+            copy.deepcopy(G)
         with blaming("D(x, y)", type(bare(D)), *D.modules()):
             output = D.requires_grad_()(x, y)
-        check_logits_of(D, output, n, n_labels, classifies)
+        check_logits_of(D, output, n, labels.n, labels.classifies)
+
+
+@torch.no_grad()
+def check_values(G: nn.Module, D: nn.Module, *, n: int, n_labels: int, multi_hot: bool) -> None:
+    """UserError where copies fail to run a micro-batch on their device: on the meta device numbers of all types mix."""
+    device = next(G.parameters()).device
+    y = Labels(n_labels, multi_hot, False).rows(n, device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with blaming("G(z, y)", type(bare(G)), *G.modules()):
+            x = upcast(copied(G)(torch.zeros(n, G.z_dim, device=device), y))
+        with blaming("D(x, y)", type(bare(D)), *D.modules()):
+            copied(D)(x, y)

@@ -19,6 +19,8 @@ class Model:
     such images and gives raw logits of any shape that begins with N, such as (N,) or a map of patches (N, 1, h, w); or
     a `DOutput` of logits and class logits (N, n_labels). They call for no values of tensors (`.item()`, `if x.sum()`).
 
+    Each has parameters, of torch's default floating-point type and none of them the other's: all of them are trained.
+
     y is None without labels, else int64 (N,) classes or float (N, n_labels) weights of attributes. conditions_g and
     conditions_d are the ways in which G and D can see it, the first the model's own choice, none for networks that
     cannot. By `concat` they need do nothing: they are wrapped (cgan.py), built for longer latents and for more

@@ -53,9 +53,13 @@ FORMS = {
     "channels last": lambda: PIXELS.permute(0, 2, 3, 1).numpy(),
     "channels first": lambda: PIXELS.numpy(),
     "float array": lambda: (PIXELS.float() / 127.5 - 1).numpy(),
+    "long doubles": lambda: PIXELS.numpy().astype(np.longdouble) / 127.5 - 1,
+    "big-endian": lambda: (PIXELS.double() / 127.5 - 1).numpy().astype(">f8"),
     "dataset": lambda: Items(list(PIXELS)),
     "dataset of floats": lambda: Items(list(PIXELS.float() / 127.5 - 1)),
     "dataset of arrays": lambda: Items(arrays()),
+    "dataset of big-endian": lambda: Items([(a / 127.5 - 1).astype(">f4") for a in arrays()]),
+    "dataset of long doubles": lambda: Items([a.astype(np.longdouble) / 127.5 - 1 for a in arrays()]),
     "dataset of pictures": lambda: Items([Image.fromarray(a) for a in arrays()]),
     "list of pictures": lambda: [Image.fromarray(a) for a in arrays()],
     "one part": lambda: TensorDataset(PIXELS),
@@ -99,6 +103,7 @@ LABELLED = {
     "list": lambda: as_image_data(PIXELS, CLASSES),
     "tensor": lambda: as_image_data(PIXELS, torch.tensor(CLASSES, dtype=torch.int32)),
     "array": lambda: as_image_data(PIXELS, np.array(CLASSES, dtype=np.uint8)),
+    "big-endian": lambda: as_image_data(PIXELS, np.array(CLASSES, dtype=">i4")),
     "pairs": lambda: as_image_data(Items(list(zip(PIXELS, CLASSES, strict=True)))),
     "tensors": lambda: as_image_data(TensorDataset(PIXELS, torch.tensor(CLASSES))),
 }
@@ -146,6 +151,7 @@ MISFITS = {
     "sizes": (lambda: as_image_data([PIXELS[0], PIXELS[1, :, :3]]), r"item 0 is \(3, 4, 6\) .* item 1 is \(3, 3, 6\)"),
     "kinds": (lambda: as_image_data([PIXELS[0], PIXELS[1].float()]), "item 1 is .* of torch.float32: all must be"),
     "modes": (lambda: as_image_data([Image.new("RGB", (4, 4)), Image.new("L", (4, 4))]), "all must be alike"),
+    "item of objects": (lambda: as_image_data([np.full((4, 4, 3), None)]), "images: item 0 of type object: give uint8"),
     "item": (lambda: as_image_data(Items([PIXELS[0], "cat.png"])), "images: item 1 is a str: give tensors"),
     "item's shape": (lambda: as_image_data([PIXELS]), r"images: item 0 of shape \(5, 3, 4, 6\): \(1, H, W\)"),
     "three parts": (lambda: as_image_data([(PIXELS[0], 1, 2)]), "item 0 has 3 parts"),
@@ -154,9 +160,13 @@ MISFITS = {
     "twice": (lambda: as_image_data(TensorDataset(PIXELS, PIXELS[:, 0, 0, 0]), CLASSES), "labels of their own"),
     "negative": (lambda: as_image_data(PIXELS, [0, 1, -1, 0, 0]), "labels of shape .* from -1 on: whole numbers"),
     "fractions": (lambda: as_image_data(PIXELS, [0.0, 1.0, 2.0, 0.5, 1.0]), "labels of shape .* of float32"),
+    "absurd": (lambda: as_image_data(PIXELS, [0, 1, 2**40, 0, 0]), "labels: a class 1099511627776 among 5 images: .*"),
+    "sparse": (lambda: as_image_data(PIXELS, [0, 1, 1000, 0, 0]), "labels: a class 1000 among 5 images: .* below 1000"),
+    "unsigned": (lambda: as_image_data(PIXELS, np.array([0, 1, 2**64 - 1, 0, 0], np.uint64)), "labels: a class 1844"),
     "not 0 and 1": (lambda: as_image_data(PIXELS, [[0, 2]] * 5), "labels of shape .*: whole numbers"),
     "names": (lambda: as_image_data(PIXELS, ["cat"] * 5), "labels: whole numbers"),
     "ragged": (lambda: as_image_data(PIXELS, [[0, 1], [0], [1], [1], [1]]), "labels: whole numbers"),
+    "of image data": (lambda: as_image_data(as_image_data(PIXELS), CLASSES), "labels: ImageData holds its own"),
     "no rows": (lambda: as_image_data(PIXELS, 3), "labels: whole numbers"),
 }  # fmt: skip
 
@@ -167,6 +177,15 @@ def test_misfits_are_one_line_with_the_argument(case: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert str(caught.value).startswith(("images", "labels")) and "\n" not in str(caught.value)
+
+
+def test_image_data_is_taken_as_it_is() -> None:
+    data = as_image_data(PIXELS, CLASSES, name="mine")
+    assert as_image_data(data) is data and as_image_data(data, name="other").name == "mine"
+
+
+def test_a_part_of_many_classes_keeps_their_numbers() -> None:
+    assert as_image_data(PIXELS, [999, 3, 3, 0, 7]).n_labels == 1000
 
 
 def test_images_in_0_to_1_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +202,11 @@ def test_arrays_that_cannot_be_written_to() -> None:
     array.flags.writeable = False
     assert as_image_data(array).fingerprint == as_image_data(PIXELS).fingerprint
     assert as_image_data(array[::-1]).images[0].tolist() == array[-1].tolist()
+
+
+def test_bytes_with_channels_last_are_not_copied() -> None:
+    array = PIXELS.permute(0, 2, 3, 1).numpy().copy()
+    assert np.shares_memory(as_image_data(array).images, array)
 
 
 def test_torchvision_is_not_needed() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from games import game_of
 from games.build import build_networks, rehearsed
 from games.noise_to_image import NoiseToImage
 from games.task import Place
@@ -27,7 +28,9 @@ from modelling import (
 )
 from modelling.conditioning import DOutput
 from modelling.growing import Stage
+from settings import TrainConfig, settled
 from tests.running import SMALL, TINY, request
+from training import train
 
 IMAGE = {"img_size": 16, "img_channels": 1}
 CONTRACT = IMAGE | {"n": 4, "z_dim": 8}
@@ -270,6 +273,12 @@ BROKEN = {
                     "Generator (own.py): its constructor fails at own.py:10: NameError: name 'widht'"),
     "refusal": ("        self.layers = nn.Sequential(nn.F", "        raise ValueError('no such size')\n        (nn.F",
                 "Discriminator (own.py): its constructor fails at own.py:20: no such size"),
+    "another type": ("nn.Linear(width, 1)", "nn.Linear(width, 1, dtype=torch.float64)",
+                     "Discriminator (own.py): layers.2.weight is of torch.float64, and training computes in torch."),
+    "images of another type": ("return torch.tanh(self.layers(z))", "return torch.tanh(self.layers(z)).double()",
+                               "Generator (own.py): G(z, y) must give images of torch.float32, not torch.float64"),
+    "no size yet": ("nn.Linear(z_dim, width)", "nn.LazyLinear(width)",
+                    "Generator (own.py): layers.0.weight has no shape yet: run a batch through the network first"),
     "a setting without default": ("img_channels, width=8", "img_channels, width",
                                   "missing 1 required keyword-only argument: 'width'"),
 }  # fmt: skip
@@ -376,6 +385,232 @@ def test_instances() -> None:
             check_contract(G, wrong, **CONTRACT)
     with pytest.raises(UserError, match=r"has z_dim 8, and 9 was asked for"):
         check_contract(G, D, **CONTRACT | {"z_dim": 9})
+
+
+SHARED = nn.Linear(8, 8)
+
+
+class OfG(nn.Module):
+    """Flat images of a linear map; with Stage it is said to grow."""
+
+    img_size, img_channels, z_dim = 16, 1, 8
+
+    def __init__(self, inner: nn.Module | None = None, stage: Stage | None = None) -> None:
+        super().__init__()
+        self.inner, self.outer, self.stage = inner or nn.Identity(), nn.Linear(8, 256), stage
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.outer(self.inner(z)).tanh().view(-1, 1, 16, 16)
+
+
+class OfD(nn.Module):
+    """A logit of a linear map, and class logits where there are classes."""
+
+    img_size, img_channels = 16, 1
+
+    def __init__(self, inner: nn.Module | None = None, n_labels: int = 0) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(256, 8), inner or nn.Identity()
+        self.outer, self.n_labels = nn.Linear(8, 1 + n_labels), n_labels
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | DOutput:
+        logit, classes = self.outer(self.inner(self.first(x.flatten(1)))).split([1, self.n_labels], 1)
+        return DOutput(logit.squeeze(1), classes) if self.n_labels else logit.squeeze(1)
+
+
+class NoWeights(nn.Module):
+    """G without anything to learn."""
+
+    img_size, img_channels, z_dim = 16, 1, 8
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z[:, :1, None, None].expand(-1, 1, 16, 16)
+
+
+def frozen_in_part() -> OfD:
+    """D whose first layer is to stay as it is."""
+    D = OfD()
+    D.first.requires_grad_(False)
+    return D
+
+
+def of_digits(**settings: object) -> TrainConfig:
+    """Settings of a run on small digits."""
+    return settled(
+        TrainConfig(dataset="digits", img_size=16, z_dim=8, batch_size=8, n_steps=2, loggers=(), **settings)
+    )
+
+
+def rehearse(config: TrainConfig, **own: nn.Module) -> None:
+    """What is checked before a run of given networks."""
+    game_of(config).rehearse(config, Shard(8), own)
+
+
+OF_GIVEN = {
+    "infogan": ({"model": "infogan"}, lambda: {"G": OfG(), "D": OfD()},
+                r"^model infogan plays a game of its own, .* the G given is a OfG \(.*\): leave G out, or the model$"),
+    "infogan's D": ({"model": "infogan", "g_kwargs": {"n_categories": 3}}, lambda: {"D": OfD()},
+                    "the D given is a OfD .*: leave D out, or the model"),
+    "veegan": ({"model": "veegan"}, lambda: {"G": OfG(), "D": OfD()}, "^model veegan plays a game of its own"),
+    "growing": ({"model": "progressive_gan"}, lambda: {"G": OfG(), "D": OfD()},
+                r"^model progressive_gan grows, and OfG \(.*\) has no .*Stage of 4, 8, 16 px: give no_grow, .*$"),
+    "growing's D": ({"model": "progressive_gan"}, lambda: {"D": OfD()}, "grows, and OfD .* has no .*Stage"),
+    "other stages": ({"model": "progressive_gan"}, lambda: {"G": OfG(stage=Stage((8, 16)))}, "no .*Stage of 4"),
+    "path length": ({"model": "stylegan2", "penalty_weights": {"path_length": 2}}, lambda: {"G": OfG(), "D": OfD()},
+                    r"^penalty path_length is of a G with styles, and OfG \(.*\) has none: leave it out$"),
+    "ortho": ({"penalty_weights": {"ortho": 1}}, lambda: {"G": "dcgan"}, "no torch.nn.Module"),
+    "shared": ({}, lambda: {"G": OfG(SHARED), "D": OfD(SHARED)},
+               r"^OfD \(.*\): inner.weight is G's inner.weight too, .* a copy \(copy.deepcopy\)$"),
+    "no parameters": ({}, lambda: {"G": NoWeights()}, r"^NoWeights \(.*\) has no parameters: there is nothing"),
+    "frozen": ({}, lambda: {"D": frozen_in_part()}, "^D: its parameter first.weight is frozen and others are not"),
+    "half": ({}, lambda: {"G": OfG().half()}, "outer.weight is of torch.float16, and .* in torch.float32"),
+    "norm": ({"norm_d": "none"}, lambda: {"D": OfD()}, "^norm_d is for a network that is built here, and D was given"),
+    "condition": ({"conditional": True, "condition_d": "projection"}, lambda: {"D": OfD()}, "^condition_d is for"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_GIVEN)
+def test_given_networks_that_the_settings_do_not_fit(case: str) -> None:
+    settings, own, words = OF_GIVEN[case]
+    with pytest.raises(UserError, match=words) as caught:
+        rehearse(of_digits(**settings), **own())
+    assert "\n" not in str(caught.value)
+
+
+class Doubling(OfD):
+    """D whose table is of another type than its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(256, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.outer(self.first(x.flatten(1) * self.table)).squeeze(1)
+
+
+def test_types_that_do_not_mix_are_refused_before_training() -> None:
+    """Of what is no parameter the meta device does not tell."""
+    config, place = of_digits(), Place(torch.device("cpu"), Shard(8))
+    data, D = as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8)), Doubling()
+    rehearse(config, D=D)
+    before = torch.random.get_rng_state()
+    with pytest.raises(
+        UserError, match=r"^Doubling \(.*\): D\(x, y\) fails at .*py:\d+: RuntimeError: mat1 and mat2 must"
+    ):
+        build_networks(config, place, data, {"G": OfG(), "D": D})
+    torch.random.set_rng_state(before)
+
+
+def test_spectral_norm_of_torch() -> None:
+    """The old one leaves in a module what cannot be copied: D need not be, G has to be."""
+    old, new = nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm
+    D = OfD(old(nn.Linear(8, 8)))
+    D(torch.zeros(2, 1, 16, 16))
+    rehearse(of_digits(), G=OfG(new(nn.Linear(8, 8))), D=D)
+    with pytest.raises(
+        UserError, match=r"^OfG \(.*\): a copy after a pass, .* fails: RuntimeError: Only Tensors"
+    ):
+        rehearse(of_digits(), G=OfG(old(nn.Linear(8, 8))))
+
+
+@pytest.mark.parametrize("model", ["infogan", "veegan", "progressive_gan", "stylegan2"])
+def test_networks_of_a_model_are_taken_as_instances(model: str) -> None:
+    """Those of the games of their own, of growing, of styles: a penalty of these too, and a subclass."""
+    G = build_generator(model, z_dim=8, **IMAGE, **SMALL[model][0])
+    D = build_discriminator(model, z_dim=8, **IMAGE, **SMALL[model][1])
+    if model == "stylegan2":
+        rehearse(of_digits(model=model, penalty_weights={"path_length": 2}), G=G, D=OfD())
+        G.__class__ = type("Mine", (type(G),), {})
+        rehearse(of_digits(model=model, penalty_weights={"path_length": 2}), G=G, D=D)
+    rehearse(of_digits(model=model), G=G, D=D)
+    assert model_of(G, OfD()).styles == (model == "stylegan2")
+
+
+def test_growing_networks_need_not_grow() -> None:
+    rehearse(of_digits(model="progressive_gan", no_grow=True), G=OfG(), D=OfD())
+    wrapped = build_generator("progressive_gan", z_dim=8, n_labels=2, **IMAGE, **SMALL["progressive_gan"][0])
+    D = build_discriminator("progressive_gan", n_labels=2, **IMAGE, **SMALL["progressive_gan"][1])
+    assert model_of(wrapped, D) is MODELS["progressive_gan"]
+
+
+def test_given_networks_go_into_train_mode() -> None:
+    """One from load_generator is in eval mode and frozen; modules of one in train mode are its owner's business."""
+    config, place = of_digits(), Place(torch.device("cpu"), Shard(8))
+    data = as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8))
+    G, D = OfG(nn.BatchNorm1d(8)).requires_grad_(False).eval(), OfD(nn.BatchNorm1d(8))
+    D.inner.eval()
+    rehearse(config, G=G, D=D)
+    assert not G.training and not G.inner.training
+    build_networks(config, place, data, {"G": G, "D": D})
+    assert G.training and G.inner.training and D.training and not D.inner.training
+
+
+class Embedded(OfG):
+    """G that takes classes alone, as most do that are written for one data set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(z + self.table(y))
+
+
+class Weighed(OfG):
+    """G that takes attributes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Linear(3, 8)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(z + self.table(y))
+
+
+def test_given_networks_meet_the_labels_of_the_data() -> None:
+    """Not two labels of either kind, as networks that are built here before the data are read."""
+    config, place = of_digits(conditional=True), Place(torch.device("cpu"), Shard(8))
+    pixels = torch.zeros(9, 1, 16, 16, dtype=torch.uint8)
+    classes = as_image_data(pixels, list(range(9)))
+    rows = as_image_data(pixels, torch.eye(3, dtype=torch.uint8).repeat(3, 1))
+    for G, fit, misfit in ((Embedded(), classes, rows), (Weighed(), rows, classes)):
+        own = {"G": G, "D": OfD()}
+        rehearse(config, **own)
+        game_of(config).rehearse(config, Shard(8), own, fit)
+        build_networks(config, place, fit, own)
+        with pytest.raises(UserError, match=r"^(Embedded|Weighed) \(.*\): G\(z, y\) "):
+            game_of(config).rehearse(config, Shard(8), own, misfit)
+        with pytest.raises(UserError, match=r"^(Embedded|Weighed) \(.*\): G\(z, y\) "):
+            build_networks(config, place, misfit, own)
+    with pytest.raises(UserError, match="^conditional needs labels, and own has none"):
+        game_of(config).rehearse(config, Shard(8), own, as_image_data(pixels))
+    told = of_digits(conditional=True, condition_d="ac")
+    game_of(told).rehearse(told, Shard(8), {"D": OfD(n_labels=9)}, classes)
+    with pytest.raises(UserError, match=r"OfD .* must give class logits \(8, 9\) in a DOutput, not none"):
+        game_of(told).rehearse(told, Shard(8), {"D": OfD()}, classes)
+
+
+@pytest.mark.parametrize("head", ["concat", "ac", "k_plus_1"])
+def test_a_given_d_may_tell_classes(head: str, tmp_path: Path) -> None:
+    """What it says of them counts where the game is asked for; else it is left aside."""
+    asked = {} if head == "concat" else {"condition_d": head}
+    config = of_digits(conditional=True, runs_dir=str(tmp_path), log_interval=1, **asked)
+    done = train(config, D=OfD(n_labels=10), G=OfG().requires_grad_(False).eval())
+    assert ("class/d_real" in done.metrics[-1]) == (head != "concat") and done.step == 2
+
+
+def test_given_images_keep_their_name_and_given_networks_grow(tmp_path: Path) -> None:
+    """ImageData of another name than the setting of the data set, which is not what was trained on."""
+    data = as_image_data(torch.zeros(9, 1, 16, 16, dtype=torch.uint8), name="mine")
+    growing = {"model": "progressive_gan", "stable_kimg": 0.008, "fade_kimg": 0.008}
+    config = of_digits(runs_dir=str(tmp_path), log_interval=1, **growing)
+    networks = pair("progressive_gan", **SMALL["progressive_gan"][0])
+    G, D = (network.to_empty(device="cpu") for network in networks)
+    for p in (*G.parameters(), *D.parameters()):
+        nn.init.normal_(p, std=0.1)
+    done = train(config, images=data, G=G, D=D)
+    assert done.generator()[1]["dataset"] == "mine"
+    assert [line["growing/size"] for line in done.metrics] == [4, 8]
 
 
 # The rehearsal of a run
