@@ -15,7 +15,7 @@ from modelling import is_file_name
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import Request
 from settings.files import base_of
-from settings.resume import resume_differences
+from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
 
 
@@ -46,7 +46,7 @@ def planned(request: Request) -> Plan:
     else:
         source = existing(request.resume)
     run, old, base = saved_run(source)
-    config = request.config(base)
+    config = as_first_asked(request.config(base), old)
     refuse_differences(run, old, config)
     folder = root / given["log_name"] if "log_name" in given else run
     if folder.resolve() != run.resolve() and is_occupied(folder):
@@ -58,7 +58,7 @@ def continued(config: TrainConfig, resume: str | Path) -> Plan:
     """A run or checkpoint taken up in its own folder, with its own settings but for those asked for now."""
     source = existing(resume)
     run, old, base = saved_run(source)
-    config = settled(TrainConfig(**layered(base, config.asked)))
+    config = as_first_asked(settled(TrainConfig(**layered(base, config.asked))), old)
     refuse_differences(run, old, config)
     return Plan(config, run, source)
 
@@ -81,8 +81,7 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
         old = json.loads(saved.read_text())
         if is_file_name(old["model"]) and (run / MODEL_FILE).is_file():
             # the networks are those of the training, wherever the file was and whatever became of it
-            kept = {"model": str(run / MODEL_FILE)}
-            old |= kept | ({"asked": old["asked"] | kept} if "asked" in old else {})
+            old["model"] = str(run / MODEL_FILE)
         return run, old, base_of(old)
     except UserError:
         raise

@@ -29,6 +29,7 @@ from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
 from settings import TrainConfig, as_dict, settled
+from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from training.folder import Plan, continued, new_folder, next_free_folder, prepare_folder
@@ -125,7 +126,7 @@ def run_plan(
     own = {} if own is None else own
     check_loggers(plan.config)
     with accelerated(plan.config) as accelerator:
-        config = replace(plan.config, mixed_precision=accelerator.mixed_precision)
+        config = with_derived(plan.config, {"mixed_precision": accelerator.mixed_precision})
         game = game_of(config)
         with blaming_user():
             game.rehearse(config, shard_of(config, accelerator), own, images)
