@@ -8,12 +8,14 @@ from dataclasses import Field, dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from errors import Parser, UserError
+from errors import Parser, UserError, tell
 from images.sources import DATASETS, parse_size
 from losses import PENALTIES
-from settings.dependents import ALTERNATIVES, refuse_idle, said_otherwise, switched_off
+from modelling import is_file_name
+from modelling.layers import NORMS
+from settings.dependents import ALTERNATIVES, refuse_idle, switched_off, without_said_otherwise
 from settings.derive import settled
-from settings.files import read_config_file
+from settings.files import has_auto, read_config_file
 from settings.help import all_flags, known_presets, preset_list, short_help
 from settings.legacy import FLAGS as LEGACY_FLAGS
 from settings.legacy import add_legacy_flags, translated
@@ -29,10 +31,12 @@ WORDS = {"true": True, "false": False, "none": None}
 
 
 def key_value(text: str) -> tuple[str, Any]:
-    """argparse type of KEY=VALUE: a Python literal, true, false, none, or else a word."""
+    """argparse type of KEY=VALUE: a Python literal, true, false, none, or else a word; norm=none is a norm's name."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    if key == "norm" and value in NORMS:
+        return key, value
     if value.lower() in WORDS:
         return key, WORDS[value.lower()]
     try:
@@ -118,9 +122,28 @@ def make_parser(
 
 def laid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """One layer over another; what the upper one switches off, or says in another way, is dropped from the lower."""
-    lower = without(said_otherwise(upper), lower)
+    lower = without_said_otherwise(upper, lower)
     both = TrainConfig.unchecked(layered(lower, upper))
     return layered(without(switched_off(upper, both), lower), upper)
+
+
+def passed_over(lower: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Names of the settings for which a resumed run has a value of its own; its number for auto is no other value."""
+    return [
+        name
+        for name, value in lower.items()
+        if not (name not in base or has_auto(value) or is_file_name(value))
+        and layered({name: value}, {name: base[name]}) != {name: value}
+    ]
+
+
+def script_defaults(
+    defaults: Mapping[str, Any], datasets: Sequence[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The script's, less those of its own data sets where another one is given."""
+    theirs = given.get("dataset", datasets[0]) not in datasets
+    settings = read_settings({"dataset": datasets[0], **defaults})
+    return without(("img_size", "flip"), settings) if theirs else settings
 
 
 @dataclass(frozen=True)
@@ -142,15 +165,20 @@ class Request:
         return layered(self.lower, self.flags)
 
     def config(self, base: Mapping[str, Any] | None = None) -> TrainConfig:
-        """The settled config; `base` (what was asked of a resumed run) replaces the script's defaults. UserError."""
-        return self._fresh if base is None else self._settled(base)
+        """The settled config; `base`, what was asked of a resumed run, wins over all but flags. UserError."""
+        if base is None:
+            return self._fresh
+        own = ", ".join(name for name in passed_over(self.lower, base) if name not in self.flags)
+        if own:
+            tell(f"note: the run keeps its own {own}: at --resume flags alone win, not --preset and --config")
+        return self._settled(laid(self.lower, base))
 
     @cached_property
     def _fresh(self) -> TrainConfig:
-        return self._settled(self.defaults)
+        return self._settled(laid(self.defaults, self.lower))
 
-    def _settled(self, base: Mapping[str, Any]) -> TrainConfig:
-        merged = laid(layered(base, self.lower), self.flags)
+    def _settled(self, lower: Mapping[str, Any]) -> TrainConfig:
+        merged = laid(lower, self.flags)
         merged |= translated(self.old, merged, self.typed, self.script)
         config = TrainConfig(**merged)
         refuse_idle(config, self.typed)
@@ -175,21 +203,22 @@ def parse_config(
     pairs = {
         name: dict(value) for name, value in typed.items() if name in FIELDS and takes_pairs(FIELDS[name])
     }
-    flags = read_settings(typed | pairs)
     kind = kind_of(datasets[0])
     alike = [*datasets, *(name for name in DATASETS if name not in datasets and kind_of(name) == kind)]
+    one_of("dataset", typed.get("dataset", datasets[0]), alike)
+    flags = read_settings(typed | pairs)
     from_preset, from_file = {}, {}
     if preset is not None:
         one_of("preset", preset, known_presets(script, kind))
         from_preset = read_settings(PRESETS[preset].settings, f"preset {preset}")
     if file is not None:
         from_file = read_config_file(file)
-    for settings in (flags, from_file):
-        one_of("dataset", settings.get("dataset", datasets[0]), alike)
+        one_of("dataset", from_file.get("dataset", datasets[0]), alike)
+    lower = laid(from_preset, from_file)
     return Request(
         script=script,
-        defaults=read_settings({"dataset": datasets[0], **defaults}),
-        lower=laid(from_preset, from_file),
+        defaults=script_defaults(defaults, datasets, lower | flags),
+        lower=lower,
         flags=flags,
         typed=frozenset(typed),
         old=old,

@@ -42,8 +42,10 @@ def _grows(config: Any) -> bool:
 
 
 def _no_growth(name: str, config: Any) -> str:
-    why = f"{config.model} does not grow ({names_where('grows_from')} do)"
-    return f"--{name} {getattr(config, name)}: {'--no_grow' if _grows(config) else why}; leave the flag out"
+    why = "nothing grows with --no_grow"
+    if not _grows(config):
+        why = f"{config.model} does not grow ({names_where('grows_from')} do)"
+    return f"--{name} {getattr(config, name)}: {why}; leave the flag out"
 
 
 def _none_of_kind(name: str, config: Any, why: str) -> str:
@@ -124,9 +126,16 @@ def without_idle(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
     return without((name for row in DEPENDENTS if not row.on(config) for name in row.names), settings)
 
 
-def said_otherwise(above: Collection[str]) -> set[str]:
-    """Names that mean nothing beneath these settings, which say the same in another way."""
-    return {name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair}
+def without_said_otherwise(above: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings less those that the ones above say in another way: `ema_halflife`, or `norm=` in d_kwargs for norm_d."""
+    kept = without((name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair), settings)
+    for side in ("g", "d"):
+        norm, own = f"norm_{side}", f"{side}_kwargs"
+        if "norm" in above.get(own, {}):
+            kept.pop(norm, None)
+        if above.get(norm) is not None and own in kept:
+            kept[own] = without(("norm",), kept[own])
+    return kept
 
 
 def switched_off(above: Collection[str], config: Any) -> set[str]:

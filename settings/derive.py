@@ -1,6 +1,7 @@
 """Values that follow from others: what stands in a settled config in place of None and auto."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,14 @@ def settled(config: TrainConfig) -> TrainConfig:
     for derive in (_numbers, _networks, _labels, _norms):
         values |= derive(replace(asked, **values))
     changed = {name: value for name, value in values.items() if getattr(asked, name) != value}
-    return replace(asked, **changed, derived=changed)
+    found = with_derived(asked, changed)
+    found.check_all()
+    return found
+
+
+def with_derived(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The config with values that nobody asked for: what was asked stays as it is."""
+    return replace(config, **values, derived=config.derived | values)
 
 
 def _numbers(config: TrainConfig) -> dict[str, Any]:

@@ -40,15 +40,15 @@ def _of_use(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run starts from: what was asked, and the numbers that auto stood for with its processes."""
-    held = from_dict(saved)
-    return {
-        name: held[name] if _has_auto(value) and name in held else value
-        for name, value in asked_of(saved).items()
-    }
+    """What a resumed run starts from: what was asked, with what must outlive the first launch as it was settled: the
+    numbers that auto stood for, the precision, and the place of the model's file."""
+    asked, held = asked_of(saved), from_dict(saved)
+    lasting = ["mixed_precision", *(n for n, value in asked.items() if n == "model" or has_auto(value))]
+    return asked | {name: held[name] for name in lasting if name in held}
 
 
-def _has_auto(value: Any) -> bool:
+def has_auto(value: Any) -> bool:
+    """Whether a setting, or one of its numbers, is still to be settled."""
     return is_auto(value) or isinstance(value, dict) and "auto" in value.values()
 
 

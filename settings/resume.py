@@ -1,11 +1,12 @@
-"""What a resumed run may change."""
+"""What a resumed run may change, and what it writes down as asked."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from settings.derive import settled
-from settings.files import as_dict, from_dict, readable
-from settings.section import of
+from settings.files import as_dict, asked_of, base_of, from_dict, readable
+from settings.section import default_of, of
 from settings.sections import FIELDS
 from settings.sections.loss import unfold_weights
 from settings.train_config import TrainConfig
@@ -25,6 +26,29 @@ def resume_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[
         if name not in FREE_ON_RESUME:
             (noticed if name in NOTICED_ON_RESUME else refused).extend(_changes(name, before, new[name]))
     return refused, noticed
+
+
+def as_first_asked(config: TrainConfig, saved: Mapping[str, Any]) -> TrainConfig:
+    """The config of a resumed run, in which what it took from base_of(saved) is asked as it was at first: `auto`."""
+    base, first = base_of(saved), asked_of(saved)
+    asked = _put_back(config.asked, base, first)
+    usual = {name: default_of(f) for name, f in FIELDS.items()} | asked
+    settled_as = {name: getattr(config, name) for name in FIELDS}
+    derived = {name: value for name, value in settled_as.items() if value != usual[name]}
+    return replace(config, asked=asked, derived=derived)
+
+
+def _put_back(asked: Mapping[str, Any], base: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, with the first value, or none, of all that is as in the base; mappings by key."""
+    found = {}
+    for name, value in asked.items():
+        if name not in base or (value != base[name] and not isinstance(value, dict)):
+            found[name] = value
+        elif isinstance(value, dict):
+            found[name] = _put_back(value, base[name], first.get(name, {}))
+        elif name in first:
+            found[name] = first[name]
+    return found
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class TrainConfig(
 
     ValueError for an unknown name, a wrong type, and what cannot work together. `settled` makes one in which the
     derived values stand; `asked` then still holds what was given by name, and `derived` what took the place of None
-    and auto. A value that `dataclasses.replace` changes counts as asked.
+    and auto. A value that `dataclasses.replace` changes counts as asked; what was derived from the old one stands until
+    the config is settled anew, and is no reason to refuse the change.
     """
 
     title: ClassVar[str] = "all"
@@ -61,11 +62,17 @@ class TrainConfig(
     def __repr__(self) -> str:
         return f"TrainConfig({', '.join(f'{n}={getattr(self, n)!r}' for n in self.unlike_defaults())})"
 
+    def __hash__(self) -> int:
+        """Of the values, of mappings their keys: dictionaries have no hash."""
+        values = (getattr(self, name) for name in FIELDS)
+        return hash(tuple(frozenset(value) if isinstance(value, dict) else value for value in values))
+
     @classmethod
     def unchecked(cls, settings: dict[str, Any]) -> "TrainConfig":
         """One whose settings may not fit together, to ask which of them are of use."""
         config = object.__new__(cls)
-        for name, value in ({name: default_of(f) for name, f in FIELDS.items()} | settings).items():
+        values = {name: default_of(f) for name, f in FIELDS.items()} | settings
+        for name, value in (values | {"asked": settings, "derived": {}}).items():
             object.__setattr__(config, name, value)
         return config
 
@@ -78,7 +85,16 @@ class TrainConfig(
         return any(PENALTIES[name].gradient for name in self.penalties())
 
     def check(self) -> None:
-        """The sections' rules, those between switches and dependents, and those between sections."""
+        """All rules, of what was asked: derived values may be left over from before a change."""
+        # a resumed run's model is the copy of a file that may be gone
+        old = self.derived.keys() - {"model"}
+        values = {name: getattr(self, name) for name in FIELDS if name not in old}
+        TrainConfig.unchecked(
+            values | {name: self.asked[name] for name in old & self.asked.keys()}
+        ).check_all()
+
+    def check_all(self) -> None:
+        """The sections' rules, those between switches and dependents, and those between sections; raises UserError."""
         for section in SECTIONS:
             section.check(self)
         refuse_idle(self, self.unlike_defaults())

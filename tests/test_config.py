@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -479,7 +480,7 @@ def test_default_norm_of_d(command, norm):
         ("--no_grow --model stylegan2", "stylegan2 never grows"),
         ("--stable_kimg 1", "dcgan does not grow (progressive_gan, stylegan do)"),
         ("--fade_kimg 1 --model stylegan2", "stylegan2 does not grow"),
-        ("--fade_kimg 1 --model stylegan --no_grow", "--fade_kimg 1.0: --no_grow"),
+        ("--fade_kimg 1 --model stylegan --no_grow", "--fade_kimg 1.0: nothing grows with --no_grow; leave"),
         ("--model stylegan --stable_kimg -1", "at least 0"),
         ("--augment ada --ada_interval 0", "--ada_interval"),
         ("--augment ada --ada_kimg 0", "--ada_kimg"),
@@ -488,6 +489,7 @@ def test_default_norm_of_d(command, norm):
         ("--ema --ema_rampup 0.05", "--ema_halflife"),
         ("--ema_rampup 0.05", "needs --ema"),
         ("--gamma much", "float or auto"),
+        ("--g_kwargs foo=1", "dcgan's Generator has no setting 'foo'; --g_kwargs takes norm, width"),
         ("--batch_size auto2", "int or auto"),
         ("--img_size 0", "img_size"),
         ("--img_size 64x", "img_size"),
@@ -673,6 +675,48 @@ def test_key_value_settings_join_the_presets() -> None:
     config = resolve("--preset biggan-deep --g_kwargs width=32")
     assert config.g_kwargs == {"deep": True, "width": 32} and config.d_kwargs == {"deep": True}
     assert resolve("--preset biggan-deep --g_kwargs deep=false").g_kwargs == {"deep": False}
+
+
+@pytest.mark.parametrize(
+    ("flags", "norm_d", "d_kwargs"),
+    [
+        ("--d_kwargs norm=none", None, {"norm": "none"}),
+        ("--config FILE", "batch", {}),
+        ("--config FILE --d_kwargs norm=layer", None, {"norm": "layer"}),
+        ("--config FILE --norm_d instance", "instance", {}),
+    ],
+)
+def test_a_flag_wins_over_the_other_way_to_say_a_norm(
+    tmp_path: Path, flags: str, norm_d: str | None, d_kwargs: dict
+) -> None:
+    (tmp_path / "a.yaml").write_text("norm_d: batch\n")
+    flags = flags.replace("FILE", str(tmp_path / "a.yaml"))
+    config = resolve(f"--preset cifar10-gan {flags}", "gan_cifar10")
+    assert (config.norm_d, config.d_kwargs) == (norm_d, d_kwargs)
+    (tmp_path / "a.yaml").write_text("norm_d:\nd_kwargs: {norm: layer}\n")
+    assert resolve(f"--config {tmp_path / 'a.yaml'} --norm_d batch").d_kwargs == {}
+    assert "give one" in refusal("--norm_d none --d_kwargs norm=layer")
+
+
+@pytest.mark.parametrize(
+    ("script", "defaults", "flags", "expected"),
+    [
+        ("gan_celeba", {"img_size": 64, "flip": True}, "--dataset digits", (32, False)),
+        ("gan_celeba", {"img_size": 64, "flip": True}, "--dataset digits --img_size 16 --flip", (16, True)),
+        ("gan_celeba", {"img_size": 64, "flip": True}, "--config FILE", (32, False)),
+        ("gan_celeba", {"img_size": 64, "flip": True}, "--dataset celeba", (64, True)),
+        ("gan_cifar10", {"img_size": 32, "flip": True}, "--dataset digits", (32, False)),
+        ("gan_cifar10", {"img_size": 32, "flip": True}, "--data a.zip", (32, True)),
+        ("gan_mnist", {"img_size": 28}, "--dataset digits", (28, False)),
+        ("gan_mnist", {"img_size": 28}, "--dataset celeba", (64, False)),
+    ],
+)
+def test_another_scripts_images_leave_the_defaults_of_its_own(
+    tmp_path: Path, script: str, defaults: dict, flags: str, expected: tuple
+) -> None:
+    (tmp_path / "a.yaml").write_text("dataset: digits\n")
+    config = resolve(flags.replace("FILE", str(tmp_path / "a.yaml")), script, batch_size=128, **defaults)
+    assert (config.img_size, config.flip) == expected and config.batch_size == 128
 
 
 def test_flags_undo_a_presets_way_to_see_labels() -> None:

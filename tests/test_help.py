@@ -81,6 +81,12 @@ def test_a_mistyped_word_may_have_meant_another(command: str, meant: str) -> Non
     assert meant in refusal(command)
 
 
+def test_a_script_names_the_data_sets_that_it_takes() -> None:
+    error = refusal("--dataset celebaa")
+    assert "did you mean celeba?" in error and "stacked-mnist, digits" not in error
+    assert "digits" in error and "ring8" not in error and "grid25" not in error
+
+
 def test_nothing_heavy_is_imported_before_a_command_is_read() -> None:
     """Neither a typo nor --help waits for what training needs."""
     code = (

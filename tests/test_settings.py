@@ -18,13 +18,15 @@ from modelling import MODELS
 from settings import PRESETS, TrainConfig, as_dict, settled
 from settings.command_line import make_parser, parse_config
 from settings.files import asked_of, base_of, from_dict, settings_text
-from settings.resume import resume_differences
+from settings.resume import as_first_asked, resume_differences
 from settings.section import default_of
 from settings.sections import FIELDS, SECTIONS
 from settings.sections.loss import LossSettings, unfold_weights
 from settings.sections.model import ModelSettings
-from tests.running import ROOT
+from tests.running import ROOT, run
 from tests.test_config import refusal, resolve
+from tests.test_own_model import OWN
+from training.run import train
 
 # Construction
 
@@ -75,6 +77,7 @@ def test_flat_names_and_their_types() -> None:
         ({"dataset": "ring8", "model": "mlp", "flip": True}, "flip: ring8 is of points"),
         ({"dataset": "ring8", "model": "mlp", "eval_interval": 9, "metrics": "kid"}, "metrics: the points of ring8"),
         ({"model": "a/file.py"}, "a/file.py"),
+        ({"d_kwargs": {"foo": 1}}, "dcgan's Discriminator has no setting 'foo'; d_kwargs takes norm, width, "),
     ],
 )  # fmt: skip
 def test_construction_refuses_with_the_arguments_name(settings: dict, message: str) -> None:
@@ -94,6 +97,52 @@ def test_replace_copies_and_checks_anew() -> None:
         dataclasses.replace(config, batch_size=0)
     for copied in (copy.deepcopy(settled(config)), pickle.loads(pickle.dumps(settled(config)))):
         assert copied == settled(config) and copied.asked == config.asked
+
+
+@pytest.mark.parametrize(
+    ("first", "change"),
+    [
+        ({"conditional": True}, {"conditional": False}),
+        ({"conditional": True}, {"model": "stylegan"}),
+        ({"model": "stylegan"}, {"no_grow": True}),
+        ({"model": "progressive_gan"}, {"model": "dcgan"}),
+        ({"model": "dcgan"}, {"d_kwargs": {"norm": "layer"}}),
+        ({"sync_bn": True}, {"r1_weight": 1.0}),
+        ({"n_steps": "auto", "batch_size": "auto"}, {"lr_decay_from": 10**9, "n_steps": 2 * 10**9}),
+    ],
+    ids=str,
+)
+def test_replace_takes_a_settled_config(first: dict, change: dict) -> None:
+    """What was derived from the old values does not speak against new ones, and is derived anew."""
+    changed = dataclasses.replace(settled(TrainConfig(**first)), **change)
+    assert changed.asked == TrainConfig(**first | change).asked
+    assert settled(changed) == settled(TrainConfig(**first | change))
+    with pytest.raises(ValueError, match="condition_g concat needs conditional"):
+        dataclasses.replace(settled(TrainConfig(conditional=True, condition_g="concat")), conditional=False)
+
+
+def test_what_follows_is_checked_when_it_is_settled() -> None:
+    asked = TrainConfig(batch_size="auto", accumulate=5)
+    with pytest.raises(ValueError, match="^batch_size 32 is not divisible by accumulate 5"):
+        settled(asked)
+
+
+def test_configs_are_keys() -> None:
+    """Equal ones are one key, in whatever order their mappings were given, settled or not."""
+    kwargs = {"width": 8, "norm": "batch"}
+    a, b = TrainConfig(g_kwargs=kwargs), TrainConfig(g_kwargs=dict(reversed(kwargs.items())))
+    assert a == b and hash(a) == hash(b) and len({a, b, TrainConfig(), TrainConfig(r1_weight=1)}) == 3
+    assert hash(settled(a)) == hash(settled(b))
+
+
+def test_gamma_is_r1_weight_in_python_and_in_files_too(tmp_path: Path) -> None:
+    assert TrainConfig(gamma=10) == TrainConfig(r1_weight=10) and TrainConfig(gamma=10).asked == {
+        "penalty_weights": {"r1": 10.0}
+    }
+    (tmp_path / "a.yaml").write_text("gamma: auto\n")
+    assert resolve(f"--config {tmp_path / 'a.yaml'}") == resolve("--gamma auto")
+    with pytest.raises(ValueError, match="^gamma and r1_weight are the same setting: give one"):
+        TrainConfig(gamma=10, r1_weight=10)
 
 
 def test_a_section_works_alone() -> None:
@@ -297,6 +346,97 @@ def test_idle_settings_of_a_config_of_before_are_passed_over() -> None:
     again = resolve_resumed(old, "--lr 1e-3")
     assert (again.eval_n, again.ema_halflife, again.ada_p) == (10_000, (), 0.0)
     assert resume_differences(old, as_dict(again)) == ([], ["lr: 0.0002 -> 0.001"])
+
+
+# Asked at first, and at a resume
+
+
+def saved_of(folder: Path, name: str) -> dict:
+    """config.json of a run."""
+    return json.loads((folder / name / "config.json").read_text())
+
+
+def test_a_resumed_run_was_asked_what_it_was_asked_at_first(tmp_path: Path) -> None:
+    auto = "--batch_size auto --lr auto --gamma auto --norm_d none"
+    loop = run(f"--log_name a {auto} --n_steps 1", tmp_path)
+    first = saved_of(tmp_path, "a")
+    assert (first["mixed_precision"], first["batch_size"], first["lr"]) == ("no", 32, 0.0025)
+    assert "mixed_precision" not in first["asked"] and asked_of(first) == loop.config.asked
+    assert (first["asked"]["batch_size"], first["asked"]["penalty_weights"]) == ("auto", {"r1": "auto"})
+    for n_steps in (2, 3):
+        run(f"--log_name a --resume --n_steps {n_steps} --log_interval 1", tmp_path)
+        expected = {"n_steps": n_steps, "log_interval": 1}
+        assert saved_of(tmp_path, "a") == first | expected | {"asked": first["asked"] | expected}
+    again = train(TrainConfig(n_steps=4), resume=tmp_path / "a").loop.config
+    assert again.asked == asked_of(first) | {"n_steps": 4, "log_interval": 1}
+    assert again.derived.keys() >= {"batch_size", "lr", "penalty_weights", "mixed_precision"}
+
+
+def test_a_precision_that_nobody_asked_for_is_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run of the same config.json takes its own; a resumed one keeps its first."""
+    run("--log_name a --n_steps 1", tmp_path)
+    run("--log_name b --n_steps 1 --mixed_precision fp16", tmp_path)
+    assert saved_of(tmp_path, "b")["mixed_precision"] == "no"  # there is none on the CPU ...
+    assert saved_of(tmp_path, "b")["asked"]["mixed_precision"] == "fp16"  # ... but elsewhere
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    loop = run(f"--config {tmp_path}/a/config.json --log_name c", tmp_path)
+    assert loop.accelerator.mixed_precision == saved_of(tmp_path, "c")["mixed_precision"] == "bf16"
+    for name in "ab":
+        assert run(f"--log_name {name} --resume --n_steps 2", tmp_path).accelerator.mixed_precision == "no"
+
+
+def test_a_resumed_runs_own_model_is_asked_by_its_first_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    run(f"--log_name a --model {file} --n_steps 1", tmp_path)
+    file.unlink()
+    for n_steps in (2, 3):
+        config = run(f"--log_name a --resume --n_steps {n_steps}", tmp_path).config
+        assert (config.model, config.asked["model"]) == (str(tmp_path / "a" / "model.py"), str(file))
+        assert dataclasses.replace(config, lr=1.0).lr == 1.0
+    assert saved_of(tmp_path, "a")["asked"]["model"] == str(file)
+
+
+def test_a_mapping_asked_for_at_a_resume_joins_the_first(tmp_path: Path) -> None:
+    old = as_dict(resolve("--gamma auto --ema --ema_halflife auto 5"))
+    config = as_first_asked(resolve_resumed(old, "--gp_weight 2 --batch_size 64"), old)
+    assert config.asked["penalty_weights"] == {"r1": "auto", "gp": 2.0}
+    assert config.asked["ema_halflife"] == ("auto", 5.0) and config.asked["batch_size"] == 64
+    assert config.penalty_weights == old["penalty_weights"] | {"gp": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "kept"),
+    [
+        ("--preset mnist-dcgan --batch_size 8", "--preset mnist-dcgan", "batch_size"),
+        ("--preset mnist-dcgan --batch_size 8", "--preset mnist-dcgan --batch_size 8", ""),
+        ("--model progressive_gan --no_grow", "--preset mnist-dcgan --n_steps 9 --batch_size 64 --lr 2e-4", "model"),
+        ("--preset stylegan2-auto --no-ema", "--preset stylegan2-auto", "ema"),
+        ("--preset stylegan2-auto --ema_decay 0.9", "--preset stylegan2-auto", ""),
+        ("--config FILE --lr 1e-3", "--config FILE", "lr"),
+        ("--config FILE", "--config FILE --batch_size 50 --lr 1e-4", ""),
+    ],
+)  # fmt: skip
+def test_a_preset_or_file_does_not_overrule_what_a_resumed_run_was_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture, first: str, again: str, kept: str
+) -> None:
+    (tmp_path / "a.yaml").write_text("lr: 2e-4\nbatch_size: 50\n")
+    first, again = (words.replace("FILE", str(tmp_path / "a.yaml")) for words in (first, again))
+    old = as_dict(resolve(first))
+    capsys.readouterr()
+    config = resolve_resumed(old, again)
+    assert resume_differences(old, as_dict(config))[0] == []
+    notes = capsys.readouterr().err
+    assert f"the run keeps its own {kept}: at --resume flags alone win" in notes if kept else notes == ""
+
+
+def test_what_a_resumed_run_was_not_asked_still_differs() -> None:
+    """A preset that the run had not been started with is another run's."""
+    old = as_dict(resolve("--batch_size 8"))
+    refused, _ = resume_differences(old, as_dict(resolve_resumed(old, "--preset mnist-modes-wgan-gp")))
+    assert refused and not any(line.startswith("batch_size") for line in refused)
 
 
 def test_differences_are_of_settled_values() -> None:

@@ -16,7 +16,7 @@ from ops.distributed import from_main
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import Request
 from settings.files import base_of
-from settings.resume import resume_differences
+from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
 
 
@@ -66,6 +66,7 @@ def resumed(
     preset: str | None = None,
 ) -> Plan:
     """The plan to go on from `source` in its own folder, or in another one that was named; UserError."""
+    config = as_first_asked(config, old)
     refuse_differences(run, old, config)
     root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     folder = root / given["log_name"] if given.get("log_name") is not None else run
@@ -92,8 +93,7 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
         old = json.loads(saved.read_text())
         if is_file_name(old["model"]) and (run / MODEL_FILE).is_file():
             # the networks are those of the training, wherever the file was and whatever became of it
-            kept = {"model": str(run / MODEL_FILE)}
-            old |= kept | ({"asked": old["asked"] | kept} if "asked" in old else {})
+            old["model"] = str(run / MODEL_FILE)
         return run, old, base_of(old)
     except UserError:
         raise

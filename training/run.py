@@ -31,6 +31,7 @@ from images.batches import ImageData
 from images.own import OWN, as_image_data
 from modelling.layers import as_size
 from settings import TrainConfig, as_dict, settled
+from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
@@ -145,7 +146,7 @@ def run_plan(
     own = {} if own is None else own
     check_loggers(plan.config)
     with accelerated(plan.config) as accelerator:
-        config = replace(plan.config, mixed_precision=accelerator.mixed_precision)
+        config = with_derived(plan.config, {"mixed_precision": accelerator.mixed_precision})
         game = game_of(config)
         with blaming_user():
             game.refuse_unfit(config)

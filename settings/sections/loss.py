@@ -20,8 +20,16 @@ def weight_names() -> dict[str, str]:
 
 
 def fold_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with `r1_weight: 10` as `penalty_weights: {r1: 10}`; None is kept, it takes back a weight below."""
+    """Settings with `r1_weight: 10`, or `gamma: 10`, as `penalty_weights: {r1: 10}`.
+
+    None is kept, it takes back a weight below. UserError for both names of one weight.
+    """
     names = weight_names()
+    for penalty, row in PENALTIES.items():
+        if row.also is not None:
+            names[row.also] = penalty
+            if settings.keys() >= {row.also, weight_name(penalty)}:
+                raise UserError(f"--{row.also} and --{weight_name(penalty)} are the same setting: give one")
     folded = {name: value for name, value in settings.items() if name not in names}
     weights = {names[name]: value for name, value in settings.items() if name in names}
     if weights:

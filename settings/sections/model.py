@@ -1,21 +1,23 @@
 """Which networks, how they see labels, and how they grow."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from errors import UserError, blaming_user
-from modelling import MODELS, check_condition, check_sees_labels, find_model
+from modelling import (
+    CONDITIONS,
+    MODELS,
+    check_condition,
+    check_sees_labels,
+    check_settings,
+    find_model,
+    network_classes,
+)
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, ClassHead
 from modelling.layers import NORMS
 from settings.section import Section, flag
 
 AC_WEIGHTS = ("ac_weight_d", "ac_weight_fake", "ac_weight_g")  # in the section of losses
-
-
-def conditions(side: str) -> Iterable[str]:
-    """The ways in which any model's G or D ("g", "d") can see labels."""
-    return dict.fromkeys(c for row in MODELS.values() for c in getattr(row, f"conditions_{side}"))
 
 
 def names_where(attribute: str, sep: str = ", ") -> str:
@@ -39,10 +41,10 @@ class ModelSettings(Section):
     z_dim: int = flag(128, "length of the latent vector, drawn from N(0, 1)", least=1, usual=True)
     conditional: bool = flag(False, "give G and D the labels", usual=True)
     condition_g: str | None = flag(
-        None, "how G sees the labels (default: the model's way)", choices=lambda: conditions("g")
+        None, "how G sees the labels (default: the model's way)", choices=lambda: CONDITIONS["g"]
     )
     condition_d: str | None = flag(
-        None, "how D sees the labels (default: the model's way)", choices=lambda: conditions("d")
+        None, "how D sees the labels (default: the model's way)", choices=lambda: CONDITIONS["d"]
     )
     norm_g: str | None = flag(None, "normalisation in G (default: the model's)", choices=lambda: NORMS)
     norm_d: str | None = flag(
@@ -60,10 +62,7 @@ class ModelSettings(Section):
 
     def seen_by(self, side: str) -> str | None:
         """How G or D ("g", "d") sees labels: as asked, else the model's way; None where it sees none."""
-        asked, ways = (
-            getattr(self, f"condition_{side}"),
-            getattr(find_model(self.model), f"conditions_{side}"),
-        )
+        asked, ways = getattr(self, f"condition_{side}"), find_model(self.model).conditions(side)
         if not self.conditional or not ways:
             return None
         return ways[0] if asked is None else asked
@@ -78,15 +77,15 @@ class ModelSettings(Section):
         return head is not None and head.classifies
 
     def check(self) -> None:
-        """Labels, norms and noise as the model knows them."""
-        find_model(self.model)
+        """Labels, norms, noise and the networks' own settings as the model knows them."""
         with blaming_user():
             if self.conditional:
                 check_sees_labels(self.model)
             for side in ("g", "d"):
                 if self.conditional and (given := getattr(self, f"condition_{side}")) is not None:
                     check_condition(self.model, side, given)
-        for side in ("g", "d"):
+        for side, network in network_classes(self.model).items():
+            check_settings(self.model, network, getattr(self, f"{side}_kwargs"), f"--{side}_kwargs")
             if "norm" in getattr(self, f"{side}_kwargs") and getattr(self, f"norm_{side}") is not None:
                 raise UserError(f"--norm_{side} and --{side}_kwargs norm= are the same setting: give one")
         way = self.seen_by("g")
