@@ -29,6 +29,7 @@ from generation.generator import find_generator, load_generator, read_config
 from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
+from images.sources import DATASETS
 from modelling.layers import as_size
 from settings import TrainConfig, as_dict, settled
 from settings.derive import with_derived
@@ -124,7 +125,8 @@ def train(
 
 def fitted_to(config: TrainConfig, data: ImageData) -> TrainConfig:
     """The settings for own images; UserError for those that say otherwise."""
-    for name in ("dataset", "data", "data_root", "split"):
+    of_images = DATASETS[config.dataset].kind == "images"
+    for name in ("data", "data_root", "split", *(() if of_images else ("dataset",))):
         if name in config.asked:
             raise UserError(f"{name}: images were given in place of a data set's: leave it out")
     if config.img_size is None:
