@@ -69,13 +69,6 @@ def check_own_settings(config: TrainConfig, own: dict[str, nn.Module]) -> None:
 
 def check_own(config: TrainConfig, own: dict[str, nn.Module], G: nn.Module, D: nn.Module, row: Model) -> None:
     """UserError for networks of which some were given, and that lack what the settings ask of them."""
-    for name, network in own.items():
-        frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
-        if 0 < len(frozen) < len(list(network.parameters())):
-            raise UserError(
-                f"{name}: its parameter {frozen[0]} is frozen and others are not, but all are trained: hold what is to "
-                "stay as buffers, or outside of the module"
-            )
     for name in config.penalties():
         if PENALTIES[name].styles and not row.styles:
             raise UserError(
@@ -165,8 +158,8 @@ def build_networks(
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """(G, D, the arguments that rebuild G), both on the device; own: networks given as instances.
 
-    One of those that is in eval mode, as load_generator gives it, goes into train mode; modules in one that is in train
-    mode stay as they are.
+    One of those that is in eval mode and frozen, as load_generator gives it, is trained all the same; modules of one in
+    train mode, and parameters of one that is frozen in part, stay as they are.
     """
     check_data_has_labels(config, data)
     n_labels = data.n_labels if config.conditional else 0
@@ -177,6 +170,8 @@ def build_networks(
     for network in own.values():
         if not network.training:
             network.train()
+        if not any(p.requires_grad for p in network.parameters()):
+            network.requires_grad_(True)
     if own or is_file_name(config.model):  # for these images, and what the rehearsal could not run
         image = {"img_size": data.img_size, "img_channels": data.img_channels}
         labels = {"n_labels": n_labels, "condition_d": config.condition_d, "multi_hot": data.multi_hot}

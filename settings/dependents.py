@@ -138,11 +138,19 @@ def without_said_otherwise(above: Mapping[str, Any], settings: Mapping[str, Any]
     return kept
 
 
+def _maybe_on(row: Dependents, config: Any) -> bool:
+    """Whether it is on, as far as a layer can tell: the file of a model may be named by a later one."""
+    try:
+        return row.on(config)
+    except UserError:
+        return True
+
+
 def switched_off(above: Collection[str], config: Any) -> set[str]:
     """Names that are of no use beneath these settings, which switch them off in the config that all make."""
     return {
         name
         for row in DEPENDENTS
-        if set(row.controls) & set(above) and (row.resets or not row.on(config))
+        if set(row.controls) & set(above) and (row.resets or not _maybe_on(row, config))
         for name in row.names
     }

@@ -427,13 +427,6 @@ class NoWeights(nn.Module):
         return z[:, :1, None, None].expand(-1, 1, 16, 16)
 
 
-def frozen_in_part() -> OfD:
-    """D whose first layer is to stay as it is."""
-    D = OfD()
-    D.first.requires_grad_(False)
-    return D
-
-
 def of_digits(**settings: object) -> TrainConfig:
     """Settings of a run on small digits."""
     return settled(
@@ -462,7 +455,6 @@ OF_GIVEN = {
     "shared": ({}, lambda: {"G": OfG(SHARED), "D": OfD(SHARED)},
                r"^OfD \(.*\): inner.weight is G's inner.weight too, .* a copy \(copy.deepcopy\)$"),
     "no parameters": ({}, lambda: {"G": NoWeights()}, r"^NoWeights \(.*\) has no parameters: there is nothing"),
-    "frozen": ({}, lambda: {"D": frozen_in_part()}, "^D: its parameter first.weight is frozen and others are not"),
     "half": ({}, lambda: {"G": OfG().half()}, "outer.weight is of torch.float16, and .* in torch.float32"),
     "norm": ({"norm_d": "none"}, lambda: {"D": OfD()}, "^norm_d is for a network that is built here, and D was given"),
     "condition": ({"conditional": True, "condition_d": "projection"}, lambda: {"D": OfD()}, "^condition_d is for"),
