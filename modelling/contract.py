@@ -175,6 +175,8 @@ def check_images_of(G: nn.Module, x: object, shape: tuple[int, ...]) -> None:
         raise UserError(f"{who}: G(z, y) must give floating-point numbers, not {x.dtype}")
     if upcast(x).dtype not in (torch.float32, torch.get_default_dtype()):
         raise UserError(f"{who}: G(z, y) must give images of {torch.get_default_dtype()}, not {x.dtype}")
+    if torch.is_grad_enabled() and not x.requires_grad:
+        raise UserError(f"{who}: the images of G(z, y) have no gradient")
 
 
 def check_logits_of(D: nn.Module, given: object, n: int, n_labels: int, classifies: bool) -> None:

@@ -261,6 +261,8 @@ BROKEN = {
     "joined batch": ("squeeze(1)", "view(2, 2)", "must give logits (4,) or (4, ...), not (2, 2)"),
     "nothing": ("return self.layers(x)", "return None and self.layers(x)",
                 "Discriminator (own.py): D(x, y) must give logits or a DOutput, not NoneType"),
+    "images without gradient": ("def forward(self, z, y=None)", "@torch.no_grad()\n    def forward(self, z, y=None)",
+                                "Generator (own.py): the images of G(z, y) have no gradient"),
     "no gradient": ("squeeze(1)", "squeeze(1).detach()",
                     "Discriminator (own.py): the logits of D(x, y) have no gradient"),
     "no forward": ("def forward(self, z, y=None)", "def call(self, z, y=None)",

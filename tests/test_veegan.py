@@ -106,7 +106,8 @@ def test_losses_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     data = ImageData(np.zeros((2, 28, 28, 1), np.uint8), None, (), "", "none")
     place = Place(torch.device("cpu"), Shard(2))
     # These are functions of two numbers, not networks for images.
-    monkeypatch.setattr("games.build.check_contract", lambda G, D, **asked: None)
+    for check in ("check_contract", "check_values"):
+        monkeypatch.setattr(f"games.build.{check}", lambda G, D, **asked: None)
     config = settled(TrainConfig(model="veegan", method="gan", batch_size=2, img_size=28))
     task = VEEGAN(config, place, data, {"G": G, "D": D})
     batch: Inputs = OneBatch()  # type: ignore[assignment]
