@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -421,12 +421,13 @@ class NoiseToImage(Task):
 
     def reals(self) -> Image.Image:
         """The first images as training sees them."""
-        return self._preview().reals()
+        return self._preview.reals()
 
     def preview(self, weights: nn.Module) -> Image.Image:
         """What a generator makes of fixed latents."""
-        return self._preview().picture(sampling_copy(weights, self.about, self.config.seed))
+        return self._preview.picture(sampling_copy(weights, self.about, self.config.seed))
 
+    @cached_property
     def _preview(self) -> Preview:
         return Preview(self.view, self.about, self.G.z_dim, self.config.seed, self.batches)
 

@@ -30,7 +30,7 @@ class Preview:
 
     def picture(self, G: nn.Module) -> Image.Image:
         """What a sampling copy makes of the fixed latents."""
-        return self.view.picture(G, self.z, self.y, self._first_reals())
+        return self.view.picture(G, self.z, self.y, self._first_reals)
 
 
 class GeneratorScorer:

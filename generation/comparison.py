@@ -66,9 +66,7 @@ def load_sets(
 
 
 def in_memory(given: ImageSet, name: str) -> ImageData:
-    """Tensors, arrays or a torch Dataset as ImageData."""
-    if isinstance(given, ImageData):
-        return given
+    """Tensors, arrays or a torch Dataset as ImageData, which stays as it is."""
     try:
         return as_image_data(given, name=name)
     except UserError as error:

@@ -1,6 +1,7 @@
 """How samples of each kind of data are drawn, shown and scored: images as grids, by an extractor; points of the plane
 as scatter plots, against the mixture that they are drawn from."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class ImageView:
         z = torch.randn(COLUMNS * 8, z_dim, generator=source)
         return z, label_rows(about, len(z), seed)
 
-    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Tensor) -> Image.Image:
+    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Callable[[], Tensor]) -> Image.Image:
         """What a sampling copy makes of the latents."""
         return to_grid(render(G, z, y), COLUMNS)
 
@@ -94,9 +95,9 @@ class PointView:
         z = torch.randn(self.n_reals, z_dim, generator=generator(seed, "grid"))
         return z, label_rows(about, self.n_reals, seed)
 
-    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Tensor) -> Image.Image:
-        """What a sampling copy makes of the latents, over reals (n, 1, 1, 2)."""
-        return scatter(self.mixture, reals.flatten(1), generate(G, z, y).flatten(1))
+    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Callable[[], Tensor]) -> Image.Image:
+        """What a sampling copy makes of the latents, over what reals() gives, (n, 1, 1, 2)."""
+        return scatter(self.mixture, reals().flatten(1), generate(G, z, y).flatten(1))
 
     def sheet(self, drawn: Tensor, columns: int) -> Image.Image:
         """What was drawn as one picture."""

@@ -7,14 +7,29 @@ import os
 # for tiny networks, and make test runs a worker a core.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from pathlib import Path
+
 import pytest
 import torch
+
+from metrics.classifiers import DigitCNN
+from metrics.features import save_extractor
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The image caches of tests, and of the processes they start, never reach the user's cache folder."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """digits-cnn with random weights."""
+    file = tmp_path_factory.mktemp("weights") / "digits-cnn.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
+    return file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,8 +23,6 @@ from generation.pictures import to_grid, to_picture
 from images.batches import images_of
 from images.own import as_image_data
 from images.sources import load_dataset
-from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
 from tests.running import ROOT
 from tests.test_tools import export
 from tools import evaluate
@@ -50,16 +48,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export(folder / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
     export(folder / "styled", model="stylegan2")
     return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of digits-cnn."""
-    file = tmp_path_factory.mktemp("weights") / "digits-cnn.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
-    return file
 
 
 @pytest.mark.parametrize("module", ["ops", "losses", "ema", "errors", "metrics", "modelling", "generation"])

@@ -10,7 +10,7 @@ from errors import UserError
 from generation.version import code_version
 from settings import TrainConfig
 from tests.running import differing, drive, leaves, run, state
-from tests.test_scores import lines_of, scored, weights  # noqa: F401 - weights is a fixture
+from tests.test_scores import lines_of, scored
 from training.machine import make_accelerator
 
 NOISY = (
@@ -103,7 +103,7 @@ BARE = {
 }
 
 
-def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:  # noqa: F811
+def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
     """Same global batch, float64, no batch statistics: parameters after 10 steps, and scores.
 
     Scores are of the same weights apart from rounding, in the same chunks, and one process writes one line.

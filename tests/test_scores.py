@@ -5,13 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from errors import UserError
 from games.preview import GeneratorScorer
-from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
 from tests.running import cheap, full, request, run, state
 from tests.test_config import refusal
 from tools import evaluate, sample
@@ -19,16 +16,6 @@ from training.folder import planned
 from training.loop import Loop, Stopped
 from training.run import run_plan
 from training.scores import Scores
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits-cnn with random weights."""
-    file = tmp_path_factory.mktemp("weights") / "digits-cnn.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
-    return file
 
 
 def scored(weights: Path, every: int = 2) -> str:

@@ -157,7 +157,7 @@ def run_plan(
             task = game(config, place_of(config, accelerator), data, own)
         with claimed_folder(plan, config.dataset if images is None else OWN) as folder:
             with blaming_user():
-                loop = assemble(config, accelerator, task, folder, on_step, signals or Signals())
+                loop = assemble(config, accelerator, task, folder, on_step, signals)
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
             prepare_folder(config, folder, plan.source is not None)
@@ -185,7 +185,7 @@ def assemble(
     """The loop at step 0, with what is written beside training; writes nothing."""
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
-    signals, scores = signals or Signals(), None
+    signals, scores = Signals() if signals is None else signals, None
     if config.eval_interval is not None:
         scorer = task.scorer(lambda: signals.received is not None)
         scores = Scores(scorer, log, interval=config.eval_interval, patience=config.eval_patience)
