@@ -38,7 +38,7 @@ from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from tests.test_losses import CUSTOMARY
-from training.loop import MAX_BAD_STEPS, MAX_ROLLBACKS
+from training.guards import MAX_BAD_STEPS, MAX_ROLLBACKS
 
 
 def lines(folder, name="a"):
@@ -729,7 +729,7 @@ def test_networks_trained_together_step_together(tmp_path, scaled):
                 p.grad = torch.zeros_like(p)
         networks[0].params[0].grad[0, 0, 0, 0] = 3 * (4 if scaled else 1)
         networks[1].params[0].grad[0, 0, 0, 0] = value * (4 if scaled else 1)
-        norm, _ = loop._apply(networks, [p.grad for n in networks for p in n.params])
+        norm, _ = loop._apply(networks, [p.grad for n in networks for p in n.params], torch.zeros(()))
         stayed = [torch.equal(n.params[0], old) for n, old in zip(networks, before, strict=True)]
         assert stayed == [skips, skips]
         return norm.item()

@@ -40,7 +40,7 @@ def skipped_lately(networks: Mapping[str, Network]) -> str | None:
     """Which network's steps are being skipped, None where all move; waits for the device."""
     for name, network in networks.items():
         if n := int(network.bad_run):
-            return f"the last {n} steps of {name} were skipped: gradients or losses not finite"
+            return f"the last {n} step(s) of {name} skipped: gradients or losses not finite"
     return None
 
 

@@ -368,7 +368,10 @@ class Loop:
     def samplers(self) -> WeightSets:
         """The weight sets as they are sampled from, until the next step."""
         if self._samplers is None:
-            self._samplers = Samplers(self.weight_sets(), self._for_sampling)
+            sets = self.weight_sets()
+            if not self.updates:  # the averages are what they average
+                sets = dict.fromkeys(sets, self.averaged)
+            self._samplers = Samplers(sets, self._for_sampling)
         return self._samplers
 
     def _for_sampling(self, name: str, network: nn.Module) -> nn.Module:

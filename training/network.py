@@ -57,12 +57,13 @@ class Samplers(Mapping[str, nn.Module]):
 
     def __init__(self, weight_sets: WeightSets, make: Callable[[str, nn.Module], nn.Module]) -> None:
         self.weight_sets, self.make = weight_sets, make
-        self.made: dict[str, nn.Module] = {}
+        self.made: dict[int, nn.Module] = {}  # by the network: before the first step all sets may be one
 
     def __getitem__(self, name: str) -> nn.Module:
-        if name not in self.made:
-            self.made[name] = self.make(name, self.weight_sets[name])
-        return self.made[name]
+        network = self.weight_sets[name]
+        if id(network) not in self.made:
+            self.made[id(network)] = self.make(name, network)
+        return self.made[id(network)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weight_sets)

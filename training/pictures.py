@@ -9,14 +9,16 @@ from torch import nn
 from games.task import Task
 from training.logs import RunLog
 
+FIRST = 16  # before it nothing is to be seen that step 0 does not show
 MAX_REGULAR = 180  # pictures of a weight set at equal distances; those of the first steps come on top
 
 
 def picture_due(step: int, interval: int, n_steps: int) -> bool:
-    """Whether a run of n_steps makes pictures at this step: at 0, at powers of two, then every `interval` steps, or
-    every so many intervals that there are no more than MAX_REGULAR; it makes some at its end too."""
+    """Whether a run of n_steps makes pictures at this step: at 0, at powers of two from FIRST on, then every
+    `interval` steps, or every so many intervals that there are no more than MAX_REGULAR; it makes some at its end too.
+    """
     distance = interval * -(-n_steps // (MAX_REGULAR * interval))
-    return step % distance == 0 or (step < distance and step & (step - 1) == 0)
+    return step % distance == 0 or (FIRST <= step < distance and step & (step - 1) == 0)
 
 
 class Pictures:
