@@ -19,7 +19,7 @@ file stands too):
                     total(loss, terms, stats)   loss, further terms, penalties: one sum  here
                 backward                    of the loss times phase.interval / number of micro-batches
             L._reduce                       mean of gradients and statistics over processes
-            L._apply                        one optimiser step, none where a gradient is not finite  optimizers.py
+            L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
         L._average                          after the last main phase that trains task.averaged   ema.py

@@ -1,8 +1,8 @@
 """What a bad run is, and what is said of it.
 
 A step of a network is skipped where its gradient or its loss is not finite. Training has diverged after MAX_BAD_STEPS
-skipped ones in a row, where the run ends on one, and wherever a weight, an average or a picture is not finite; it goes
-back to a checkpoint then, MAX_ROLLBACKS times at most.
+skipped ones in a row, at the end of a run that has no others, and wherever a weight, an average or a picture is not
+finite; it goes back to a checkpoint then, MAX_ROLLBACKS times at most.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,13 +44,11 @@ def skipped_lately(networks: Mapping[str, Network]) -> str | None:
     return None
 
 
-def check_bad_runs(networks: Mapping[str, Network], ended: bool, scaled: bool) -> None:
-    """Diverged after too many skipped steps in a row; at the end of a run after any, since its weights are those of
-    before, but under fp16 (scaled), which finds its scale by skipping, after nothing but skipped ones."""
+def check_bad_runs(networks: Mapping[str, Network], ended: bool) -> None:
+    """Diverged after too many skipped steps in a row, and at the end of a run after nothing else."""
     for network in networks.values():
         bad = int(network.bad_run)
-        too_many = (network.tried if scaled else 1) if ended else MAX_BAD_STEPS
-        if bad and bad >= min(too_many, MAX_BAD_STEPS):
+        if bad >= MAX_BAD_STEPS or (ended and bad and bad == network.tried):
             raise Diverged(skipped_lately(networks))
 
 
@@ -74,7 +72,7 @@ class Rollbacks:
 
 
 def unlearned(values: Mapping[str, float]) -> str | None:
-    """Why these last logged values are of a run that learned nothing, None where a loss is within bounds.
+    """Why these last logged values are of a run that ended without learning, None where losses are within bounds.
 
     A loss is about as large as logits are. No target bounds those of a WGAN critic, which may be large and well; but at
     MAX_LOSS float32 tells apart only what differs by 0.06, and most of what an update changes is lost in rounding.
@@ -84,15 +82,16 @@ def unlearned(values: Mapping[str, float]) -> str | None:
     if not bad:
         return None
     seen = ", ".join(f"{name} {value:.3g}" for name, value in bad.items())
-    return f"nothing was learned: {seen} at the end, not within {MAX_LOSS:.0e}; {ADVICE}"
+    return f"training ended without learning: {seen}, not within {MAX_LOSS:.0e}; {ADVICE}"
 
 
 def given_up(
     step: int, where: str, reason: str, values: Mapping[str, Tensor], rates: Mapping[str, float]
 ) -> Unlearned:
     """The error that ends a run which diverges again and again; where: after how many rollbacks."""
-    losses = ", ".join(f"{k} {float(v):.3g}" for k, v in values.items() if k.startswith("loss/"))
-    return Unlearned(f"training diverged at step {step} {where}: {reason}; {losses}; lr {rates}; {ADVICE}")
+    seen = [f"{k} {float(v):.3g}" for k, v in values.items() if k.startswith("loss/")]
+    seen += [f"lr of {name} {rate:.3g}" for name, rate in rates.items()]
+    return Unlearned(f"training diverged at step {step} {where}: {reason}; {', '.join(seen)}; {ADVICE}")
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ema import EMA, decay_at, decay_from_halflife
 from errors import UserError
 from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore
@@ -19,6 +18,7 @@ from images.batches import Shard
 from ops.distributed import agree, from_main
 from ops.spectral_norm import iterate_spectral_norm
 from settings import TrainConfig
+from training.averages import make_averages
 from training.guards import (
     MAX_ROLLBACKS,
     Diverged,
@@ -56,8 +56,8 @@ class Loop:
     """Runs a task's phases from one step to another; all of its state is in state_dict().
 
     export: what is written after each checkpoint; surroundings: what a checkpoint says beside the state; on_step:
-    called after each step with its number and its logged values, which are still on the device. unlearned: why the run
-    that has ended learned nothing, if so.
+    called after each step with its number and its logged values, which are still on the device. unlearned: why
+    training ended without learning, if so.
     """
 
     def __init__(
@@ -93,35 +93,12 @@ class Loop:
         self.networks = {name: self._network(name) for name in task.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
-        self.emas = self._make_emas()
+        self.emas = make_averages(config, self.averaged, lambda: (self.updates, self.last_update, self.step))
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
         module, rate = self.task.networks[name], self.task.rates[name]
         return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
-
-    def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
-        """Name -> (average, its decay now). The first one is what is sampled from."""
-        if not self.config.ema:
-            return {}
-        config = self.config
-        if config.ema_halflife:
-            values, decays = config.ema_halflife, [self._halflife_decay(h) for h in config.ema_halflife]
-        else:
-            values = config.ema_decay
-            decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
-        names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
-        return {name: (EMA(self.averaged), decay) for name, decay in zip(names, decays, strict=True)}
-
-    def _halflife_decay(self, halflife: float) -> Callable[[], float]:
-        def decay() -> float:
-            if self.updates < self.config.ema_warmup:
-                return 0.0
-            images = (self.step + 1 - self.last_update) * self.config.batch_size
-            rampup, seen = self.config.ema_rampup, self.last_update * self.config.batch_size
-            return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
-
-        return decay
 
     # -- a step ------------------------------------------------------------------------------------------------
 
@@ -318,7 +295,7 @@ class Loop:
             scoring = self.scores is not None and self.scores.due(step, config.n_steps)
             logging = step % config.log_interval == 0 or ended
             if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
-                check_bad_runs(self.networks, ended, self.accelerator.scaler is not None)
+                check_bad_runs(self.networks, ended)
             best = scoring and skipped_lately(self.networks) is None and self._evaluate(step)
             last = ended or self._exhausted()
             if logging or last:
@@ -329,7 +306,7 @@ class Loop:
                     self._write_beside(hook)
             number = self._agreed_signal(logging or scoring or last)
             if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
-                saved = self._save_or_owe(closing=last or number > 0)
+                saved = self._save_or_owe(last, number)
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if not last:
@@ -340,19 +317,22 @@ class Loop:
         with diverging(), self.log.doing(hook.what):
             agree(lambda: self.log.attempt(hook.what, partial(hook.write, self.step, self.samplers())))
 
-    def _save_or_owe(self, closing: bool) -> bool:
+    def _save_or_owe(self, last: bool, number: int) -> bool:
         """Write a checkpoint that is due, or owe it to the next step at which no network's steps are being skipped.
 
-        closing: the last one, or that of a signal. fp16 writes it all the same: its scale finds its level by skipping.
+        The last one is written all the same, since no step follows, and that of a signal under fp16, which finds its
+        scale by skipping steps.
         """
-        skipping = skipped_lately(self.networks)
-        if skipping is None or (closing and self.accelerator.scaler is not None):
-            self.owed = False
-            return self.save()
-        if not self.owed:
-            self.log.say(f"note: no checkpoint at step {self.step}: {skipping}")
-        self.owed = True
-        return False
+        skipping, scaled = skipped_lately(self.networks), self.accelerator.scaler is not None
+        if skipping is not None and not (last or (number and scaled)):
+            if not self.owed:
+                self.log.say(f"note: no checkpoint at step {self.step}: {skipping}")
+            self.owed = True
+            return False
+        if skipping is not None and not scaled:
+            self.log.say(f"warning: the run ends on skipped steps: {skipping}")
+        self.owed = False
+        return self.save()
 
     def _stop_if_asked(self, number: int) -> None:
         """Stopped if the processes agreed on a signal."""

@@ -10,7 +10,7 @@ from games.task import Task
 from training.logs import RunLog
 
 FIRST = 16  # before it nothing is to be seen that step 0 does not show
-MAX_REGULAR = 180  # pictures of a weight set at equal distances; those of the first steps come on top
+MAX_REGULAR = 200  # pictures of a weight set at equal distances; those of the first steps come on top
 
 
 def picture_due(step: int, interval: int, n_steps: int) -> bool:

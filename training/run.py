@@ -1,9 +1,9 @@
 """A run from its settings to its end, top to bottom: `run_plan`.
 
 `train` comes to it from Python; a script by launch.script_main -> folder.planned -> run_plan. Between two steps
-(loop.py: Loop._run_to_end): on_step, a score where one is due, the check for steps that were not finite, log,
-progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to the last checkpoint
-where training diverged (Loop._roll_back).
+(loop.py: Loop._run_to_end): on_step, the check for steps that were not finite, a score where one is due, log,
+progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to a checkpoint where
+training diverged (guards.py, Loop._roll_back).
 """
 
 import copy
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def unlearned(self) -> str | None:
-        """Why nothing was learned, as the last losses show it (guards.py); None for a run that ended well."""
+        """Why training ended without learning, as the last losses show it (guards.py); None where it ended well."""
         return self.loop.unlearned
 
     @property

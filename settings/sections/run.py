@@ -70,7 +70,7 @@ class OutputSettings(Section):
     log_interval: int = flag(50, "steps between logged scalars", least=1, at_resume="free")
     sample_interval: int = flag(
         500,
-        "steps between sample grids, a multiple of it in runs that would have more than 180; before them at 0, 16, "
+        "steps between sample grids, a multiple of it in runs that would have more than 200; before them at 0, 16, "
         "32, 64 and so on",
         least=1,
         usual=True,
