@@ -1,4 +1,4 @@
-"""Mistakes of the user, and how a command line reports them: one line on stderr, exit code 2."""
+"""Mistakes of the user, and how a command line reports them: one line on stderr, exit code 2 (3: nothing learned)."""
 
 import argparse
 import functools
@@ -56,6 +56,8 @@ class UserError(ValueError):
     callers, who gave arguments, read `lr 0 must be ...`.
     """
 
+    exit_code = 2
+
     @property
     def for_command_line(self) -> str:
         """The message with its flags."""
@@ -63,6 +65,16 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return _FLAG.sub(_as_argument, self.for_command_line)
+
+
+class Unlearned(UserError):
+    """Training ended without learning: what was seen, and what to try."""
+
+    exit_code = 3
+
+
+class NotFinite(ValueError):
+    """NaN or infinity in what a generator makes or is made of: training has diverged."""
 
 
 def _as_argument(found: re.Match[str]) -> str:
@@ -131,7 +143,7 @@ def blaming_user() -> Iterator[None]:
 
 
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a command's main(argv): a UserError becomes one line on stderr and exit code 2.
+    """Wrap a command's main(argv): a UserError becomes one line on stderr and its exit code.
 
     With several processes only the first one prints.
     """
@@ -145,6 +157,6 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
             return main(argv) or 0
         except UserError as error:
             tell(f"error: {' '.join(error.for_command_line.split())}")
-            return 2
+            return error.exit_code
 
     return wrapped

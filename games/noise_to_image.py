@@ -1,6 +1,6 @@
 """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
+from errors import NotFinite
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
@@ -29,6 +30,7 @@ from games.task import (
     warm_schedule,
 )
 from generation.generator import export_generator, sampling_copy
+from generation.state import non_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import DATASETS, load_dataset
@@ -423,18 +425,24 @@ class NoiseToImage(Task):
         """The first images as training sees them."""
         return self._preview.reals()
 
-    def preview(self, weights: nn.Module) -> Image.Image:
+    def for_sampling(self, weights: nn.Module) -> nn.Module:
+        """A sampling copy; NotFinite where its weights, or its statistics of batch norm, are not."""
+        G = sampling_copy(weights, self.about, self.config.seed)
+        if bad := non_finite({"networks": {"G": G.state_dict()}}):
+            raise NotFinite(f"a generator for sampling is not finite: {bad[0].removeprefix('networks.G.')}")
+        return G
+
+    def preview(self, G: nn.Module) -> Image.Image:
         """What a generator makes of fixed latents."""
-        return self._preview.picture(sampling_copy(weights, self.about, self.config.seed))
+        return self._preview.picture(G)
 
     @cached_property
     def _preview(self) -> Preview:
         return Preview(self.view, self.about, self.G.z_dim, self.config.seed, self.batches)
 
-    def export(self, folder: Path, weight_sets: dict[str, nn.Module], step: int) -> None:
+    def export(self, folder: Path, weight_sets: Mapping[str, nn.Module], step: int) -> None:
         """Write generator/ with every weight set."""
-        copies = {name: sampling_copy(G, self.about, self.config.seed) for name, G in weight_sets.items()}
-        export_generator(folder, self.about, copies, step)
+        export_generator(folder, self.about, weight_sets, step)
 
     def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
         """Images by an extractor against the data, points against their mixture."""
@@ -450,4 +458,4 @@ class NoiseToImage(Task):
             cache_dir=config.cache_dir,
             interrupted=interrupted,
         )
-        return GeneratorScorer(evaluator, self.about)
+        return GeneratorScorer(evaluator)

@@ -7,10 +7,9 @@ from PIL import Image
 from torch import nn
 
 from generation.evaluation import Evaluator, PointEvaluator
-from generation.generator import batch_norm_of, sampling_copy
+from generation.generator import batch_norm_of
 from generation.views import View
 from images.batches import Batches
-from ops.distributed import agree
 
 
 class Preview:
@@ -36,15 +35,14 @@ class Preview:
 class GeneratorScorer:
     """Scores of a generator's weight sets: of sampling copies, so that a score can be taken again from disk."""
 
-    def __init__(self, evaluator: Evaluator | PointEvaluator, about: dict[str, Any]) -> None:
-        self.evaluator, self.about = evaluator, about
+    def __init__(self, evaluator: Evaluator | PointEvaluator) -> None:
+        self.evaluator = evaluator
 
     @property
     def better(self) -> str:
         """Whether the deciding score should be "low" or "high"."""
         return self.evaluator.better
 
-    def score(self, network: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
+    def score(self, G: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
         """One line of scores.jsonl, equal on all processes; ValueError, on all, where there is none."""
-        G = agree(lambda: sampling_copy(network, self.about, self.about["seed"]))  # or all fail: none waits
         return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))

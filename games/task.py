@@ -19,7 +19,7 @@ file stands too):
                     total(loss, terms, stats)   loss, further terms, penalties: one sum  here
                 backward                    of the loss times phase.interval / number of micro-batches
             L._reduce                       mean of gradients and statistics over processes
-            L._apply                        one optimiser step, none where a gradient is not finite  optimizers.py
+            L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
         L._average                          after the last main phase that trains task.averaged   ema.py
@@ -28,7 +28,7 @@ file stands too):
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +171,12 @@ def warm_schedule(n: int) -> Callable[[int], bool]:
 
 
 class Scorer(Protocol):
-    """What scores along a run ask: one line of scores.jsonl of a weight set; better: "low" or "high"."""
+    """What scores along a run ask: one line of scores.jsonl of a weight set for sampling; better: "low" or "high"."""
 
     better: str
 
     def score(self, network: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
-        """The line, equal on all processes; ValueError, on all, where there is none."""
+        """The line, equal on all processes; ValueError, on all, where there is none, NotFinite of them for samples."""
         ...
 
 
@@ -295,11 +295,16 @@ class Task:
         """The first images as training sees them."""
         return None
 
+    def for_sampling(self, weights: nn.Module) -> nn.Module:
+        """A weight set as it is sampled from, made once a step and given to all that follows; NotFinite where it has
+        diverged."""
+        return weights
+
     def preview(self, weights: nn.Module) -> Image.Image | None:
-        """What a weight set makes of inputs that stay the same through the whole run."""
+        """What a weight set makes of inputs that stay the same through the whole run; NotFinite."""
         return None
 
-    def export(self, folder: Path, weight_sets: dict[str, nn.Module], step: int) -> None:
+    def export(self, folder: Path, weight_sets: Mapping[str, nn.Module], step: int) -> None:
         """Write the generator/ folder: what a user samples from and shares; the first of the weight sets is its
         default."""
 

@@ -200,12 +200,12 @@ class CheckpointStore:
         """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
         return load_checkpoint(path)
 
-    def latest(self, *, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
-        """State and path of the newest good checkpoint, None without one.
+    def latest(self, *, before: int | None = None, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
+        """State and path of the newest good checkpoint, of a step before that one if given; None without one.
 
         Damaged ones that were passed over are named on stderr, unless quiet (other processes).
         """
-        for step in reversed(self.steps()):
+        for step in reversed([s for s in self.steps() if before is None or s < before]):
             try:
                 return self.load(self.path(step)), self.path(step)
             except CheckpointError as error:

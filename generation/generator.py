@@ -91,7 +91,7 @@ def batch_norm_of(network: nn.Module) -> str:
     return f"standing statistics over {STANDING_LATENTS} latents" if has else "none"
 
 
-def export_generator(folder: Path, config: dict, networks: dict[str, nn.Module], step: int) -> None:
+def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Module], step: int) -> None:
     """Write config.json and one safetensors file a weight set; the first of `networks` is the default.
 
     config: what load_generator and the tools read (model, build, dataset, labels); networks: sampling copies.

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from metrics.mixture import NEAR, Mixture
+from metrics.mixture import NEAR, Mixture, check_points
 
 SIDE = 320  # px
 FINER = 2  # drawn larger and reduced, for smooth edges
@@ -51,7 +51,7 @@ def _dots(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, int, int
 def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image.Image:
     """Reals (N, 2) in blue below fakes (N, 2) in orange; a circle of 3 standard deviations around each mode.
 
-    Points beyond the frame are drawn on it.
+    Points beyond the frame are drawn on it; NotFinite for those that are nowhere.
     """
     picture = Image.new("RGB", (SIDE * FINER, SIDE * FINER), WHITE)
     draw = ImageDraw.Draw(picture)
@@ -61,6 +61,7 @@ def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image
         draw.ellipse([left - r, top - r, left + r, top + r], outline=LINE, width=FINER)
     for points, colour in ((real, REAL), (fake, FAKE)):
         if points is not None:
+            check_points(points)
             _dots(draw, points, colour, radius=1.5 * FINER)
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 

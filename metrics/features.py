@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import NotFinite, UserError
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
@@ -180,9 +180,9 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] -> uint8, rounded and clamped as in an image file; ValueError if not finite."""
+    """Images in [-1, 1] -> uint8, rounded and clamped as in an image file; NotFinite."""
     if not torch.isfinite(x).all():
-        raise ValueError("the generator's images are not finite")
+        raise NotFinite("the generator's images are not finite")
     return (x.double() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from errors import NotFinite
 from metrics.modes import kl_divergence, kl_to_uniform
 
 NEAR = 3.0  # standard deviations within which a point belongs to a mode; 98.89 % of a perfect sampler's do
@@ -47,6 +48,12 @@ MIXTURES = {
 }
 
 
+def check_points(points: Tensor) -> None:
+    """NotFinite where one of the points (N, 2) is."""
+    if bad := int((~torch.isfinite(points)).any(1).sum()):
+        raise NotFinite(f"{bad} of {len(points)} points are not finite")
+
+
 def nearest_modes(points: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """Index (N,) of the nearest centre of points (N, 2), and how many standard deviations away it is, float64.
 
@@ -54,8 +61,7 @@ def nearest_modes(points: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
     """
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise ValueError(f"points (N, 2) are needed, not {tuple(points.shape)}")
-    if bad := int((~torch.isfinite(points)).any(1).sum()):
-        raise ValueError(f"{bad} of {len(points)} points are not finite")
+    check_points(points)
     centres = torch.tensor(mixture.centres, dtype=torch.float64)
     distances, modes = (points.cpu().double()[:, None] - centres).norm(dim=2).min(1)
     return modes, distances / mixture.std

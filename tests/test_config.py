@@ -559,10 +559,13 @@ def test_resume_differences():
 
 
 MAY_CHANGE = {
-    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir", "data_device",
+    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir",
     "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
     "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
+
+
+NOTICED = {"lr", "lr_d", "lr_g", "accumulate", "data_device", "mixed_precision"}
 
 
 @pytest.mark.parametrize("name", [*(name for name in FIELDS if name != "penalty_weights"), *weight_names()])
@@ -570,7 +573,7 @@ def test_resume_refuses_every_change_that_makes_another_run(name):
     old = as_dict(resolve("--n_steps 10"))
     other = {name: 99} if name in FIELDS else {"penalty_weights": {weight_names()[name]: 99}}
     refused, noticed = resume_differences(old, old | other)
-    assert bool(noticed) == (name in {"lr", "lr_d", "lr_g"})
+    assert bool(noticed) == (name in NOTICED)
     assert bool(refused) == (name not in MAY_CHANGE and not noticed)
     assert all(line.startswith(name) for line in refused + noticed)
 

@@ -118,8 +118,8 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
 def test_grids_show_the_same_latents_all_along(tmp_path: Path) -> None:
     """G stands still at a learning rate of 0, so equal grids mean equal latents."""
     run("--log_name a --n_steps 2 --lr 0 --sample_interval 1", tmp_path)
-    first, second = sorted((tmp_path / "a" / "samples").glob("step-*-raw.png"))
-    assert first.read_bytes() == second.read_bytes()
+    start, first, second = sorted((tmp_path / "a" / "samples").glob("step-*-raw.png"))
+    assert start.read_bytes() == first.read_bytes() == second.read_bytes()
 
 
 def test_the_launcher_of_accelerate_starts_a_run(tmp_path: Path) -> None:

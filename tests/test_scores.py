@@ -50,8 +50,7 @@ def with_scores(folder: Path, evaluator: Given, patience: int | None = None, ste
     """A run whose evaluations are given; a checkpoint is due at its end alone."""
     loop = run(f"--log_name a --n_steps 1 --overwrite {'--ema'}", folder)
     loop.config = loop.config.__class__(**(vars(loop.config) | {"n_steps": steps}))
-    config = json.loads((folder / "a" / "generator" / "config.json").read_text())
-    loop.scores = Scores(GeneratorScorer(evaluator, config), loop.log, interval=2, patience=patience)
+    loop.scores = Scores(GeneratorScorer(evaluator), loop.log, interval=2, patience=patience)
     loop.run()
     return loop
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from errors import cli, need_packages
+from errors import Unlearned, cli, need_packages
 
 need_packages()  # before anything that imports one
 
@@ -29,11 +29,11 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
         from training import folder, run
 
         try:
-            run.run_plan(folder.planned(request))
+            ended = run.run_plan(folder.planned(request))
         finally:
             if PartialState._shared_state:
                 PartialState().destroy_process_group()
-        return 0
+        return Unlearned.exit_code if ended.unlearned else 0
 
     return main
 

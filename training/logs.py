@@ -5,7 +5,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class RunLog:
         self.folder, self.accelerator, self.main = folder, accelerator, accelerator.is_main_process
         self.n_steps, self.batch_size = n_steps, batch_size
         self.latest: dict[str, float] = {}
+        self.skipped = 0  # updates, as far as the loop has read it from the device
+        self._took: dict[str, float] = {}  # seconds of what is done beside training, the last time
         self._warned: set[str] = set()
         self._bar: tqdm | None = None
         self._excepthook = threading.excepthook
@@ -44,6 +47,24 @@ class RunLog:
             if self._bar is not None:
                 self._bar.clear()
             print(text, file=sys.stderr if text.startswith(("warning", "error")) else sys.stdout, flush=True)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what goes on beside training: on the bar, or in a line where it took long the last time."""
+        if not self.main:
+            yield
+            return
+        began = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_description_str(what)
+        elif self._took.get(what, 0) >= PLAIN_SECONDS:
+            print(f"{what} ({self._took[what]:.0f} s the last time)", flush=True)
+        try:
+            yield
+        finally:
+            self._took[what] = time.monotonic() - began
+            if self._bar is not None:
+                self._bar.set_description_str("")
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Append to metrics.jsonl and to the trackers, with the speed since the last call."""
@@ -150,8 +171,10 @@ class RunLog:
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)
+        skipped = f"{self.skipped} updates skipped; " if self.skipped else ""
         self.say(
-            f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); results in {self.folder}"
+            f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); {skipped}"
+            f"results in {self.folder}"
         )
 
 

@@ -10,85 +10,54 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ema import EMA, decay_at, decay_from_halflife
 from errors import UserError
 from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
 from images.batches import Shard
-from modelling import running_statistics
-from ops.rng import key
-from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
+from ops.distributed import agree, from_main
+from ops.spectral_norm import iterate_spectral_norm
 from settings import TrainConfig
+from training.averages import make_averages
+from training.guards import (
+    MAX_ROLLBACKS,
+    Diverged,
+    Rollbacks,
+    check_bad_runs,
+    diverging,
+    given_up,
+    memory_advice,
+    memory_told,
+    skipped_lately,
+    unlearned,
+)
 from training.logs import RunLog
-from training.optimizers import forget, make_optimizer, step_or_leave
+from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
+from training.optimizers import forget, make_optimizer, step_where
 from training.scores import Scores
 from training.signals import Signals
-
-MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
-MAX_ROLLBACKS = 3
-
-
-class Diverged(Exception):
-    """Too many non-finite steps in a row, or weights that are not finite."""
 
 
 class Stopped(SystemExit):
     """A stop signal was obeyed; the exit code is 128 + its number."""
 
 
-WeightSets = dict[str, nn.Module]  # to sample from: averages first, then "raw"
-
-
 @dataclass(frozen=True)
 class Hook:
-    """What happens beside training every `interval` steps and at its end: write(step, weight sets)."""
+    """What happens beside training at steps that are due(step), 0 among them or not, and at its end: write(step, weight
+    sets as they are sampled from)."""
 
-    interval: int
+    due: Callable[[int], bool]
     what: str
     write: Callable[[int, WeightSets], None]
-
-
-def seed_layer_noise(*parts: Any) -> None:
-    """Re-seed torch's default generators (dropout, noise layers); microseconds, unlike torch.manual_seed."""
-    number = key(*parts)
-    torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(number)
-
-
-def overwrite(tensor: Tensor, value: Tensor) -> None:
-    """Copy in place unseen by autograd: the graph of G that is kept for its own phase has saved the running
-    statistics too, although its backward in training does not read them."""
-    tensor.data.copy_(value)
-
-
-class Network:
-    """A network with what the loop needs of it, gathered once."""
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
-        self.base_rates = [group["lr"] for group in optimizer.param_groups]
-        # what a user has frozen stays so
-        self.params = [p for p in module.parameters() if p.requires_grad]
-        self.statistics = running_statistics(module)
-        self.spectral_norm = has_spectral_norm(module)
-        self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
-
-    def train_only(self, yes: bool) -> None:
-        """Freeze or free every parameter."""
-        if self.params[0].requires_grad != yes:
-            for p in self.params:
-                p.requires_grad_(yes)
 
 
 class Loop:
     """Runs a task's phases from one step to another; all of its state is in state_dict().
 
     export: what is written after each checkpoint; surroundings: what a checkpoint says beside the state; on_step:
-    called after each step with its number and its logged values, which are still on the device.
+    called after each step with its number and its logged values, which are still on the device. unlearned: why
+    training ended without learning, if so.
     """
 
     def __init__(
@@ -113,48 +82,30 @@ class Loop:
         self.on_step = on_step
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.n_processes = shard.n_processes
-        self.step = self.attempt = self.rollbacks = 0
+        self.step = self.attempt = 0
+        self.rollbacks = Rollbacks()
+        self.owed = False  # a checkpoint that was due while steps were skipped
+        self.unlearned: str | None = None
+        self._samplers: Samplers | None = None
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
         self.networks = {name: self._network(name) for name in task.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
-        self.emas = self._make_emas()
+        self.emas = make_averages(config, self.averaged, lambda: (self.updates, self.last_update, self.step))
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
         module, rate = self.task.networks[name], self.task.rates[name]
         return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
 
-    def _make_emas(self) -> dict[str, tuple[EMA, Callable[[], float]]]:
-        """Name -> (average, its decay now). The first one is what is sampled from."""
-        if not self.config.ema:
-            return {}
-        config = self.config
-        if config.ema_halflife:
-            values, decays = config.ema_halflife, [self._halflife_decay(h) for h in config.ema_halflife]
-        else:
-            values = config.ema_decay
-            decays = [lambda d=d: decay_at(self.updates, decay=d, warmup=config.ema_warmup) for d in values]
-        names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
-        return {name: (EMA(self.averaged), decay) for name, decay in zip(names, decays, strict=True)}
-
-    def _halflife_decay(self, halflife: float) -> Callable[[], float]:
-        def decay() -> float:
-            if self.updates < self.config.ema_warmup:
-                return 0.0
-            images = (self.step + 1 - self.last_update) * self.config.batch_size
-            rampup, seen = self.config.ema_rampup, self.last_update * self.config.batch_size
-            return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
-
-        return decay
-
     # -- a step ------------------------------------------------------------------------------------------------
 
     def run_step(self) -> None:
         """All due phases of one step; listed in games/task.py."""
         step, config = self.step, self.config
+        self._samplers = None  # of the weights as they are now
         for network in self.networks.values():
             if network.spectral_norm:
                 iterate_spectral_norm(network.module)
@@ -205,16 +156,17 @@ class Loop:
         before = [t.clone() for t in (*self.all_statistics, *self.task.running)]
         seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.shard.process)
         # accelerator.backward would also divide by the launcher's accumulation
-        scaler = self.accelerator.scaler
+        scaler, seen = self.accelerator.scaler, 0
         for j, given in enumerate(inputs):
             loss, stats = phase.loss(given)
             loss = loss * (phase.interval / len(inputs))
             (loss if scaler is None else scaler.scale(loss)).backward(inputs=params)
+            seen = seen + loss.detach()
             for name, value in stats.items():
                 self.stats[name] = value / len(inputs) + (self.stats[name] if j else 0)
         grads = [p.grad for p in params if p.grad is not None]
-        self._reduce(grads + self.all_statistics)
-        norm, ok = self._apply(active, grads)
+        self._reduce([*grads, *self.all_statistics, seen])
+        norm, ok = self._apply(active, grads, seen)
         self._keep_finite(before, ok)
         for network in active:
             network.optimizer.zero_grad(set_to_none=True)
@@ -235,39 +187,27 @@ class Loop:
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 overwrite(tensor, part.view_as(tensor))
 
-    def _apply(self, active: list[Network], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Step the optimisers, or none where a gradient is not finite: (norm of all, 1 or 0 as a device flag)."""
+    def _apply(self, active: list[Network], grads: list[Tensor], loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Step the optimisers, or none where a gradient or the loss is not finite: (norm of all gradients, 1 or 0 as a
+        device flag)."""
         scaler = self.accelerator.scaler
         if scaler is not None:
-            if len(active) > 1:  # the scaler judges each optimiser alone: what one meets must stop all
-                torch._foreach_add_(grads, 0 * torch.nn.utils.get_total_norm(grads))
+            # the scaler judges each optimiser by its gradients alone: what one meets must stop all
+            whole = torch.nn.utils.get_total_norm(grads) if len(active) > 1 else 0
+            torch._foreach_add_(grads if len(active) > 1 else grads[:1], 0 * (loss + whole))
             for network in active:
                 scaler.unscale_(network.optimizer)
         norm = torch.nn.utils.get_total_norm(grads)
-        ok = torch.isfinite(norm)
+        ok = torch.isfinite(norm + loss)
         bad = (~ok).to(self.skipped.dtype)
         for network in active:
-            self._step(network, ok)
+            step_where(network.optimizer, network.params, ok, scaler)
             network.bad_run = (network.bad_run + bad) * bad
+            network.tried += 1
         if scaler is not None:
             scaler.update()
         self.skipped += bad
         return norm, ok
-
-    def _step(self, network: Network, ok: Tensor) -> None:
-        """Step one optimiser where the flag is 1, in the way that waits least for the device."""
-        optimizer, scaler = network.optimizer, self.accelerator.scaler
-        if scaler is not None:
-            scaler.step(optimizer)
-        elif self.device.type == "cpu":
-            if ok:
-                optimizer.step()
-        elif optimizer.defaults.get("fused"):
-            # the fused kernel leaves everything untouched: no wait for the device
-            optimizer.found_inf = (~ok).float()
-            optimizer.step()
-        else:
-            step_or_leave(optimizer, network.params, ok)
 
     @torch.no_grad()
     def _keep_finite(self, before: list[Tensor], ok: Tensor) -> None:
@@ -292,44 +232,57 @@ class Loop:
     # -- the run -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to n_steps; Stopped after a signal, UserError when training cannot go on."""
+        """Train to n_steps; Stopped after a signal, UserError when training cannot go on, Unlearned when it diverges
+        again and again."""
         try:
-            with self.signals.noted():
+            with self.signals.noted(), memory_told(self._memory_advice):
                 self._run_guarded()
-        finally:
-            for network in self.networks.values():
-                network.train_only(True)
-
-    def _run_guarded(self) -> None:
-        try:
-            missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
-            if missing:
-                self._evaluate(self.step)
-                self._stop_if_asked(self._agreed_signal(True))
-            # the late score is never taken again; resumed at its end: write what a sampler needs anew
-            if missing or self.step == self.config.n_steps:
-                self.save()
-            while self.step < self.config.n_steps and not self._exhausted():
-                try:
-                    self._run_to_end()
-                except Diverged as reason:
-                    self._roll_back(str(reason))
-            if self._exhausted():
-                self.log.say(self.scores.reason())
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"out of memory at step {self.step}: use a smaller --batch_size, or --accumulate 2 (same results "
-                f"for networks without batch statistics); {self._last_good()}"
-            ) from None
         except RuntimeError as error:
             if "CUDA error" not in str(error) and "device-side" not in str(error):
                 raise
             first = str(error).splitlines()[0]
             raise UserError(f"lost the GPU at step {self.step} ({first}); {self._last_good()}") from None
+        finally:
+            self._samplers = None
+            for network in self.networks.values():
+                network.train_only(True)
+
+    def _run_guarded(self) -> None:
+        while True:
+            try:
+                self._begin()
+                self._run_to_end()
+                break
+            except Diverged as reason:
+                self._roll_back(str(reason))
+        if self._exhausted():
+            self.log.say(self.scores.reason())
+        self.unlearned = unlearned(self._values())
+        if self.unlearned is not None:
+            self.log.say(f"warning: {self.unlearned}")
+
+    def _begin(self) -> None:
+        """What a run does before its first step, or before it goes on."""
+        if self.step == 0:
+            for hook in self.hooks:
+                if hook.due(0):
+                    self._write_beside(hook)
+        missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
+        if missing:
+            self._evaluate(self.step)
+            self._stop_if_asked(self._agreed_signal(True))
+        # the late score is never taken again; resumed at its end: write what a sampler needs anew
+        if missing or self.step == self.config.n_steps:
+            self.save()
 
     def _last_good(self) -> str:
         steps = self.store.steps()
         return f"go on with --resume from step {steps[-1]}" if steps else "no checkpoint had been written yet"
+
+    def _memory_advice(self) -> str:
+        return memory_advice(
+            self.config, self.n_processes, self.step, self._last_good(), bool(self.store.steps())
+        )
 
     def _run_to_end(self) -> None:
         config = self.config
@@ -338,25 +291,48 @@ class Loop:
             step = self.step
             if self.on_step is not None:
                 self.on_step(step, dict(self.stats))
+            ended = step == config.n_steps
             scoring = self.scores is not None and self.scores.due(step, config.n_steps)
-            best = scoring and self._evaluate(step)
-            last = step == config.n_steps or self._exhausted()
-            logging = step % config.log_interval == 0 or last
+            logging = step % config.log_interval == 0 or ended
             if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
-                self._check_bad_runs()
-            if logging:
+                check_bad_runs(self.networks, ended)
+            best = scoring and skipped_lately(self.networks) is None and self._evaluate(step)
+            last = ended or self._exhausted()
+            if logging or last:
                 self._log()
             self.log.tick(step)
             for hook in self.hooks:
-                if step % hook.interval == 0 or last:
-                    self.log.attempt(hook.what, partial(hook.write, step, self.weight_sets()))
-            number = self._agreed_signal(logging or scoring)
-            if step % config.checkpoint_interval == 0 or last or number or best:
-                saved = self.save()
+                if hook.due(step) or last:
+                    self._write_beside(hook)
+            number = self._agreed_signal(logging or scoring or last)
+            if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
+                saved = self._save_or_owe(last, number)
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if not last:
                 self._stop_if_asked(number)
+
+    def _write_beside(self, hook: Hook) -> None:
+        """Run a hook; all processes wait for the one that writes, and learn of a failure."""
+        with diverging(), self.log.doing(hook.what):
+            agree(lambda: self.log.attempt(hook.what, partial(hook.write, self.step, self.samplers())))
+
+    def _save_or_owe(self, last: bool, number: int) -> bool:
+        """Write a checkpoint that is due, or owe it to the next step at which no network's steps are being skipped.
+
+        The last one is written all the same, since no step follows, and that of a signal under fp16, which finds its
+        scale by skipping steps.
+        """
+        skipping, scaled = skipped_lately(self.networks), self.accelerator.scaler is not None
+        if skipping is not None and not (last or (number and scaled)):
+            if not self.owed:
+                self.log.say(f"note: no checkpoint at step {self.step}: {skipping}")
+            self.owed = True
+            return False
+        if skipping is not None and not scaled:
+            self.log.say(f"warning: the run ends on skipped steps: {skipping}")
+        self.owed = False
+        return self.save()
 
     def _stop_if_asked(self, number: int) -> None:
         """Stopped if the processes agreed on a signal."""
@@ -369,10 +345,23 @@ class Loop:
         """What can be sampled from: averages first, then the raw network, or networks by name."""
         return {name: ema.module for name, (ema, _) in self.emas.items()} | {"raw": self.averaged}
 
+    def samplers(self) -> WeightSets:
+        """The weight sets as they are sampled from, until the next step."""
+        if self._samplers is None:
+            sets = self.weight_sets()
+            if not self.updates:  # the averages are what they average
+                sets = dict.fromkeys(sets, self.averaged)
+            self._samplers = Samplers(sets, self._for_sampling)
+        return self._samplers
+
+    def _for_sampling(self, name: str, network: nn.Module) -> nn.Module:
+        with self.log.doing(f"preparing {name} weights for sampling"):
+            return self.task.for_sampling(network)
+
     def _evaluate(self, step: int) -> bool:
         """Score the first weight set; whether it is the best so far."""
-        name, network = next(iter(self.weight_sets().items()))
-        return self.scores.evaluate(step, name, network)
+        with diverging(), self.log.doing("scores"):
+            return self.scores.evaluate(step, next(iter(self.weight_sets())), self.samplers())
 
     def _exhausted(self) -> bool:
         """Whether training ends here for want of better scores."""
@@ -387,25 +376,23 @@ class Loop:
         flags = torch.tensor([self.signals.received or 0], device=self.device)
         return int(self.accelerator.gather(flags).max())
 
-    def _check_bad_runs(self) -> None:
-        for name, network in self.networks.items():
-            if network.bad_run >= MAX_BAD_STEPS:
-                raise Diverged(f"{int(network.bad_run)} non-finite gradients of {name} in a row")
-
-    def _log(self) -> None:
-        """Read this step's values from the device, averaged over processes."""
-        self.stats |= self.task.stats(self.step - 1)
+    def _values(self) -> dict[str, float]:
+        """The last values of all that is logged, averaged over processes; waits for the device."""
         names = sorted(self.stats)
-        values = torch.stack(
-            [
-                self.stats[name].detach().to(torch.float64 if self.device.type != "mps" else torch.float32)
-                for name in names
-            ]
-        )
+        if not names:
+            return {}
+        wide = torch.float64 if self.device.type != "mps" else torch.float32
+        values = torch.stack([self.stats[name].detach().to(wide) for name in names])
         if self.n_processes > 1:
             values = self.accelerator.reduce(values, "mean")
-        scalars = dict(zip(names, values.tolist(), strict=True))
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _log(self) -> None:
+        """Read this step's values from the device."""
+        self.stats |= self.task.stats(self.step - 1)
+        scalars = self._values()
         scalars["skipped_steps"] = float(self.skipped)
+        self.log.skipped = int(self.skipped)
         for name, network in self.networks.items():
             scalars[f"lr/{name.lower()}"] = network.optimizer.param_groups[0]["lr"]
         if self.accelerator.scaler is not None:
@@ -429,6 +416,7 @@ class Loop:
                 "updates": self.updates,
                 "last_update": self.last_update,
                 "skipped": float(self.skipped),
+                "values": self._values(),
                 "scores": [] if self.scores is None else self.scores.state_dict(),
             },
             **self.surroundings,
@@ -439,7 +427,7 @@ class Loop:
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             network.optimizer.load_state_dict(state["optimizers"][name])
-            network.bad_run.zero_()
+            network.bad_run, network.tried = torch.zeros_like(network.bad_run), 0
         for name, (ema, _) in self.emas.items():
             ema.module.load_state_dict(state["ema"][name])
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -448,6 +436,12 @@ class Loop:
         self.step, self.attempt = state["step"], state["attempt"]
         self.updates, self.last_update = state["loop"]["updates"], state["loop"]["last_update"]
         self.skipped.fill_(state["loop"]["skipped"])
+        self.log.skipped = int(state["loop"]["skipped"])
+        wide = torch.float64 if self.device.type != "mps" else torch.float32
+        # what a lazy phase said last is logged until it runs again
+        values = state["loop"].get("values", {})
+        self.stats = {k: torch.tensor(v, dtype=wide, device=self.device) for k, v in values.items()}
+        self.owed, self._samplers = False, None
         if self.scores is not None:
             self.scores.load_state_dict(state["loop"].get("scores", []))
 
@@ -455,33 +449,32 @@ class Loop:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""
         state = self.state_dict()
         if bad := non_finite(state):  # on every process, so that all roll back
-            raise Diverged(f"non-finite weights ({bad[0]})")
-        saved = True
-        if self.is_main:
-            saved = self.store.save(state, self.step, protect=self.log.best_steps()) is not None
-            if saved:
-                self.log.attempt("generator/", partial(self.export, self.step, self.weight_sets()))
-        if self.n_processes > 1:
-            flag = torch.tensor(float(saved), device=self.device)
-            saved = bool(self.accelerator.reduce(flag, "sum") == self.n_processes)
-        return saved
+            raise Diverged(f"weights are not finite ({bad[0]})")
+        self.log.skipped = int(state["loop"]["skipped"])
+
+        def write() -> bool:
+            if self.store.save(state, self.step, protect=self.log.best_steps()) is None:
+                return False
+            self.log.attempt("generator/", partial(self.export, self.step, self.samplers()))
+            return True
+
+        with diverging(), self.log.doing("checkpoint"):
+            return from_main(write)
 
     def _roll_back(self, reason: str) -> None:
-        self.rollbacks += 1
-        found = self.store.latest(quiet=not self.is_main)
-        if found is None or self.rollbacks > MAX_ROLLBACKS:
-            last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
-            where = (
-                "before the first checkpoint" if found is None else f"again after {MAX_ROLLBACKS} rollbacks"
-            )
-            raise UserError(
-                f"training diverged at step {self.step} {where}: {reason}; losses {last}, lr {self.task.rates}; "
-                "try a lower --lr, another --method, or --mixed_precision no"
-            )
-        attempt = self.attempt + 1
+        """Take a checkpoint of before, of longer before each time in a row, where there is one; Unlearned."""
+        steps, quiet = self.store.steps(), not self.is_main
+        limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
+        found = self.store.latest(before=limit, quiet=quiet) or self.store.latest(quiet=quiet)
+        if found is None or self.rollbacks.n == MAX_ROLLBACKS:
+            where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
+            raise given_up(self.step, where, reason, self.stats, self.task.rates)
+        attempt, at = self.attempt + 1, self.step
         self.load_state_dict(found[0])
+        self.rollbacks.note(at, self.step)
         self.attempt = attempt  # new noise from here on
+        if self.is_main:
+            self.store.supersede(self.step)
         self.log.cut(self.step)
-        self.log.say(
-            f"warning: {reason}; back to step {self.step} with new noise ({self.rollbacks} of {MAX_ROLLBACKS})"
-        )
+        n = self.rollbacks.n
+        self.log.say(f"warning: {reason}; back to step {self.step} with new noise ({n} of {MAX_ROLLBACKS})")

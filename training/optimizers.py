@@ -72,8 +72,28 @@ def forget(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
+def step_where(
+    optimizer: torch.optim.Optimizer, params: list[Tensor], ok: Tensor, scaler: torch.amp.GradScaler | None
+) -> None:
+    """Step an optimiser where the flag is 1, in the way that waits least for the device.
+
+    ok: on the device of params; scaler: of fp16, which judges by itself, None for none.
+    """
+    if scaler is not None:
+        scaler.step(optimizer)
+    elif ok.device.type == "cpu":
+        if ok:
+            optimizer.step()
+    elif optimizer.defaults.get("fused"):
+        # the fused kernel leaves everything untouched: no wait for the device
+        optimizer.found_inf = (~ok).float()
+        optimizer.step()
+    else:
+        _step_or_leave(optimizer, params, ok)
+
+
 @torch.no_grad()
-def step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: Tensor) -> None:
+def _step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: Tensor) -> None:
     """Step an optimiser that has no fused form, and put everything back where the flag ok is 0: no wait."""
     on_device = [s for state in optimizer.state.values() for s in state.values()]
     tensors = params + [s for s in on_device if torch.is_tensor(s) and s.device == ok.device]

@@ -1,12 +1,24 @@
 """What is written beside training: pictures of what the game makes, into samples/ and the trackers."""
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
+from torch import nn
 
 from games.task import Task
 from training.logs import RunLog
-from training.loop import WeightSets
+
+FIRST = 16  # before it nothing is to be seen that step 0 does not show
+MAX_REGULAR = 200  # pictures of a weight set at equal distances; those of the first steps come on top
+
+
+def picture_due(step: int, interval: int, n_steps: int) -> bool:
+    """Whether a run of n_steps makes pictures at this step: at 0, at powers of two from FIRST on, then every
+    `interval` steps, or every so many intervals that there are no more than MAX_REGULAR; it makes some at its end too.
+    """
+    distance = interval * -(-n_steps // (MAX_REGULAR * interval))
+    return step % distance == 0 or (FIRST <= step < distance and step & (step - 1) == 0)
 
 
 class Pictures:
@@ -16,8 +28,8 @@ class Pictures:
         self.task, self.log = task, log
         self.folder = log.folder / "samples"
 
-    def previews(self, step: int, weight_sets: WeightSets) -> None:
-        """One picture a weight set."""
+    def previews(self, step: int, weight_sets: Mapping[str, nn.Module]) -> None:
+        """One picture a weight set as it is sampled from; NotFinite."""
         if not self.log.main:
             return
         self.folder.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
 """A run from its settings to its end, top to bottom: `run_plan`.
 
 `train` comes to it from Python; a script by launch.script_main -> folder.planned -> run_plan. Between two steps
-(loop.py: Loop._run_to_end): on_step, a score where one is due, the check for steps that were not finite, log,
-progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to the last checkpoint
-where training diverged (Loop._roll_back).
+(loop.py: Loop._run_to_end): on_step, the check for steps that were not finite, a score where one is due, log,
+progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to a checkpoint where
+training diverged (guards.py, Loop._roll_back).
 """
 
 import copy
@@ -36,10 +36,11 @@ from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
+from training.guards import memory_told
 from training.logs import RunLog
 from training.loop import Hook, Loop, Stopped
 from training.machine import accelerated, place_of, plugin_backend, shard_of
-from training.pictures import Pictures
+from training.pictures import Pictures, picture_due
 from training.scores import Scores
 from training.signals import Signals
 
@@ -55,6 +56,11 @@ class Run:
     def step(self) -> int:
         """Steps trained."""
         return self.loop.step
+
+    @property
+    def unlearned(self) -> str | None:
+        """Why training ended without learning, as the last losses show it (guards.py); None where it ended well."""
+        return self.loop.unlearned
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -101,7 +107,8 @@ def train(
     or (N, K) where the run is conditional; G, D: own networks, instances that keep to the contract of modelling.Model;
     resume: a run folder or checkpoint to go on from, with its own settings but for those given now; on_step(step,
     values): called after each step, values are tensors on the device. ValueError that names the argument for what does
-    not fit.
+    not fit; errors.Unlearned, which is one too, where training diverged again and again. A run that came to its end
+    with losses beyond 1e6 is given back, and its `unlearned` says so (exit code 3 of a script).
     """
     data = None
     if images is not None:
@@ -136,6 +143,11 @@ def fitted_to(config: TrainConfig, data: ImageData) -> TrainConfig:
     return config
 
 
+@memory_told(
+    lambda: (
+        "before the first step: take a smaller --batch_size, --accumulate 2, --data_device cpu, or smaller networks"
+    )
+)
 def run_plan(
     plan: Plan,
     *,
@@ -185,6 +197,7 @@ def assemble(
     """The loop at step 0, with what is written beside training; writes nothing."""
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
+    due = partial(picture_due, interval=config.sample_interval, n_steps=config.n_steps)
     signals, scores = Signals() if signals is None else signals, None
     if config.eval_interval is not None:
         scorer = task.scorer(lambda: signals.received is not None)
@@ -198,8 +211,8 @@ def assemble(
         log,
         signals=signals,
         surroundings=checkpoint_surroundings(config, accelerator, task),
-        hooks=[Hook(config.sample_interval, "sample grid", Pictures(task, log).previews)],
-        export=lambda step, weight_sets: task.export(folder / "generator", weight_sets, step),
+        hooks=[Hook(due, "sample grid", Pictures(task, log).previews)],
+        export=lambda step, samplers: task.export(folder / "generator", samplers, step),
         scores=scores,
         on_step=on_step,
     )

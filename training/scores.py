@@ -1,14 +1,17 @@
 """Scores along a run: evaluated now and then, the best one's checkpoint kept, training ended where none gets better."""
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from errors import NotFinite
 from games.task import Scorer
 from generation.protocol import best_by, protocol_key
 from generation.reading import Interrupted
+from ops.distributed import agree
 from training.logs import RunLog
 
 
@@ -56,16 +59,20 @@ class Scores:
         steps = [step for step, _ in self._comparable()]
         return len(steps) - 1 - steps.index(self.best()) >= self.patience
 
-    def evaluate(self, step: int, weights: str, network: nn.Module) -> bool:
-        """Score the weights of that name; whether the step is the best so far. What fails is said, training goes on."""
+    def evaluate(self, step: int, weights: str, samplers: Mapping[str, nn.Module]) -> bool:
+        """Score the weights of that name; whether the step is the best so far. What fails is said, training goes on;
+        NotFinite where the generator, or what it makes, is that."""
         began = time.monotonic()
         try:
-            line = self.scorer.score(network, step=step, weights=weights)
+            G = agree(lambda: samplers[weights])  # or all fail: none waits
+            line = self.scorer.score(G, step=step, weights=weights)
         except Interrupted:
             self.log.say(
                 f"evaluation at step {step} given up for the signal; the resumed run takes it up again"
             )
             return False
+        except NotFinite:
+            raise  # training has diverged
         except (ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             self.log.say(f"warning: evaluation at step {step} failed: {reason}; training goes on")

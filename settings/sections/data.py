@@ -47,7 +47,7 @@ class DataSettings(Section):
         "auto",
         "where images stay in training",
         choices=lambda: ("auto", "cpu", "device"),
-        at_resume="free",
+        at_resume="noticed",
     )
     img_size: int | tuple[int, int] | None = flag(
         None, "pixels: 64, or HEIGHTxWIDTH (default: the dataset's)", read=read_size, usual=True

@@ -27,7 +27,7 @@ class OptimisationSettings(Section):
         auto=auto_batch_size,
         usual=True,
     )
-    accumulate: int = flag(1, "micro-batches a global batch is cut into", least=1)
+    accumulate: int = flag(1, "micro-batches a global batch is cut into", least=1, at_resume="noticed")
     optimizer: str = flag("Adam", "of both networks", choices=lambda: OPTIMIZERS, usual=True)
     lr: float = flag(
         2e-4,
@@ -88,6 +88,7 @@ class PrecisionSettings(Section):
         "of the forwards (default: the launcher's)",
         choices=lambda: ("no", "fp16", "bf16"),
         usual=True,
+        at_resume="noticed",
     )
     channels_last: bool = flag(True, "memory layout of images and weights")
     tf32: bool = flag(True, "TF32 matrix products on CUDA")

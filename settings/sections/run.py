@@ -68,7 +68,14 @@ class OutputSettings(Section):
         at_resume="free",
     )
     log_interval: int = flag(50, "steps between logged scalars", least=1, at_resume="free")
-    sample_interval: int = flag(500, "steps between sample grids", least=1, usual=True, at_resume="free")
+    sample_interval: int = flag(
+        500,
+        "steps between sample grids, a multiple of it in runs that would have more than 200; before them at 0, 16, "
+        "32, 64 and so on",
+        least=1,
+        usual=True,
+        at_resume="free",
+    )
     checkpoint_interval: int = flag(1000, "steps between checkpoints", least=1, usual=True, at_resume="free")
     keep_checkpoints: int = flag(3, "checkpoints kept beside the best, at least 2", at_resume="free")
 

@@ -1,0 +1,39 @@
+"""The averaged copies of a run and how fast each of them follows."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ema import EMA, decay_at, decay_from_halflife
+from settings import TrainConfig
+
+Averages = dict[str, tuple[EMA, Callable[[], float]]]
+
+
+def make_averages(
+    config: TrainConfig, network: nn.Module, clock: Callable[[], tuple[int, int, int]]
+) -> Averages:
+    """Name -> (average, its decay now); none without --ema. The first one is what is sampled from.
+
+    clock() gives the updates of the average so far, the step after the last one, and the step that runs.
+    """
+    if not config.ema:
+        return {}
+
+    def by_update(decay: float) -> float:
+        return decay_at(clock()[0], decay=decay, warmup=config.ema_warmup)
+
+    def by_images(halflife: float) -> float:
+        updates, last, step = clock()
+        if updates < config.ema_warmup:
+            return 0.0
+        images, seen = (step + 1 - last) * config.batch_size, last * config.batch_size
+        rampup = config.ema_rampup
+        return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
+
+    values, rule = (config.ema_halflife, by_images) if config.ema_halflife else (config.ema_decay, by_update)
+    names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
+    return {
+        name: (EMA(network), lambda value=value: rule(value))
+        for name, value in zip(names, values, strict=True)
+    }
