@@ -1,6 +1,5 @@
 """The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +19,10 @@ from modelling import running_statistics
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
 from settings import TrainConfig
+from signals import Signals, Stopped, name_of
 from training.logs import RunLog
 from training.optimizers import forget, make_optimizer, step_or_leave
 from training.scores import Scores
-from training.signals import Signals
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
 MAX_ROLLBACKS = 3
@@ -31,10 +30,6 @@ MAX_ROLLBACKS = 3
 
 class Diverged(Exception):
     """Too many non-finite steps in a row, or weights that are not finite."""
-
-
-class Stopped(SystemExit):
-    """A stop signal was obeyed; the exit code is 128 + its number."""
 
 
 WeightSets = dict[str, nn.Module]  # to sample from: averages first, then "raw"
@@ -322,6 +317,8 @@ class Loop:
                 f"for networks without batch statistics); {self._last_good()}"
             ) from None
         except RuntimeError as error:
+            if self.n_processes > 1 and self.signals.received:  # another process obeyed before it trained
+                self._stop_if_asked(self.signals.received)
             if "CUDA error" not in str(error) and "device-side" not in str(error):
                 raise
             first = str(error).splitlines()[0]
@@ -361,9 +358,8 @@ class Loop:
     def _stop_if_asked(self, number: int) -> None:
         """Stopped if the processes agreed on a signal."""
         if number:
-            name = signal.Signals(number).name
-            self.log.say(f"stopped by {name} at step {self.step}; {self._last_good()}")
-            raise Stopped(128 + number)
+            self.log.say(f"stopped by {name_of(number)} at step {self.step}; {self._last_good()}")
+            raise Stopped(number)
 
     def weight_sets(self) -> WeightSets:
         """What can be sampled from: averages first, then the raw network, or networks by name."""
