@@ -130,7 +130,16 @@ def _end(number: int, frame: FrameType | None) -> None:
         signal.raise_signal(number)
     if _leaving is None:
         _begin_leaving(number)
+        if _is_importing(frame):
+            _exit(_leaving)
         raise Stopped(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: native code aborts there over an exception, or drops it."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _begin_leaving(number: int) -> None:

@@ -181,7 +181,7 @@ def worker_pool(workers: int) -> Iterator[Executor]:
 
     Threads where starting a process would import the user's script again.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not hasattr(os, "fork"):
         with ThreadPoolExecutor(workers) as pool:
             yield pool
         return
