@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+import signals
+
 # A command to be typed, which stays as it is, or a flag: `--no-ema` is the argument ema=False.
 _FLAG = re.compile(
     r"(?P<command>\b(?:python|accelerate launch|torchrun|pip install)\b[^;,:()]*)"
@@ -145,7 +147,7 @@ def blaming_user() -> Iterator[None]:
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a command's main(argv): a UserError becomes one line on stderr and its exit code.
 
-    With several processes only the first one prints.
+    With several processes only the first one prints. Without argv this process is the command, and obeys stop signals.
     """
 
     @functools.wraps(main)
@@ -153,6 +155,8 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to fail
                 stream.reconfigure(errors="backslashreplace")
+        if argv is None:
+            signals.as_command()
         try:
             return main(argv) or 0
         except UserError as error:

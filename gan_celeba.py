@@ -7,6 +7,11 @@ python gan_celeba.py --data img_align_celeba.zip --log_name celeba_own_copy
 
 import sys
 
+import signals
+
+if __name__ == "__main__":
+    signals.as_command()  # before imports that take seconds
+
 from training.launch import script_main
 
 main = script_main("gan_celeba", ("celeba",), {"img_size": 64, "batch_size": 128, "flip": True}, __doc__)

@@ -7,6 +7,11 @@ python gan_cifar10.py --data cifar10.tar.gz --log_name cifar10_own_copy
 
 import sys
 
+import signals
+
+if __name__ == "__main__":
+    signals.as_command()  # before imports that take seconds
+
 from training.launch import script_main
 
 main = script_main("gan_cifar10", ("cifar10",), {"img_size": 32, "flip": True}, __doc__)

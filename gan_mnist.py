@@ -9,6 +9,11 @@ python gan_mnist.py --log_name mnist_dcgan --resume
 
 import sys
 
+import signals
+
+if __name__ == "__main__":
+    signals.as_command()  # before imports that take seconds
+
 from training.launch import script_main
 
 main = script_main("gan_mnist", ("mnist", "digits", "stacked-mnist"), {"img_size": 32}, __doc__)

@@ -7,6 +7,11 @@ python gan_ring8.py --dataset grid25 --model mlp --method rpgan --penalty r1 r2 
 
 import sys
 
+import signals
+
+if __name__ == "__main__":
+    signals.as_command()  # before imports that take seconds
+
 from training.launch import script_main
 
 DEFAULTS = {"model": "mlp", "z_dim": 32, "batch_size": 256, "lr": 3e-4, "sample_interval": 1000}

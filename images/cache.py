@@ -213,7 +213,7 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
 
 def to_disk(path: Path) -> None:
     """Wait until the file's bytes are on the disk, so that a rename never outlives what it names."""
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows flushes what is open for writing alone
         os.fsync(file.fileno())
 
 

@@ -3,18 +3,20 @@
 import io
 import multiprocessing
 import os
-import signal
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from signals import serve_parent
 
 # Pillow tries only these: some of its other readers start programs (EPS) or are little tested
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -173,18 +175,29 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def leave_signals() -> None:
-    """Let Ctrl-C and the run's own handlers concern the main process only."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Executor]:
+    """Processes that end with the block, however it ends, and with this process, however it dies.
 
-
-def worker_pool(workers: int) -> Executor:
-    """Processes on Linux; threads where starting a process would import the user's script again."""
-    if sys.platform == "linux":
-        context = multiprocessing.get_context("fork")
-        return ProcessPoolExecutor(workers, context, initializer=leave_signals)
-    return ThreadPoolExecutor(workers)
+    Threads where starting a process would import the user's script again.
+    """
+    if sys.platform != "linux" or not hasattr(os, "fork"):
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+        return
+    lifeline, held = os.pipe()
+    with open(held, "wb", closefd=True) as life:
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("fork"), initializer=serve_parent, initargs=(lifeline, held)
+        )
+        try:
+            yield pool
+        except BaseException:
+            life.close()  # what is being decoded is not waited for
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            os.close(lifeline)
 
 
 def decoded_in_order(

@@ -9,6 +9,11 @@ goes on. Settings are the presets ring8-METHOD and mnist-modes-METHOD. MNIST nee
 --dataset mnist` first.
 """
 
+import signals
+
+if __name__ == "__main__":
+    signals.as_command()  # before imports that take seconds
+
 import argparse
 import json
 import os

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = (
-    ("errors", "disk", "ops"),
+    ("errors", "disk", "signals", "ops"),
     ("losses", "ema"),
     ("modelling", "augmentation", "metrics"),
     ("images",),

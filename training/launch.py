@@ -1,9 +1,5 @@
 """The light door of a training script: the command line is read before anything of training is imported."""
 
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +18,6 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
         request = parse_config(script, datasets, defaults, argv, doc)
         if request.resume is None:
             request.config()  # refuse what cannot work before seconds are spent on imports
-        follow_launcher()
 
         from accelerate import PartialState
 
@@ -36,13 +31,3 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
         return Unlearned.exit_code if ended.unlearned else 0
 
     return main
-
-
-def follow_launcher() -> None:
-    """Die with the launcher: accelerate's dies of SIGTERM without telling the process it started."""
-    launched = (
-        any(name.startswith("ACCELERATE_") for name in os.environ) or "TORCHELASTIC_RUN_ID" in os.environ
-    )
-    if launched and sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,6 +1,5 @@
 """The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from images.batches import Shard
 from ops.distributed import agree, from_main
 from ops.spectral_norm import iterate_spectral_norm
 from settings import TrainConfig
+from signals import Signals, Stopped, name_of
 from training.averages import make_averages
 from training.guards import (
     MAX_ROLLBACKS,
@@ -35,11 +35,6 @@ from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import forget, make_optimizer, step_where
 from training.scores import Scores
-from training.signals import Signals
-
-
-class Stopped(SystemExit):
-    """A stop signal was obeyed; the exit code is 128 + its number."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +233,8 @@ class Loop:
             with self.signals.noted(), memory_told(self._memory_advice):
                 self._run_guarded()
         except RuntimeError as error:
+            if self.n_processes > 1 and self.signals.received:  # another process obeyed before it trained
+                self._stop_if_asked(self.signals.received)
             if "CUDA error" not in str(error) and "device-side" not in str(error):
                 raise
             first = str(error).splitlines()[0]
@@ -337,9 +334,8 @@ class Loop:
     def _stop_if_asked(self, number: int) -> None:
         """Stopped if the processes agreed on a signal."""
         if number:
-            name = signal.Signals(number).name
-            self.log.say(f"stopped by {name} at step {self.step}; {self._last_good()}")
-            raise Stopped(128 + number)
+            self.log.say(f"stopped by {name_of(number)} at step {self.step}; {self._last_good()}")
+            raise Stopped(number)
 
     def weight_sets(self) -> WeightSets:
         """What can be sampled from: averages first, then the raw network, or networks by name."""

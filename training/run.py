@@ -35,14 +35,14 @@ from settings import TrainConfig, as_dict, settled
 from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
+from signals import Signals, Stopped
 from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
 from training.guards import memory_told
 from training.logs import RunLog
-from training.loop import Hook, Loop, Stopped
+from training.loop import Hook, Loop
 from training.machine import accelerated, place_of, plugin_backend, shard_of
 from training.pictures import Pictures, picture_due
 from training.scores import Scores
-from training.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def train(
         plan = continued(config, resume)
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
     try:
-        return run_plan(plan, images=data, own=own, on_step=on_step, signals=Signals(fatal=False))
+        return run_plan(plan, images=data, own=own, on_step=on_step)
     except Stopped as stop:
         if stop.code == 128 + signal.SIGINT:
             raise KeyboardInterrupt(f"stopped; {resume or plan.folder or 'the run'} can be resumed") from None
@@ -154,7 +154,6 @@ def run_plan(
     images: ImageData | None = None,
     own: dict[str, nn.Module] | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
-    signals: Signals | None = None,
 ) -> Run:
     """The listing of a run: what is checked, read, built, restored, written and trained, in this order."""
     own = {} if own is None else own
@@ -169,7 +168,7 @@ def run_plan(
             task = game(config, place_of(config, accelerator), data, own)
         with claimed_folder(plan, config.dataset if images is None else OWN) as folder:
             with blaming_user():
-                loop = assemble(config, accelerator, task, folder, on_step, signals)
+                loop = assemble(config, accelerator, task, folder, on_step)
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
             prepare_folder(config, folder, plan.source is not None)
@@ -192,13 +191,12 @@ def assemble(
     task: Task,
     folder: Path,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
-    signals: Signals | None = None,
 ) -> Loop:
     """The loop at step 0, with what is written beside training; writes nothing."""
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
     due = partial(picture_due, interval=config.sample_interval, n_steps=config.n_steps)
-    signals, scores = Signals() if signals is None else signals, None
+    signals, scores = Signals(), None
     if config.eval_interval is not None:
         scorer = task.scorer(lambda: signals.received is not None)
         scores = Scores(scorer, log, interval=config.eval_interval, patience=config.eval_patience)
