@@ -164,7 +164,9 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
         known = [parts.get(partition.get(name, [-1])[0]) for name in base]
         split_of = [split or "train" for split in known]
         if missing := sum(known[i] is None for i in used):
-            notes.append(f"warning: {missing:,} images have no split in the partition list: taken for training")
+            notes.append(
+                f"warning: {missing:,} images have no split in the partition list: taken for training"
+            )
     order, splits = ordered_by_split(used, names, split_of)
     labels = np.array([table[base[i]] for i in order], dtype=np.int64) > 0
     label_names = header or tuple(f"attribute {k}" for k in range(labels.shape[1]))
