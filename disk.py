@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import filelock
 import msgspec
@@ -193,28 +193,30 @@ def _owner(folder: Path) -> str:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(path: AnyPath, limit: int) -> bytes:
-    """A regular file's content of at most `limit` bytes; nothing waits for a device or a pipe. Unreadable."""
-    where = shown(str(path))
+def open_regular(path: AnyPath) -> BinaryIO:
+    """A regular file, open for reading; nothing waits for a device or a pipe. Unreadable."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
-        try:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise Unreadable(f"{where} is no regular file")
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(limit + 1) if about.st_size <= limit else None
-        finally:
-            os.close(descriptor)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return open(descriptor, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = getattr(error, "strerror", None) or error
+        raise Unreadable(f"{shown(str(path))} cannot be read: {reason}") from None
+    os.close(descriptor)
+    raise Unreadable(f"{shown(str(path))} is no regular file")
+
+
+def read_bytes(path: AnyPath, limit: int) -> bytes:
+    """A regular file's content of at most `limit` bytes; nothing waits for a device or a pipe. Unreadable."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(limit, size or limit) + 1) if size <= limit else None
     except OSError as error:
-        raise Unreadable(f"{where} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"{where} cannot be read: {error}") from None  # a NUL in its name
+        raise Unreadable(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
     if data is None or len(data) > limit:
-        raise Unreadable(f"{where} is larger than {limit:,} bytes")
+        raise Unreadable(f"{shown(str(path))} is larger than {limit:,} bytes")
     return data
 
 

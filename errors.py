@@ -26,7 +26,7 @@ def first_process() -> bool:
 def tell(text: str) -> None:
     """One line on stderr, from the first process alone."""
     if first_process():
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def shown(text: str, limit: int = 300) -> str:
@@ -35,6 +35,11 @@ def shown(text: str, limit: int = 300) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:limit]
     )
     return safe + ("..." if len(text) > limit else "")
+
+
+def printable(text: str) -> str:
+    """A message that may hold names from outside: what a terminal would obey is escaped, but for line ends."""
+    return "\n".join(shown(line, len(line)) for line in text.split("\n"))
 
 
 def need_packages() -> None:
@@ -63,7 +68,7 @@ class UserError(ValueError):
     @property
     def for_command_line(self) -> str:
         """The message with its flags."""
-        return " ".join(map(str, self.args))
+        return printable(" ".join(map(str, self.args)))
 
     def __str__(self) -> str:
         return _FLAG.sub(_as_argument, self.for_command_line)

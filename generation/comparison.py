@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, shown
 from generation.evaluation import Evaluator
 from generation.extractors import open_extractor
 from generation.generator import check_device
@@ -20,6 +19,7 @@ from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
 from images.decoding import Shape, open_image, read_member
+from images.headers import upright
 from images.own import as_image_data
 from images.sources import load_dataset
 from metrics.inception import NAME as INCEPTION
@@ -38,9 +38,9 @@ def first_shape(path: Path) -> Shape:
     for member in open_files(path).members():
         try:
             # upright: EXIF may turn it, and with it height and width
-            image = ImageOps.exif_transpose(open_image(read_member(member)))
+            image = upright(open_image(read_member(member)))
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
-            reason = f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}"
+            reason = shown(f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
         return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
     raise UserError(f"{path}: {reason}")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
-from errors import UserError
+from disk import read_json
+from errors import UserError, printable, shown
 from images.decoding import Chunk, Shape
 from images.layout import Layout
 
@@ -27,6 +29,8 @@ APP = "gan-toolkit"
 MAX_BAD_SHARE = 0.1
 LISTED = 20  # problems printed; the .json beside the cache has all
 ROWS = 4096  # images copied or hashed at a time
+SAMPLES, SAMPLE_BYTES = 64, 2**16  # pieces of a cache's pixels that are compared when it is opened: 4 MB
+META_LIMIT = 2**29  # bytes of the .json, which has all names
 
 
 class Source(Protocol):
@@ -60,9 +64,21 @@ class Table:
     n_problems: int
 
 
+@dataclass(frozen=True)
+class Meta:
+    """What the .json beside a cache's pixels says of them: see Table; sample: of `sampled`."""
+
+    files: list[str]
+    splits: dict[str, tuple[int, int]]
+    label_names: tuple[str, ...]
+    fingerprints: dict[str, str]
+    problems: list[tuple[str, str]]
+    sample: str
+
+
 def say(text: str) -> None:
     """One line for the user, apart from what a command prints as its result."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -97,31 +113,78 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / APP
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, which is made if it can."""
+def temporary_dir() -> Path:
+    """The user's own folder for caches where all others can make folders of any name, too."""
+    user = getattr(os, "getuid", lambda: "user")()
+    return Path(tempfile.gettempdir()) / f"{APP}-{user}"
+
+
+def is_ours(path: Path, private: bool = False) -> bool:
+    """Whether nobody but this user and root can have written a file, or can put others' files into a folder.
+
+    The user's own group may, as new files are made so in many places. Root, the only user of many a container, takes
+    what others own. private: nobody else at all, and no link. False where there is nothing, True where nothing has an
+    owner.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        about = path.lstat() if private else path.stat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    user, mode = os.getuid(), about.st_mode
+    if private:
+        return stat.S_ISDIR(mode) and about.st_uid == user and not mode & (stat.S_IWGRP | stat.S_IWOTH)
+    owned = user == 0 or about.st_uid in (user, 0)
+    group = mode & stat.S_IWGRP and about.st_gid != os.getegid()
+    keeps_owners = stat.S_ISDIR(mode) and mode & stat.S_ISVTX  # as /tmp does
+    return bool(owned and not group and (keeps_owners or not mode & stat.S_IWOTH))
+
+
+def trusted_folder(folder: Path) -> bool:
+    """Whether what this user finds in a cache folder is this user's."""
+    return is_ours(folder, private=folder == temporary_dir())
+
+
+def close_to_others(folder: Path) -> None:
+    """Take everybody else's rights to a folder of this user's; others' folders, and links, stay as they are."""
+    about = folder.lstat()
+    if hasattr(os, "getuid") and stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+        folder.chmod(0o700)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files of ours can be made in the folder, which is made if it can, the temporary one for us alone."""
+    private = folder == temporary_dir()
+    try:
+        folder.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
+        if private:
+            close_to_others(folder)
         with tempfile.TemporaryFile(dir=folder):
-            return True
+            return trusted_folder(folder)
     except OSError:
         return False
 
 
 def cache_dirs(cache_dir: str | Path | None) -> list[Path]:
     """Where caches may stand, best first: the one asked for, and a temporary folder of the user's own."""
-    user = getattr(os, "getuid", lambda: "user")()
-    first = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    return [first, Path(tempfile.gettempdir()) / f"{APP}-{user}"]
+    return [default_cache_dir() if cache_dir is None else Path(cache_dir), temporary_dir()]
 
 
-def cache_folder(cache_dir: str | None) -> Path:
-    """The cache folder that can be written to, as for decoded images; UserError where there is none."""
-    folders = cache_dirs(cache_dir)
+def usable_folder(folders: list[Path]) -> Path:
+    """The first that can be written to and that others cannot; UserError where there is none."""
     for folder in folders:
         if is_writable(folder):
             return folder
     first, second = folders
-    raise UserError(f"neither {first} nor {second} can be written to: give --cache_dir a folder of yours")
+    raise UserError(
+        f"neither {first} nor {second} can be written to by you, and by nobody else: give --cache_dir a folder of yours"
+    )
+
+
+def cache_folder(cache_dir: str | None) -> Path:
+    """The cache folder that can be written to, as for decoded images; UserError where there is none."""
+    return usable_folder(cache_dirs(cache_dir))
 
 
 def stem_of(source: Source, shape: Shape) -> str:
@@ -139,29 +202,74 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def open_table(folder: Path, stem: str) -> Table | None:
-    """The cache if it is there and whole; None if it is to be built (again)."""
+def open_table(folder: Path, stem: str, loud: bool = True) -> Table | None:
+    """The cache if it is there and whole; None if it is to be built (again), which is said where loud."""
     path = folder / f"{stem}.npy"
     if not path.exists():
         return None
     try:
-        meta = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
-        labels = np.load(folder / f"{stem}.labels.npy") if meta["label_names"] else None
-        # "c": torch wants writable memory; a stray write would stay in this process
-        images = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, KeyError, EOFError):
+        return whole_table(folder, stem)
+    except (OSError, ValueError, MemoryError, SyntaxError) as error:  # SyntaxError: from a damaged header
+        reason = error.for_command_line if isinstance(error, UserError) else str(error)
+        if loud:
+            say(f"warning: decoded images in {path} cannot be used ({shown(reason)}): they are decoded again")
         return None
-    splits = {name: (start, stop) for name, (start, stop) in meta["splits"].items()}
+
+
+def whole_table(folder: Path, stem: str) -> Table:
+    """The cache, its parts fitting together; ValueError or OSError with the reason where they do not."""
+    path, labels_path, meta_path = (folder / f"{stem}.{kind}" for kind in ("npy", "labels.npy", "json"))
+    if not trusted_folder(folder):
+        raise ValueError("others may change its folder")
+    meta = read_json(meta_path, Meta, META_LIMIT)
+    for file in (path, meta_path, *([labels_path] if meta.label_names else [])):
+        if not (file.is_file() and is_ours(file)):
+            raise ValueError(f"{file.name} is missing, of another user, or others may change it")
+    # "c": torch wants writable memory; a stray write would stay in this process
+    images = np.lib.format.open_memmap(path, mode="c")
+    labels = np.array(np.lib.format.open_memmap(labels_path, mode="r")) if meta.label_names else None
+    n = len(images)
+    ranges = sorted(meta.splits.values())
+    if images.dtype != np.uint8 or images.ndim != 4 or len(meta.files) != n:
+        raise ValueError("names and pixels differ in number")
+    # one after the other, from the first image to the last
+    if [0, *(stop for _, stop in ranges)] != [*(start for start, _ in ranges), n]:
+        raise ValueError("its splits are no parts of it")
+    if meta.fingerprints.keys() != {*meta.splits, "all"}:
+        raise ValueError("a split has no fingerprint")
+    if labels is not None and not labels_fit(labels, n, len(meta.label_names)):
+        raise ValueError("labels and images do not fit")
+    if sampled(images, labels) != meta.sample:
+        raise ValueError("its pixels or labels have changed")
     return Table(
         path,
         images,
         labels,
-        tuple(meta["label_names"]),
-        meta["files"],
-        splits,
-        meta["fingerprints"],
-        len(meta["problems"]),
+        meta.label_names,
+        meta.files,
+        meta.splits,
+        meta.fingerprints,
+        len(meta.problems),
     )
+
+
+def labels_fit(labels: np.ndarray, n: int, n_names: int) -> bool:
+    """Whether these are int64 (n,) classes with a name each, or uint8 (n, K) with K names."""
+    if labels.ndim == 1:
+        return labels.dtype == np.int64 and len(labels) == n and 0 <= labels.min() <= labels.max() < n_names
+    return labels.dtype == np.uint8 and labels.shape == (n, n_names) and labels.max() <= 1
+
+
+def sampled(images: np.ndarray, labels: np.ndarray | None) -> str:
+    """Hash of labels and of pieces of the pixels, from both ends and between: milliseconds, whatever their number."""
+    digest = blake2b(repr((images.shape, None if labels is None else labels.shape)).encode(), digest_size=16)
+    pixels = images.reshape(-1)
+    last = max(0, len(pixels) - SAMPLE_BYTES)
+    for start in sorted({i * last // (SAMPLES - 1) for i in range(SAMPLES)}):
+        digest.update(np.ascontiguousarray(pixels[start : start + SAMPLE_BYTES]).data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
 
 
 def write_rows(source: Source, shape: Shape, path: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -189,7 +297,7 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
     """List what cannot be used; raise UserError when nothing is left or too much is missing."""
     if not n_good and not problems:
         raise UserError(f"{source.where} holds no images")
-    lines = [f"  {name}: {reason}" for name, reason in problems[:LISTED]]
+    lines = [f"  {shown(name)}: {shown(reason)}" for name, reason in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(f"  ... and {len(problems) - LISTED:,} more")
     if problems:
@@ -207,7 +315,7 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
         name, reason = next((p for p in problems if "macOS" not in p[1]), problems[0])
         raise UserError(
             f"{n_bad:,} of {n_good + n_bad:,} images of {source.where} are unreadable, more than "
-            f"{MAX_BAD_SHARE:.0%} (the first: {name}: {reason}): mend or remove them"
+            f"{MAX_BAD_SHARE:.0%} (the first: {shown(name)}: {shown(reason)}): mend or remove them"
         )
 
 
@@ -272,6 +380,7 @@ def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
             "label_names": layout.label_names,
             "fingerprints": fingerprints_of(images, layout),
             "problems": problems,
+            "sample": sampled(np.load(images, mmap_mode="r"), layout.labels),
         }
         meta.write_text(json.dumps(about), encoding="utf-8")
         os.replace(meta, folder / f"{stem}.json")
@@ -288,20 +397,21 @@ def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
 
 def build_or_blame(source: Source, shape: Shape, folders: list[Path], stem: str) -> Path:
     """Build in the first folder that can be written to; returns it. Raises UserError on a full disk."""
-    folder = next((f for f in folders if is_writable(f)), None)
-    if folder is None:
-        raise UserError(
-            f"neither {folders[0]} nor {folders[1]} can be written to: give --cache_dir a folder of yours"
-        )
+    folder = usable_folder(folders)
     if folder != folders[0]:
-        say(f"warning: {folders[0]} cannot be written to; decoded images are kept in {folder}")
+        open_to_others = folders[0].is_dir() and not trusted_folder(folders[0])
+        reason = "can be changed by others" if open_to_others else "cannot be written to"
+        say(f"warning: {folders[0]} {reason}; decoded images are kept in {folder}")
     try:
         build(source, shape, folder, stem)
     except BrokenProcessPool:
         raise UserError(f"a process that decoded {source.where} was killed: is the memory full?") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+            reason = shown(error.strerror or str(error))
+            raise UserError(
+                f"decoded images cannot be kept in {folder} ({reason}): give another --cache_dir"
+            ) from error
         free = shutil.disk_usage(folder).free / 2**30
         raise UserError(
             f"no space for decoded images in {folder} ({free:.1f} GiB free): give another --cache_dir"
@@ -323,7 +433,7 @@ def load_table(
         if source is not None:
             stem = stem_of(source, shape)
             for folder in folders:
-                if (table := open_table(folder, stem)) is not None:
+                if (table := open_table(folder, stem, loud=is_main)) is not None:
                     return table
             if is_main:
                 table = open_table(build_or_blame(source, shape, folders, stem), stem)

@@ -1,6 +1,7 @@
 """One image file -> uint8 pixels of the wanted size: right for every odd format, or a reason why not."""
 
-import io
+import functools
+import math
 import multiprocessing
 import os
 import sys
@@ -8,14 +9,19 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing.synchronize import Lock
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
+from disk import Unreadable, read_bytes
+from errors import shown
+from images.headers import BadImage, check_scans, file_of, n_scans, upright
 from signals import serve_parent
 
 # Pillow tries only these: some of its other readers start programs (EPS) or are little tested
@@ -26,12 +32,15 @@ SUFFIXES = frozenset(
 MAX_FILE_BYTES = 64 * 2**20
 CHUNK_FILES = 64
 CHUNK_BYTES = 32 * 2**20
+# Bytes of memory for one image, at most; and those above which images are decoded one at a time, whatever the number of
+# workers: together they need no more than MAX_COST + workers * LARGE_COST.
+MAX_COST, LARGE_COST = 2**30, 2**28
+# Bytes a pixel, of the decoder's own buffers, of Pillow's image and of its copy in another mode.
+COSTS, USUAL_COST = {"WEBP": 20, "TIFF": 16}, 8
+COEFFICIENT_BYTES = 2  # of a JPEG of several scans, which is held whole, at its full size
+BAND_PIXELS = 2**20  # converted at a time
 
 Shape = tuple[int, int, int]  # height, width, channels
-
-
-class BadImage(ValueError):
-    """An image that cannot be used; its text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +65,61 @@ def is_html(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
-def to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Grey of any number type -> uint8: 16-bit / 257; floats in [0, 1] x 255; wider ones by their range."""
-    values = np.asarray(pixels, dtype=np.float64)
-    if not np.isfinite(values).all():
+def grey_scale(image: Image.Image) -> tuple[float, float]:
+    """(start, factor) that turn grey of any number type into 0..255.
+
+    16 bits / 257; floats in [0, 1] x 255; wider ones by their range. BadImage for NaN and infinite pixels.
+    """
+    low, high, floating = np.inf, -np.inf, False
+    for band in bands(image):
+        values = np.asarray(band)
+        # a minimum with NaN is NaN, but Python's own would lose it
+        low, high = np.minimum(low, values.min()), np.maximum(high, values.max())
+        floating = np.issubdtype(values.dtype, np.floating)
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise BadImage("floating-point image with NaN or infinite pixels")
-    low, high = float(values.min()), float(values.max())
-    scales = (1.0, 255.0) if np.issubdtype(pixels.dtype, np.floating) else (65535.0,)
+    low, high = float(low), float(high)
+    scales = (1.0, 255.0) if floating else (65535.0,)
     span = next((scale for scale in scales if low >= 0 and high <= scale), None)
-    start = 0.0 if span else low
-    return np.rint((values - start) * (255 / (span or (high - low) or 1.0))).astype(np.uint8)
+    return 0.0 if span else low, 255 / (span or (high - low) or 1.0)
+
+
+def bands(image: Image.Image) -> Iterator[Image.Image]:
+    """The image in pieces of whole rows, from the top, each a copy; itself if it is small."""
+    rows = max(1, BAND_PIXELS // image.width)
+    if rows >= image.height:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def to_plain(image: Image.Image, channels: int) -> Image.Image:
     """Any Pillow mode -> L or RGB: 16-bit and float scaled, alpha (also a palette's) composited on white."""
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(to_8_bit(np.asarray(image)))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    scale = grey_scale(image) if image.mode.startswith(("I", "F")) else None
+    if image.width * image.height <= BAND_PIXELS:
+        return plain_band(image, mode, scale)
+    plain, top = Image.new(mode, image.size), 0
+    for band in bands(image):
+        plain.paste(plain_band(band, mode, scale), (0, top))
+        top += band.height
+    return plain
+
+
+def plain_band(image: Image.Image, mode: str, scale: tuple[float, float] | None) -> Image.Image:
+    """As to_plain; scale: (start, factor) of greys of many bits, for the whole image."""
+    if scale is not None:
+        start, factor = scale
+        values = np.asarray(np.asarray(image), dtype=np.float64)
+        image = Image.fromarray(np.rint((values - start) * factor).astype(np.uint8))
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("L" if channels == 1 else "RGB")
+    return image.convert(mode)
 
 
 def centre_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
@@ -90,40 +133,78 @@ def centre_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int
     return left, top, left + box_w, top + box_h
 
 
+class PlainJpeg(JpegImageFile):
+    """The first picture of a JPEG; resolution and further pictures, kept in tables of their own, are left alone."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
 def open_image(data: bytes) -> Image.Image:
     """The bytes as a Pillow image, its header read; raises BadImage with the reason."""
     if not data:
         raise BadImage("empty file")
+    file = file_of(data)
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
+        is_jpeg = data[:3] == b"\xff\xd8\xff"
+        image = PlainJpeg(file) if is_jpeg else Image.open(file, formats=FORMATS)
+    except (UnidentifiedImageError, SyntaxError):
         reason = (
             "a web page saved as an image" if is_html(data[:64]) else "no image format that is known here"
         )
         raise BadImage(reason) from None
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+        raise BadImage("a decompression bomb: more pixels than Pillow's limit")
+    return image
+
+
+def cost_of(image: Image.Image, data: bytes, reach: int) -> int:
+    """Bytes of memory that an opened image will need; prepares a JPEG to be decoded at about `reach` a side.
+
+    BadImage for a JPEG of too many scans.
+    """
+    coefficients = 0
+    if isinstance(image, PlainJpeg):
+        scans = n_scans(data)
+        check_scans(scans, image.width * image.height)
+        if scans > 1 or image.info.get("progressive"):
+            coefficients = COEFFICIENT_BYTES * image.layers * image.width * image.height
+        # lets JPEG skip frequencies that the resize would drop anyway; only far above the target, so unseen
+        image.draft(None, (reach, reach))
+    return COSTS.get(image.format, USUAL_COST) * image.width * image.height + coefficients
+
+
+@functools.cache
+def one_large() -> Lock:
+    """Held while a large image is decoded; made before the workers, which share it then."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else None).Lock()
 
 
 def decode(data: bytes, shape: Shape) -> np.ndarray:
     """Image file -> uint8 (H, W, C): upright, centre-cropped to the aspect, resized with antialiasing.
 
-    Raises BadImage with the reason: truncated, empty, a web page, a decompression bomb.
+    Raises BadImage with the reason: truncated, empty, a web page, a decompression bomb, too many scans, too large.
     """
     height, width, channels = shape
     try:
         image = open_image(data)
-        # lets JPEG skip frequencies that the resize would drop anyway; only far above the target, so unseen
-        reach = 4 * max(height, width)  # the longer side both ways, since EXIF may yet turn the image
-        image.draft(None, (reach, reach))
-        image = to_plain(ImageOps.exif_transpose(image), channels)
-        box = centre_box(image.size, height, width)
-        if box != (0, 0, width, height) or image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        # the longer side both ways, since EXIF may yet turn the image
+        cost = cost_of(image, data, 4 * max(height, width))
+        if cost > MAX_COST:
+            raise BadImage(f"{cost >> 20:,} MiB of memory would be needed, of {MAX_COST >> 20:,} at most")
+        with one_large() if cost > LARGE_COST else nullcontext():
+            image = to_plain(upright(image), channels)
+            box = centre_box(image.size, height, width)
+            if box != (0, 0, width, height) or image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage("a decompression bomb: more pixels than Pillow's limit") from None
+    except MemoryError:
+        raise BadImage("more memory would be needed than there is") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        reason = " ".join(str(error).split())[:120]
+        reason = shown(" ".join(str(error).split()), 120)
         raise BadImage(f"damaged: {reason}" if reason else f"damaged: {type(error).__name__}") from None
     return np.asarray(image).reshape(shape)
 
@@ -135,11 +216,10 @@ def read_member(member: Member) -> bytes:
     if isinstance(member.data, bytes):
         return member.data
     try:
-        if member.data.stat().st_size > MAX_FILE_BYTES:
-            raise BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        return member.data.read_bytes()
-    except OSError as error:
-        raise BadImage(f"cannot be read: {error.strerror}") from None
+        return read_bytes(member.data, MAX_FILE_BYTES)
+    except Unreadable as error:
+        reason = error.for_command_line.removeprefix(shown(str(member.data))).strip().removeprefix("is ")
+        raise BadImage(reason) from None
 
 
 def decode_chunk(members: list[Member], shape: Shape) -> Chunk:
@@ -157,13 +237,14 @@ def decode_chunk(members: list[Member], shape: Shape) -> Chunk:
     return Chunk(names, np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8), problems)
 
 
-def in_chunks(members: Iterable[Member]) -> Iterator[list[Member]]:
-    """Neighbours in lists of at most CHUNK_FILES and, give or take one file, CHUNK_BYTES."""
+def in_chunks(members: Iterable[Member], image_bytes: int) -> Iterator[list[Member]]:
+    """Neighbours in lists of at most CHUNK_FILES, and, before and after decoding, about CHUNK_BYTES."""
+    n_files = max(1, min(CHUNK_FILES, CHUNK_BYTES // image_bytes))
     chunk, n_bytes = [], 0
     for member in members:
         chunk.append(member)
         n_bytes += len(member.data) if isinstance(member.data, bytes) else 0
-        if len(chunk) == CHUNK_FILES or n_bytes > CHUNK_BYTES:
+        if len(chunk) == n_files or n_bytes > CHUNK_BYTES:
             yield chunk
             chunk, n_bytes = [], 0
     if chunk:
@@ -215,12 +296,13 @@ def decoded_in_order(
 
 def decode_all(members: Iterable[Member], shape: Shape) -> Iterator[Chunk]:
     """Decode in the order given, on all cores; a handful of images stays in this process."""
-    chunks = in_chunks(members)
+    chunks = in_chunks(members, math.prod(shape))
     head = list(islice(chunks, 4))
     workers = min(n_cores(), 32)
     if len(head) < 4 or workers == 1:
         for chunk in chain(head, chunks):
             yield decode_chunk(chunk, shape)
         return
+    one_large()
     with worker_pool(workers) as pool:
         yield from decoded_in_order(pool, decode_chunk, chain(head, chunks), shape, ahead=3 * workers)

@@ -1,10 +1,14 @@
 """What the names in a folder or archive mean: splits, classes, CelebA's attributes."""
 
+import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from errors import shown
 
 SPLITS = {
     "train": "train",
@@ -17,6 +21,8 @@ SPLITS = {
 }
 SPLIT_ORDER = ("train", "val", "test")
 CELEBA_FOLDER = "img_align_celeba"
+MAX_LINE, MAX_ROWS = 2**16, 1_500_000  # characters and lines of a list
+WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
 
 
 @dataclass
@@ -54,21 +60,45 @@ def take_splits(paths: Sequence[tuple[str, ...]]) -> tuple[list[str], list[tuple
 def parse_table(text: str) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """(column names, row of numbers by file name) of CelebA's lists, as published or as .csv.
 
-    Raises ValueError when rows are not whole numbers or differ in length.
+    Raises ValueError that names the line where rows are not whole numbers of 32 bits, differ in length, have no
+    numbers, or name a file again; and for more lines, or longer ones, than such a list can have.
     """
-    rows = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
-    if rows and len(rows[0]) == 1 and rows[0][0].isdigit():  # the count on the first line
-        rows = rows[1:]
     header: list[str] = []
-    if rows and "." not in rows[0][0]:
-        header, rows = rows[0], rows[1:]
-    if rows and len(header) == len(rows[0]):  # a .csv names the file column too
+    table: dict[str, list[int]] = {}
+    width, counted = None, False
+    for at, line in enumerate(io.StringIO(text, newline=None), 1):
+        where = f"line {at}"
+        if len(line) > MAX_LINE or len(table) > MAX_ROWS:
+            raise ValueError(f"{where}: too long a line, or too many of them")
+        words = line.replace(",", " ").split()
+        if not words:
+            continue
+        if not (counted or header or table) and len(words) == 1 and words[0].isdigit():  # how many follow
+            counted = True
+        elif not (header or table) and "." not in words[0]:
+            header = words
+        else:
+            name, *values = words
+            if name in table:
+                raise ValueError(f"{where} names {shown(name, 80)} again")
+            if not values or width not in (None, len(values)):
+                raise ValueError(
+                    f"rows differ in length: {where} has {len(values)} numbers, not {width or 'some'}"
+                )
+            width = len(values)
+            table[name] = [whole(value, where) for value in values]
+    if len(header) - 1 == width:  # a .csv names the file column too
         header = header[1:]
-    table = {row[0]: [int(value) for value in row[1:]] for row in rows}
-    widths = {len(values) for values in table.values()} | ({len(header)} if header else set())
-    if len(widths) != 1:
-        raise ValueError("rows differ in length")
+    if not table or header and len(header) != width:
+        raise ValueError(f"rows differ in length: {len(header)} column names, {width or 'no'} numbers a row")
     return tuple(header), table
+
+
+def whole(text: str, where: str) -> int:
+    """The whole number that a word is; ValueError for others, and for those of more than 32 bits."""
+    if not WHOLE.fullmatch(text) or not -(2**31) <= (value := int(text)) < 2**31:
+        raise ValueError(f"{where}: {shown(text, 40)!r} is no whole number of 32 bits")
+    return value
 
 
 def find_table(
@@ -79,8 +109,8 @@ def find_table(
         if name.lower().startswith(start):
             try:
                 return parse_table(texts[name])
-            except (ValueError, IndexError) as error:
-                notes.append(f"warning: {name} is not in CelebA's format ({error}): left out")
+            except ValueError as error:
+                notes.append(f"warning: {shown(name)} is not in CelebA's format ({error}): left out")
     return (), {}
 
 
@@ -120,7 +150,7 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
         notes.append(f"warning: the attributes list names {len(used):,} of {len(there):,} images: left out")
         return None
     if len(there) < len(names):
-        where = "/".join(folder) or "the top folder"
+        where = shown("/".join(folder)) or "the top folder"
         notes.append(
             f"using the {len(there):,} images of {where}; {len(names) - len(there):,} others left out"
         )
@@ -130,8 +160,13 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
         )
     _, partition = find_table(texts, "list_eval_partition", notes)
     if partition:
-        parts = {str(i): split for i, split in enumerate(SPLIT_ORDER)}
-        split_of = [parts.get(str(partition.get(b, [0])[0]), "train") for b in base]
+        parts = dict(enumerate(SPLIT_ORDER))
+        known = [parts.get(partition.get(name, [-1])[0]) for name in base]
+        split_of = [split or "train" for split in known]
+        if missing := sum(known[i] is None for i in used):
+            notes.append(
+                f"warning: {missing:,} images have no split in the partition list: taken for training"
+            )
     order, splits = ordered_by_split(used, names, split_of)
     labels = np.array([table[base[i]] for i in order], dtype=np.int64) > 0
     label_names = header or tuple(f"attribute {k}" for k in range(labels.shape[1]))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from errors import UserError
+from errors import UserError, shown
 from images.archives import Files, Stamp, open_files, stamp_of
 from images.batches import Batches, ImageData
 from images.cache import ROWS, Source, Table, fingerprint, load_table, say
@@ -42,7 +42,7 @@ class FileSource:
     """Images of a folder or archive as a source for the cache."""
 
     def __init__(self, files: Files, name: str) -> None:
-        self.files, self.name, self.where = files, name, str(files.path)
+        self.files, self.name, self.where = files, name, files.where
 
     @property
     def n_images(self) -> int | None:
@@ -62,7 +62,9 @@ class FileSource:
         """Splits and labels by folders and label lists; says what was found."""
         layout = read_layout(names, self.files.texts)
         if self.files.ignored:
-            counts = ", ".join(f"{n:,} {suffix}" for suffix, n in self.files.ignored.most_common(5))
+            counts = ", ".join(
+                f"{n:,} {shown(suffix, 40)}" for suffix, n in self.files.ignored.most_common(5)
+            )
             layout.notes.append(f"{self.where}: files that are no images ignored: {counts}")
         kind = "no labels" if layout.labels is None else f"{len(layout.label_names)} labels"
         splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
