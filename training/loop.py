@@ -151,12 +151,12 @@ class Loop:
         before = [t.clone() for t in (*self.all_statistics, *self.task.running)]
         seed_layer_noise(self.config.seed, self.attempt, step, phase.name, self.shard.process)
         # accelerator.backward would also divide by the launcher's accumulation
-        scaler, seen = self.accelerator.scaler, 0
+        scaler, seen = self.accelerator.scaler, None
         for j, given in enumerate(inputs):
             loss, stats = phase.loss(given)
             loss = loss * (phase.interval / len(inputs))
             (loss if scaler is None else scaler.scale(loss)).backward(inputs=params)
-            seen = seen + loss.detach()
+            seen = loss.detach() if seen is None else seen + loss.detach()
             for name, value in stats.items():
                 self.stats[name] = value / len(inputs) + (self.stats[name] if j else 0)
         grads = [p.grad for p in params if p.grad is not None]
