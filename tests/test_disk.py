@@ -52,6 +52,9 @@ def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp
     )
     for file in (mine, of_dead, living, elsewhere, tmp_path / "tmp-of-mine.pt"):
         file.touch()
+    gone = tmp_path / f"tmp-container-{os.getppid()}-a.pt"
+    gone.touch()
+    os.utime(gone, (1, 1))
     disk.remove_stale(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {living.name, elsewhere.name, "tmp-of-mine.pt"}
     disk.remove_stale(tmp_path, owned=True)

@@ -17,7 +17,7 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
         request = parse_config(script, datasets, defaults, argv, doc)
-        if request.resume is None:
+        if request.resume in (None, "auto"):
             request.config()  # refuse what cannot work before seconds are spent on imports
         follow_launcher()
 
