@@ -70,8 +70,8 @@ def is_temporary(name: str) -> bool:
 def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[Path]:
     """A file to write in place of `path`, which it replaces when the block ends well; else it is removed.
 
-    Readers see the old file or the new one; after a power cut too, unless durable is False, which thousands of files
-    that can be made again want. Its mode is that of any new file, whatever the writer made of it. OSError from the
+    Readers see the old file or the new one; after a power cut too, unless durable is False: thousands of pictures need
+    not wait for the disk. Its mode is that of any new file, whatever the writer made of it. OSError from the
     disk.
     """
     path = Path(path)

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, owned by one process, and read with bounds."""
 
+import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 import disk
 from errors import shown
+from tests.running import full_disk
 
 
 def test_a_file_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -64,21 +67,60 @@ def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process that is killed")
 def test_a_folder_has_one_owner_who_is_named_and_whose_death_frees_it(tmp_path: Path) -> None:
-    code = f"import disk, time\nwith disk.locked({str(tmp_path)!r}):\n    print('mine', flush=True); time.sleep(60)"
+    code = f"""
+import disk, os, time
+with disk.locked({str(tmp_path)!r}):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout.readline() == "mine\n"
+    child = int(owner.stdout.readline())
     with pytest.raises(disk.Busy, match=f"process {owner.pid} on"), disk.locked(tmp_path):
         pass
     owner.kill()
     owner.wait()
+    os.kill(child, 0)  # it lives, and does not hold what it has inherited
     with (
         disk.locked(tmp_path),
         pytest.raises(disk.Busy, match=f"process {os.getpid()} on"),
         disk.locked(tmp_path),
     ):
         pass
+    os.kill(child, signal.SIGKILL)
+    with disk.locked(tmp_path) as stands:
+        assert stands()
+        (tmp_path / disk.LOCK).unlink()
+        assert not stands()
+        with disk.locked(tmp_path):  # another's file of that name stays
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(disk.fcntl is None, reason="locks of POSIX")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, code: int
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(disk.fcntl, "flock", without)
     with disk.locked(tmp_path):
-        pass
+        said = capsys.readouterr().err
+        assert said.startswith("warning: ") and "cannot be locked" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(disk.fcntl is None, reason="limits of POSIX")
+def test_a_disk_that_is_full_in_the_middle_of_a_line_takes_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"one\n")
+    with full_disk(6):
+        for write in (disk.append_line, lambda path, text: disk.append(path, text.encode()), disk.put):
+            with pytest.raises(OSError, match="large"):
+                write(tmp_path / "log", "two and more")
+    assert (tmp_path / "log").read_bytes() == b"one\n" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")

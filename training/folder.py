@@ -11,13 +11,11 @@ from generation.checkpoint import CheckpointError, CheckpointStore
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
 from settings import TrainConfig, as_dict, settled
-from settings.command_line import Request
+from settings.command_line import AUTO, LATEST, Request
 from settings.files import base_of
 from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
 
-# Words of --resume: go on with --log_name, or start it where there is nothing to go on with.
-LATEST, AUTO = "latest", "auto"
 NEEDED = {"method", "model", "n_steps"}  # by which config.json is known as a run's
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from errors import cli
-from settings.command_line import parse_config
+from settings.command_line import AUTO, parse_config
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
@@ -17,7 +17,7 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
         request = parse_config(script, datasets, defaults, argv, doc)
-        if request.resume in (None, "auto"):
+        if request.resume in (None, AUTO):
             request.config()  # refuse what cannot work before seconds are spent on imports
         follow_launcher()
 

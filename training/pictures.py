@@ -24,7 +24,7 @@ class Pictures:
             picture = self.task.preview(network)
             if picture is None:
                 return
-            with disk.replacing(self.folder / f"step-{step:08d}-{name}.png") as temporary:
+            with disk.replacing(self.folder / f"step-{step:08d}-{name}.png", durable=False) as temporary:
                 picture.save(temporary)
             self.log.images(f"samples/{name}", np.asarray(picture.convert("RGB")), step)
 
@@ -34,5 +34,5 @@ class Pictures:
             return
         self.folder.mkdir(exist_ok=True)
         if (picture := self.task.reals()) is not None:
-            with disk.replacing(self.folder / "real.png") as temporary:
+            with disk.replacing(self.folder / "real.png", durable=False) as temporary:
                 picture.save(temporary)

@@ -238,7 +238,7 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
     if not config.loggers:
         return
     ours = TensorBoard(folder, purge_step=step + 1 if step else None)
-    accelerator.log_with = [ours if name == "tensorboard" else name for name in accelerator.log_with]
+    accelerator.log_with = [ours if str(name) == "tensorboard" else name for name in accelerator.log_with]
     accelerator.init_trackers(folder.name, init_kwargs={"wandb": {"dir": str(folder)}})
     settings = as_dict(config)
     for tracker in accelerator.trackers:
