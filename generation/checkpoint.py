@@ -181,9 +181,11 @@ class CheckpointStore:
     def newest_whole(self) -> Path | None:
         """The newest checkpoint whose bytes match its checksum, None without one; nothing of it is loaded."""
         for step in reversed(self.steps()):
+            path = self.path(step)
             with contextlib.suppress(CheckpointError, OSError):
-                _verify(self.path(step))
-                return self.path(step)
+                if path.is_file():  # a pipe would be waited for
+                    _verify(path)
+                    return path
         return None
 
     def latest(self, *, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
