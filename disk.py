@@ -55,10 +55,15 @@ def _host() -> str:
     return re.sub(r"[^\w.]", "_", socket.gethostname())[:32] or "host"
 
 
+_unfinished: set[str] = set()  # names of files that this process writes, or has written
+
+
 def temporary_of(path: AnyPath) -> Path:
     """Where this process writes what is to become `path`: beside it, so that a rename is enough."""
     path = Path(path)
-    return path.with_name(f"tmp-{_host()}-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"tmp-{_host()}-{os.getpid()}-{path.name}")
+    _unfinished.add(temporary.name)
+    return temporary
 
 
 def is_temporary(name: str) -> bool:
@@ -85,6 +90,7 @@ def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary.name)
 
 
 def settle(temporary: Path, path: Path, *, durable: bool = True) -> None:
@@ -156,8 +162,8 @@ def remove_stale(folder: AnyPath, *, owned: bool = False) -> None:
     """Remove the unfinished files that killed processes left in a folder; for a folder that may be missing, too.
 
     owned: nobody else writes there now (the caller holds its lock), so that all unfinished files go; else those of dead
-    processes of this machine, of this process's number, which then belonged to one before it, and of other machines
-    (containers, which are gone) where nothing was written for a day.
+    processes of this machine, those with this process's number that it has not written itself, and those of other
+    machines (containers, which are gone) to which nothing was added for a day.
     """
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
@@ -170,7 +176,7 @@ def remove_stale(folder: AnyPath, *, owned: bool = False) -> None:
 def _is_left(match: re.Match[str], entry: os.DirEntry) -> bool:
     """Whether whoever wrote an unfinished file is no more."""
     if match["host"] == _host():
-        return not _lives(int(match["pid"]))
+        return entry.name not in _unfinished and not _lives(int(match["pid"]))
     return time.time() - entry.stat().st_mtime > ABANDONED
 
 
@@ -221,7 +227,8 @@ def locked(folder: AnyPath) -> Iterator[Callable[[], bool]]:
         with contextlib.suppress(OSError):  # a full disk: the lock holds, without saying whose it is
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
-        yield lambda: _is_at(descriptor, file)
+        stable = _is_at(descriptor, file)
+        yield lambda: not stable or _is_at(descriptor, file)
     finally:
         if descriptor in _held:  # not in a forked child
             # while it is held, so that nobody can hold what is removed; Windows keeps it, empty
@@ -235,11 +242,11 @@ def locked(folder: AnyPath) -> Iterator[Callable[[], bool]]:
 
 def _acquire(file: Path) -> int:
     """The descriptor of a file that this process alone has locked, and that is still there; Busy, OSError."""
-    while True:
+    for last in (*[False] * 9, True):  # some file systems number a file anew each time
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             _try_lock(descriptor)
-            if _is_at(descriptor, file):  # else its owner has just removed it
+            if last or _is_at(descriptor, file):  # else its owner has just removed it
                 return descriptor
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
@@ -251,6 +258,7 @@ def _acquire(file: Path) -> int:
             tell(f"warning: {file.parent} cannot be locked ({error.strerror}): start no second run in it")
             return descriptor
         os.close(descriptor)
+    raise AssertionError("the last try ends")
 
 
 def _try_lock(descriptor: int) -> None:

@@ -246,7 +246,6 @@ def fingerprints_of(path: Path, layout: Layout) -> dict[str, str]:
 
 def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
     """Decode the source into the cache `stem`, under temporary names; the images' rename is the commit."""
-    disk.remove_stale(folder)  # of builds that were killed
     temporary = [disk.temporary_of(folder / f"{stem}.{kind}") for kind in ("rows", "npy")]
     rows, images = temporary
     try:
@@ -309,6 +308,8 @@ def load_table(
     process may still be downloading.
     """
     folders = cache_dirs(cache_dir)
+    for folder in folders if is_main else ():
+        disk.remove_stale(folder)  # of builds that were killed
     while True:
         source = find()
         if source is not None:

@@ -653,15 +653,14 @@ def test_names_of_caches_stay(tmp_path: Path) -> None:
     assert cache.stem_of(Some(), (8, 8, 3)) == "some-8x8x3-691d0d0bb82fe1f8"  # else every user decodes anew
 
 
-def test_leftovers_of_killed_builds_go_at_the_next_one(tmp_path: Path) -> None:
+def test_leftovers_of_killed_builds_go_at_the_next_start(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", greys(4))
-    path = load(folder, tmp_path).path
-    mine = disk.temporary_of(path.with_suffix(".rows"))  # of this process's number, then another's
-    living = path.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{os.getppid()}-"))
-    mine.write_bytes(b"half"), living.write_bytes(b"half")
-    path.unlink()
     load(folder, tmp_path)
-    assert path.exists() and (mine.exists(), living.exists()) == (False, True)
+    host = disk.temporary_of("x").name.split(f"-{os.getpid()}-")[0]
+    killed, living = (tmp_path / "cache" / f"{host}-{pid}-x.rows" for pid in (2**22 + 1, os.getppid()))
+    killed.write_bytes(b"half"), living.write_bytes(b"half")
+    load(folder, tmp_path)  # nothing is to be decoded
+    assert (killed.exists(), living.exists()) == (False, True)
 
 
 def test_cache_is_keyed_by_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,18 +48,16 @@ def test_a_line_goes_after_the_last_whole_one(tmp_path: Path, left: bytes) -> No
 def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    mine, of_dead = disk.temporary_of(tmp_path / "a.pt"), tmp_path / f"tmp-{disk._host()}-{dead.pid}-a.pt"
-    living, elsewhere = (
-        tmp_path / f"tmp-{disk._host()}-{os.getppid()}-a.pt",
-        tmp_path / f"tmp-other-{dead.pid}-a.pt",
-    )
-    for file in (mine, of_dead, living, elsewhere, tmp_path / "tmp-of-mine.pt"):
-        file.touch()
-    gone = tmp_path / f"tmp-container-{os.getppid()}-a.pt"
-    gone.touch()
-    os.utime(gone, (1, 1))
+    here, me, parent = disk._host(), os.getpid(), os.getppid()
+    mine = disk.temporary_of(tmp_path / "mine.pt").name
+    living = {mine, f"tmp-{here}-{parent}-a.pt", f"tmp-other-{dead.pid}-a.pt"}
+    of_container = f"tmp-container-{parent}-a.pt"
+    left = {f"tmp-{here}-{dead.pid}-a.pt", f"tmp-{here}-{me}-of-one-before-me.pt", of_container}
+    for name in {*living, *left, "tmp-of-mine.pt"}:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / of_container, (1, 1))
     disk.remove_stale(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {living.name, elsewhere.name, "tmp-of-mine.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {*living, "tmp-of-mine.pt"}
     disk.remove_stale(tmp_path, owned=True)
     assert {p.name for p in tmp_path.iterdir()} == {"tmp-of-mine.pt"}
     disk.remove_stale(tmp_path / "absent")
