@@ -35,6 +35,7 @@ AnyPath = str | os.PathLike[str]
 JSON_LIMIT = 64 * 2**20  # bytes
 ABANDONED = 86400.0  # seconds
 LOCK = "run.lock"  # in a run's folder: held by its process, whose host and number it says
+TRIES = 20  # hundredths of a second
 _LOCKED_BYTE = 2**30  # far behind what the file holds: Windows lets nobody read what is locked
 _TEMPORARY = re.compile(r"tmp-(?P<host>.+?)-(?P<pid>\d+)-.+")
 
@@ -242,22 +243,25 @@ def locked(folder: AnyPath) -> Iterator[Callable[[], bool]]:
 
 def _acquire(file: Path) -> int:
     """The descriptor of a file that this process alone has locked, and that is still there; Busy, OSError."""
-    for last in (*[False] * 9, True):  # some file systems number a file anew each time
+    for last in (*[False] * TRIES, True):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             _try_lock(descriptor)
-            if last or _is_at(descriptor, file):  # else its owner has just removed it
+            # else its owner has just removed it; some file systems number a file anew each time
+            if last or _is_at(descriptor, file):
                 return descriptor
         except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            owner = _owner(file)
-            raise Busy(
-                f"{file.parent} is in use by {owner}: wait for it, stop it, or choose another name"
-            ) from None
+            owner, lives = _owner(file)
+            if last or lives:  # else it is about to say so, over the name of a dead one
+                os.close(descriptor)
+                raise Busy(
+                    f"{file.parent} is in use by {owner}: wait for it, stop it, or choose another name"
+                ) from None
         except OSError as error:
             tell(f"warning: {file.parent} cannot be locked ({error.strerror}): start no second run in it")
             return descriptor
         os.close(descriptor)
+        time.sleep(0.01)
     raise AssertionError("the last try ends")
 
 
@@ -282,17 +286,14 @@ def _is_at(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _owner(file: Path) -> str:
-    """Who holds a lock, for people; it may be about to say so, over the name of a dead one."""
-    owner = "another process"
-    for _ in range(20):
-        with contextlib.suppress(Unreadable, ValueError):
-            host, pid = read_text(file, 1000).split()
-            owner = f"process {shown(pid)} on {shown(host)}"
-            if host != socket.gethostname() or int(pid) == os.getpid() or _lives(int(pid)):
-                break
-        time.sleep(0.01)
-    return owner
+def _owner(file: Path) -> tuple[str, bool]:
+    """Who holds a lock, for people, and whether that is a living process, as far as it can be known here."""
+    try:
+        host, pid = read_text(file, 1000).split()
+        lives = host != socket.gethostname() or int(pid) == os.getpid() or _lives(int(pid))
+    except (Unreadable, ValueError):
+        return "another process", False
+    return f"process {shown(pid)} on {shown(host)}", lives
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What is to be trained and where: a new run, or one that is gone on with; whether its folder may be written."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,10 @@ def refuse_occupied(plan: Plan) -> None:
                 f"{folder} is not empty: a run that starts from {plan.source} needs a new --log_name"
             )
     elif not plan.replaces:
+        with suppress(OSError):
+            if (folder / disk.LOCK).is_file():
+                with disk.locked(folder):  # Busy, which says whose it is
+                    pass
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
         )
