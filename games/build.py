@@ -205,12 +205,12 @@ def generator_config(
         "multi_hot": bool(labelled and data.multi_hot),
         "label_names": list(data.label_names) if labelled else [],
         "seed": config.seed,
+        # what is shared says nothing of where they stand: the run's own config.json does
         "data": {
             "name": data.name,
+            "files": None if config.data is None else Path(config.data).name,
             "fingerprint": data.fingerprint,
             "split": config.split,
-            "data": config.data,
-            "data_root": config.data_root,
         },
     }
     if is_file:

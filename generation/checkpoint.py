@@ -12,13 +12,14 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+import disk
 from errors import UserError
 from generation.state import SHOWN_DIFFERENCES, non_finite, plain, tensor_bytes
 
@@ -74,39 +75,11 @@ class _HashingWriter:
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
-    """Write state and footer and wait until the disk has them; OSError or torch's RuntimeError if not."""
+    """Write state and footer; OSError or torch's RuntimeError where the disk does not take them."""
     with ThreadPoolExecutor(max_workers=1) as pool, open(path, "wb", buffering=BYTES_AT_ONCE) as file:
         writer = _HashingWriter(file, pool)
         torch.save(state, writer)
         file.write(MAGIC + writer.sha256.digest())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename inside folder durable, where the system can open folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems do not sync folders; the file itself is written all the same.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _put(state: dict[str, Any], path: Path, temp: Path) -> None:
-    """Write to temp, flush to disk, rename to path; temp is gone afterwards whatever happens."""
-    try:
-        _write(state, temp)
-        os.replace(temp, path)
-        _sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink(missing_ok=True)
 
 
 def _verify(path: Path) -> None:
@@ -149,19 +122,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 class CheckpointStore:
     """The checkpoints of one run: `step-00000020.pt` files in a folder, of which the last `keep` stay.
 
-    One process saves; every process may read. Raises ValueError for keep < 2: the newest may be a damaged one.
+    One process saves; every process may read. prepare: called before each is written. Raises ValueError for keep < 2:
+    the newest may be a damaged one.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], keep: int = 3, *, prepare: Callable[[], None] = lambda: None
+    ) -> None:
         if keep < 2:
             raise ValueError(f"keep={keep} checkpoints: at least 2, so that a damaged newest is not the last")
         self.folder = Path(folder)
-        self.keep = keep
-
-    def remove_stale(self) -> None:
-        """Remove the temporary files of killed runs; for the saving process alone."""
-        for temp in self.folder.glob("tmp-*.pt"):
-            self._unlink(temp)
+        self.keep, self.prepare = keep, prepare
+        self._failed = False  # whether the last one was not written
 
     def path(self, step: int) -> Path:
         """The file of a step, whether it exists or not."""
@@ -187,18 +159,34 @@ class CheckpointStore:
         content = plain(state)
         path = self.path(step)
         try:
+            self.prepare()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_space(content)
-            _put(content, path, self.folder / f"tmp-{step:08d}.pt")
+            with disk.replacing(path) as temporary:
+                _write(content, temporary)
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             self._warn_not_written(step, error)
+            self._failed = True
             return None
+        if self._failed:
+            print(f"note: checkpoints are written to {self.folder} again, as of step {step}", file=sys.stderr)
+            self._failed = False
         self._prune(step, protect)
         return path
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
         return load_checkpoint(path)
+
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint whose bytes match its checksum, None without one; nothing of it is loaded."""
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            with contextlib.suppress(CheckpointError, OSError):
+                if path.is_file():  # a pipe would be waited for
+                    _verify(path)
+                    return path
+        return None
 
     def latest(self, *, before: int | None = None, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
         """State and path of the newest good checkpoint, of a step before that one if given; None without one.

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, safe_open
 from torch import Tensor, nn
 
+import disk
 from errors import UserError, tell
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.protocol import best_step
+from metrics.features import save_tensors
 from modelling import MODELS, build_generator, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
@@ -97,17 +99,12 @@ def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Modul
     config: what load_generator and the tools read (model, build, dataset, labels); networks: sampling copies.
     Each file is replaced in one move, so a reader never sees half of one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
         tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        temporary = folder / f"tmp-{name}.safetensors"
-        save_file(tensors, temporary, metadata={"step": str(step)})
-        os.replace(temporary, folder / f"{name}.safetensors")
+        save_tensors(folder / f"{name}.safetensors", tensors, {"step": str(step)})
     full = {"format": FORMAT, **config, "weights": list(networks), "step": step}
     full["batch_norm"] = batch_norm_of(network)
-    temporary = folder / "tmp-config.json"
-    temporary.write_text(json.dumps(full, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+    disk.put(folder / "config.json", json.dumps(full, indent=2) + "\n")
 
 
 def file_sha256(file: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import disk
 from generation.version import code_version
 from images.batches import ImageData
 from metrics.features import Extractor
@@ -164,19 +165,25 @@ def append_score(file: Path, line: Mapping[str, Any]) -> None:
     """Add a line to scores.jsonl; OSError where that cannot be written."""
     # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-    with file.open("a", encoding="utf-8") as opened:
-        opened.write(json.dumps(plain) + "\n")
+    disk.append_line(file, json.dumps(plain))
 
 
 def cut_lines(path: Path, step: int) -> None:
-    """Drop the lines of a .jsonl that are later than `step`."""
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # the half line of a killed process
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    """Drop the lines of a .jsonl that are later than `step`; OSError where the disk does not take it, and all stay.
+
+    Lines in the order of their steps are cut where they stand, which needs no space.
+    """
+    data = path.read_bytes()
+    kept = b"".join(line for line in data.splitlines(keepends=True) if _is_until(line, step))
+    if data.startswith(kept):
+        os.truncate(path, len(kept))
+    else:
+        disk.put(path, kept)
+
+
+def _is_until(line: bytes, step: int) -> bool:
+    """Whether a line is whole, and of a step up to this one."""
+    try:
+        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError, IndexError):  # half a line, or another's
+        return False

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from tqdm import tqdm
 
+import disk
 from disk import read_json
 from errors import UserError, printable, shown
 from images.decoding import Chunk, Shape
@@ -319,12 +320,6 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
         )
 
 
-def to_disk(path: Path) -> None:
-    """Wait until the file's bytes are on the disk, so that a rename never outlives what it names."""
-    with path.open("rb+") as file:  # Windows flushes what is open for writing alone
-        os.fsync(file.fileno())
-
-
 def reorder(path: Path, order: list[int], target: Path) -> None:
     """Write the rows of the .npy at path in another order, or only some of them."""
     images = np.load(path, mmap_mode="r")
@@ -359,11 +354,8 @@ def fingerprints_of(path: Path, layout: Layout) -> dict[str, str]:
 
 def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
     """Decode the source into the cache `stem`, under temporary names; the images' rename is the commit."""
-    temporary = [folder / f"tmp-{os.getpid()}-{stem}.{kind}" for kind in ("rows", "npy", "labels", "json")]
-    rows, images, labels, meta = temporary
-    for left in folder.glob(f"tmp-*-{stem}.*"):  # of a build that was killed
-        if time.time() - left.stat().st_mtime > 86400:
-            left.unlink(missing_ok=True)
+    temporary = [disk.temporary_of(folder / f"{stem}.{kind}") for kind in ("rows", "npy")]
+    rows, images = temporary
     try:
         names, problems = write_rows(source, shape, rows)
         check_problems(source, len(names), problems)
@@ -382,14 +374,12 @@ def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
             "problems": problems,
             "sample": sampled(np.load(images, mmap_mode="r"), layout.labels),
         }
-        meta.write_text(json.dumps(about), encoding="utf-8")
-        os.replace(meta, folder / f"{stem}.json")
+        disk.put(folder / f"{stem}.json", json.dumps(about))
         if layout.labels is not None:
-            with labels.open("wb") as file:
+            # a file, as np.save gives a name its own suffix
+            with disk.replacing(folder / f"{stem}.labels.npy") as labels, labels.open("wb") as file:
                 np.save(file, layout.labels)
-            os.replace(labels, folder / f"{stem}.labels.npy")
-        to_disk(images)
-        os.replace(images, folder / f"{stem}.npy")
+        disk.settle(images, folder / f"{stem}.npy")
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
@@ -428,6 +418,8 @@ def load_table(
     process may still be downloading.
     """
     folders = cache_dirs(cache_dir)
+    for folder in folders if is_main else ():
+        disk.remove_stale(folder)  # of builds that were killed
     while True:
         source = find()
         if source is not None:

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 
+import disk
 from errors import NotFinite, UserError
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
@@ -143,7 +144,7 @@ def save_extractor(file: Path, module: nn.Module, metadata: dict[str, str]) -> s
     """Write weights and metadata (strings) as safetensors in one move; return the checksum of the weights."""
     state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     content = checksum(state)
-    _replace(file, lambda temporary: save_file(state, temporary, {**metadata, "checksum": content}))
+    save_tensors(file, state, {**metadata, "checksum": content})
     return content
 
 
@@ -257,16 +258,16 @@ def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
     tensors["covariance"] = found.covariance
     if with_features:
         features = {"features": reading.features.contiguous()}
-        _replace(_features_file(file), lambda temporary: save_file(features, temporary))
-    _replace(file, lambda temporary: save_file(tensors, temporary))
+        save_tensors(_features_file(file), features)
+    save_tensors(file, tensors)
 
 
-def _replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `file`, then move it there, so that no reader sees half."""
+def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors in one move, into a folder that is made; OSError where that cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"tmp-{os.getpid()}-{file.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    disk.remove_stale(file.parent)
+    with disk.replacing(file) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its own form of a full disk
+            raise OSError(str(error)) from None

@@ -8,7 +8,6 @@ sees a copy of the tensors.
 import hashlib
 import http.client
 import io
-import os
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import disk
 from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
@@ -84,22 +84,20 @@ def download(folder: Path, tick: Callable[[int], object]) -> Path:
     ValueError that says what to do by hand: no network, no space, other bytes than the published.
     """
     file = folder / FILE
-    temporary = folder / f"tmp-{os.getpid()}-{FILE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as opened:
-            opened.writelines(_blocks(tick))
-        if (found := sha256_of(temporary)) != SHA256:
-            raise ValueError(f"{URL} gave other bytes: sha256 {found}")
-        os.replace(temporary, file)
+        disk.remove_stale(folder)
+        with disk.replacing(file) as temporary:
+            with temporary.open("wb") as opened:
+                opened.writelines(_blocks(tick))
+            if (found := sha256_of(temporary)) != SHA256:
+                raise ValueError(f"{URL} gave other bytes: sha256 {found}")
     except (OSError, http.client.HTTPException, ValueError) as error:  # no network is an OSError
         raise UserError(
             f"no Inception weights and no way to get them ({' '.join(str(error).split())}): download {URL} "
             f"({N_BYTES:,} bytes, sha256 {SHA256}) and put it into {folder} as {FILE}, or name it with "
             f"--metric_weights; or choose an offline network with --extractor: {', '.join(EXTRACTORS)}"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

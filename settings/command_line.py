@@ -27,6 +27,8 @@ from settings.sections.loss import weight_name
 from settings.train_config import TrainConfig
 from settings.values import layered, read_settings, without
 
+# Words of --resume: go on with --log_name, or start it where there is nothing to go on with.
+LATEST, AUTO = "latest", "auto"
 WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -115,7 +117,7 @@ def make_parser(
         parser.add_argument(f"--{weight_name(name)}", *also, dest=weight_name(name), type=kind)
     parser.add_argument("--preset")
     parser.add_argument("--config")
-    parser.add_argument("--resume", nargs="?", const="latest")
+    parser.add_argument("--resume", nargs="?", const=LATEST)
     add_legacy_flags(parser)
     return parser
 

@@ -26,7 +26,11 @@ OTHERS = (
         "FILE",
         "YAML or JSON of settings, e.g. a run's config.json; flags win over it, it over --preset",
     ),
-    ("resume", "[PATH]", "go on from the latest checkpoint of --log_name, or from PATH"),
+    (
+        "resume",
+        "[auto|PATH]",
+        "go on from the latest checkpoint of --log_name, or from PATH; auto: start the run where there is none",
+    ),
 )
 
 

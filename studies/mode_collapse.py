@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+import disk
 from errors import UserError, blaming_user, cli
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.extractors import OPENERS
@@ -297,7 +298,8 @@ def save_picture(picture: Image.Image, out: Path, name: str) -> str:
     """Write a picture into images/ beside the report in few colours; its line of Markdown."""
     folder = out.parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    picture.quantize(64, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+    with disk.replacing(folder / f"{name}.png") as file:
+        picture.quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
     return f"![{name.replace('_', ' ')}](images/{name}.png)"
 
 
@@ -341,7 +343,7 @@ def report(runs: Sequence[Run], out: Path) -> None:
         if there := [run for run in runs if run.part == part]:
             lines += section(part, there, out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    disk.put(out, "\n".join(lines).rstrip() + "\n")
     print(f"wrote {out}")
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -67,6 +68,21 @@ def cheap() -> Iterator[None]:
     """
     with patch("generation.generator.STANDING_LATENTS", 64), patch.dict(DATASETS, digits=ENLARGED):
         yield
+
+
+@contextmanager
+def full_disk(room: int = 0) -> Iterator[None]:
+    """Within it no file of this process can grow beyond so many bytes; for POSIX alone."""
+    import resource
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def request(command: str) -> Request:

@@ -182,9 +182,17 @@ def test_a_whole_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
     assert store.latest() is None
 
 
+def test_the_newest_whole_one_is_found_without_being_loaded(tmp_path: Path, monkeypatch) -> None:
+    store = saved(tmp_path, 1, 2)
+    store.path(3).write_bytes(store.path(2).read_bytes()[:-1])
+    store.path(4).mkdir()
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    assert store.newest_whole() == store.path(2)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "absent")
-    store.remove_stale()
+    assert store.newest_whole() is None
     assert store.steps() == []
     assert store.latest() is None
     assert not (tmp_path / "absent").exists()
@@ -285,17 +293,6 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert store.latest()[0]["attempt"] == 1
 
 
-def test_leftovers_of_killed_runs_are_removed_by_the_saving_process_only(tmp_path: Path) -> None:
-    saved(tmp_path, 1)
-    (tmp_path / "tmp-00000002.pt").write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("mine")
-    reader = CheckpointStore(tmp_path)
-    assert (tmp_path / "tmp-00000002.pt").exists()
-    assert reader.steps() == [1]
-    CheckpointStore(tmp_path).remove_stale()
-    assert sorted(os.listdir(tmp_path)) == ["notes.txt", "step-00000001.pt"]
-
-
 def test_an_interrupt_leaves_no_temporary_file(tmp_path: Path, monkeypatch) -> None:
     store = saved(tmp_path, 1)
 
@@ -376,9 +373,10 @@ def test_a_file_size_limit_is_a_warning_and_the_old_ones_load(tmp_path: Path) ->
     done = run_python(SIZE_LIMITED, str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[2, 5] 5\n"
-    lines = done.stderr.splitlines()
+    *lines, again = done.stderr.splitlines()
     assert len(lines) == 2
     assert all("File too large" in line and " free" in line for line in lines)
+    assert "again, as of step 5" in again
     assert sorted(os.listdir(tmp_path)) == ["step-00000002.pt", "step-00000005.pt"]
 
 
@@ -460,11 +458,11 @@ KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
+import disk
 from generation.checkpoint import CheckpointStore
 
 def save_for_ever(folder, pipe):
     store = CheckpointStore(folder, keep=2)
-    store.remove_stale()
     for step in range(10**6):
         weights = {"w": torch.full((200_000,), float(step))}
         store.save({"networks": {"G": weights}, "step": step}, step)
@@ -487,7 +485,7 @@ def trial(folder, delay):
     os.close(read)
     half = len(list(folder.glob("tmp-*")))
     store = CheckpointStore(folder, keep=2)
-    store.remove_stale()
+    disk.remove_stale(folder)
     found = store.latest()
     step = found[0]["step"] if found else -1
     same = found is None or bool((found[0]["networks"]["G"]["w"] == step).all())

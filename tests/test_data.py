@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import disk
 from errors import UserError
 from images import archives, cache, decoding
 from images import sources as data_module
@@ -652,16 +653,14 @@ def test_names_of_caches_stay(tmp_path: Path) -> None:
     assert cache.stem_of(Some(), (8, 8, 3)) == "some-8x8x3-691d0d0bb82fe1f8"  # else every user decodes anew
 
 
-def test_leftovers_of_killed_builds_go_after_a_day(tmp_path: Path) -> None:
+def test_leftovers_of_killed_builds_go_at_the_next_start(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", greys(4))
-    first = load(folder, tmp_path)
-    old, young = (first.path.with_name(f"tmp-{pid}-{first.path.stem}.rows") for pid in (1, 2))
-    for path in (old, young):
-        path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    first.path.unlink()
     load(folder, tmp_path)
-    assert (old.exists(), young.exists()) == (False, True)
+    host = disk.temporary_of("x").name.split(f"-{os.getpid()}-")[0]
+    killed, living = (tmp_path / "cache" / f"{host}-{pid}-x.rows" for pid in (2**22 + 1, os.getppid()))
+    killed.write_bytes(b"half"), living.write_bytes(b"half")
+    load(folder, tmp_path)  # nothing is to be decoded
+    assert (killed.exists(), living.exists()) == (False, True)
 
 
 def test_cache_is_keyed_by_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, owned by one process, and read with bounds."""
 
+import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 import disk
 from errors import shown
+from tests.running import full_disk
 
 
 def test_a_file_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -45,15 +48,16 @@ def test_a_line_goes_after_the_last_whole_one(tmp_path: Path, left: bytes) -> No
 def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    mine, of_dead = disk.temporary_of(tmp_path / "a.pt"), tmp_path / f"tmp-{disk._host()}-{dead.pid}-a.pt"
-    living, elsewhere = (
-        tmp_path / f"tmp-{disk._host()}-{os.getppid()}-a.pt",
-        tmp_path / f"tmp-other-{dead.pid}-a.pt",
-    )
-    for file in (mine, of_dead, living, elsewhere, tmp_path / "tmp-of-mine.pt"):
-        file.touch()
+    here, me, parent = disk._host(), os.getpid(), os.getppid()
+    mine = disk.temporary_of(tmp_path / "mine.pt").name
+    living = {mine, f"tmp-{here}-{parent}-a.pt", f"tmp-other-{dead.pid}-a.pt"}
+    of_container = f"tmp-container-{parent}-a.pt"
+    left = {f"tmp-{here}-{dead.pid}-a.pt", f"tmp-{here}-{me}-of-one-before-me.pt", of_container}
+    for name in {*living, *left, "tmp-of-mine.pt"}:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / of_container, (1, 1))
     disk.remove_stale(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {living.name, elsewhere.name, "tmp-of-mine.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {*living, "tmp-of-mine.pt"}
     disk.remove_stale(tmp_path, owned=True)
     assert {p.name for p in tmp_path.iterdir()} == {"tmp-of-mine.pt"}
     disk.remove_stale(tmp_path / "absent")
@@ -61,21 +65,60 @@ def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process that is killed")
 def test_a_folder_has_one_owner_who_is_named_and_whose_death_frees_it(tmp_path: Path) -> None:
-    code = f"import disk, time\nwith disk.locked({str(tmp_path)!r}):\n    print('mine', flush=True); time.sleep(60)"
+    code = f"""
+import disk, os, time
+with disk.locked({str(tmp_path)!r}):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout.readline() == "mine\n"
+    child = int(owner.stdout.readline())
     with pytest.raises(disk.Busy, match=f"process {owner.pid} on"), disk.locked(tmp_path):
         pass
     owner.kill()
     owner.wait()
+    os.kill(child, 0)  # it lives, and does not hold what it has inherited
     with (
         disk.locked(tmp_path),
         pytest.raises(disk.Busy, match=f"process {os.getpid()} on"),
         disk.locked(tmp_path),
     ):
         pass
+    os.kill(child, signal.SIGKILL)
+    with disk.locked(tmp_path) as stands:
+        assert stands()
+        (tmp_path / disk.LOCK).unlink()
+        assert not stands()
+        with disk.locked(tmp_path):  # another's file of that name stays
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(disk.fcntl is None, reason="locks of POSIX")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, code: int
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(disk.fcntl, "flock", without)
     with disk.locked(tmp_path):
-        pass
+        said = capsys.readouterr().err
+        assert said.startswith("warning: ") and "cannot be locked" in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(disk.fcntl is None, reason="limits of POSIX")
+def test_a_disk_that_is_full_in_the_middle_of_a_line_takes_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"one\n")
+    with full_disk(6):
+        for write in (disk.append_line, lambda path, text: disk.append(path, text.encode()), disk.put):
+            with pytest.raises(OSError, match="large"):
+                write(tmp_path / "log", "two and more")
+    assert (tmp_path / "log").read_bytes() == b"one\n" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")

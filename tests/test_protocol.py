@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from generation.protocol import append_score, best_by, best_scores, cut_lines, protocol_key, score_line
+from tests.running import full_disk
 
 
 def test_a_line_says_what_how_where_and_when() -> None:
@@ -53,3 +55,19 @@ def test_lines_after_a_step_are_cut(tmp_path: Path) -> None:
     file.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n[1]\n{"half')
     cut_lines(file, 4)
     assert file.read_text() == '{"step": 2}\n{"step": 4}\n' and [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_lines_are_cut_on_a_full_disk_or_all_stay(tmp_path: Path) -> None:
+    (inside := tmp_path / "a").mkdir()
+    ordered, mixed = inside / "metrics.jsonl", inside / "scores.jsonl"
+    ordered.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n')
+    mixed.write_text(before := '{"step": 6}\n{"step": 2}\n')
+    with full_disk():
+        cut_lines(ordered, 4)
+        with pytest.raises(OSError, match="large"):
+            cut_lines(mixed, 4)
+    assert ordered.read_text() == '{"step": 2}\n{"step": 4}\n' and mixed.read_text() == before
+    assert len(list(inside.iterdir())) == 2
+    cut_lines(mixed, 4)
+    assert mixed.read_text() == '{"step": 2}\n'

@@ -14,7 +14,7 @@ import gan_mnist
 from generation import load_generator, sample
 from settings import TrainConfig
 from training import train
-from training.folder import make_next
+from training.claim import make_next
 from training.run import Run
 
 

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, blaming_user, cli
+import disk
+from errors import UserError, blaming_user, cli, shown
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
@@ -82,25 +83,34 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def places_of(run: str) -> dict[str, Any]:
+    """Where a run's config.json says that its data stand; nothing for a generator/ folder alone."""
+    try:
+        saved = disk.read_json(scores_file(run).with_name("config.json"), dict[str, Any])
+    except disk.Unreadable:
+        return {}
+    return {name: saved[name] for name in ("data", "data_root") if isinstance(saved.get(name), str)}
+
+
 def run_images(
     args: argparse.Namespace, config: dict[str, Any], split: str, data: str | None = None
 ) -> ImageData:
     """A split of the run's data set at its size, or of the images at `data`.
 
-    --data_root and --data win over what training remembered.
+    --data_root and --data win over what the run's config.json remembers, which a generator/ alone is without.
     """
     held = config["data"]
-    remembered = held.get("data") if args.data is None else args.data
-    if config["dataset"] not in DATASETS and remembered is None:
-        raise UserError(
-            f"{args.run} was trained on images given in Python: name a folder or archive with --data"
-        )
+    places = held | places_of(args.run)
+    remembered = places.get("data") if args.data is None else args.data
+    if remembered is None and (held.get("files") or config["dataset"] not in DATASETS):
+        what = held.get("files") or "images given in Python"
+        raise UserError(f"{args.run} was trained on {shown(what)}: name a folder or archive with --data")
     return load_dataset(
         config["dataset"],
         img_size=config["build"]["img_size"],
         img_channels=config["build"]["img_channels"],
         split=split,
-        data_root=held.get("data_root") if args.data_root is None else args.data_root,
+        data_root=places.get("data_root") if args.data_root is None else args.data_root,
         data=remembered if data is None else data,
         cache_dir=args.cache_dir,
         is_main=process() == 0,

@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+import disk
 from errors import UserError, blaming_user, cli
 from generation.drawing import draw_samples
 from generation.generator import load_generator
@@ -80,13 +81,15 @@ def write(
         if as_files:
             out.mkdir(parents=True, exist_ok=True)
             for i, x in enumerate(drawn):
-                to_picture(x).save(out / f"{i:06d}.png")
+                with disk.replacing(out / f"{i:06d}.png", durable=False) as file:
+                    to_picture(x).save(file)
             return f"wrote {len(drawn)} images to {out}/"
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet = view.sheet(drawn, n_columns)
         if len(drawn) > 1 and view.single:  # not one image alone, nor a scatter plot
             sheet = enlarged(sheet, scale)
-        sheet.save(out)
+        with disk.replacing(out) as file:
+            sheet.save(file)
         return f"wrote {view.of.format(n=len(drawn))} to {out}"
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None

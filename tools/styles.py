@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import disk
 from errors import UserError, cli
 from generation.generator import load_generator
 from generation.labels import sample_labels
@@ -116,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, columns = TABLES[args.show](G, ws, args)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        to_grid(images.cpu(), columns).save(out)
+        with disk.replacing(out) as file:
+            to_grid(images.cpu(), columns).save(file)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
     print(f"{config['model']}, step {config['step']}, {config['chosen']} weights: wrote {out}")

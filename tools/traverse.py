@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import disk
 from errors import UserError, blaming_user, cli
 from generation.extractors import open_extractor
 from generation.generator import load_generator
@@ -170,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw(blocks).save(out)
+        with disk.replacing(out) as file:
+            draw(blocks).save(file)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
     print(

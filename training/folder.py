@@ -1,60 +1,83 @@
-"""The folder of a run: where it stands, whether it may be written, what a resumed run starts from."""
+"""What is to be trained and where: a new run, or one that is gone on with; whether its folder may be written."""
 
-import itertools
-import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import disk
 from errors import UserError, first_process, tell
+from generation.checkpoint import CheckpointError, CheckpointStore
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
-from ops.distributed import from_main
 from settings import TrainConfig, as_dict, settled
-from settings.command_line import Request
+from settings.command_line import AUTO, LATEST, Request
 from settings.files import base_of
 from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
+
+NEEDED = {"method", "model", "n_steps"}  # by which config.json is known as a run's
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from, and the
-    name of the preset that was asked for."""
+    name of the preset that was asked for; anew: what a run has left there that cannot be gone on with may go."""
 
     config: TrainConfig
     folder: Path | None = None
     source: Path | None = None
     preset: str | None = None
+    anew: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a run that stands in the folder is deleted."""
+        return self.source is None and (self.anew or self.config.overwrite)
 
 
 def planned(request: Request) -> Plan:
     """What a command line asks for; UserError for a folder or run that does not fit."""
-    if request.resume is None:
-        config = request.config()
-        return Plan(config, new_folder(config), preset=request.preset)
-    given = request.given
-    root = Path(given.get("runs_dir", TrainConfig.runs_dir))
-    if request.resume == "latest":
-        if given.get("log_name") is None:
-            raise UserError(
-                "--resume needs --log_name NAME of the run, or the PATH of a checkpoint or run folder"
-            )
-        source = root / given["log_name"]
-    else:
-        source = existing(request.resume)
+    source = source_of(request.resume, request.given)
+    if source is None:
+        return begun(request.config(), request.preset, anew=request.resume == AUTO)
     run, old, base = saved_run(source)
-    return resumed(source, run, old, request.config(base), given, request.preset)
+    return resumed(source, run, old, request.config(base), request.given, request.preset)
 
 
-def continued(config: TrainConfig, resume: str | Path) -> Plan:
-    """A run or checkpoint taken up with its own settings but for those asked for now."""
-    source = existing(resume)
+def plan_of(config: TrainConfig, resume: str | Path | None) -> Plan:
+    """What Python asks for: a new run, or one taken up with its own settings but for those asked for now."""
+    source = source_of(resume, config.asked)
+    if source is None:
+        return begun(settled(config), anew=resume == AUTO)
     run, old, base = saved_run(source)
     return resumed(source, run, old, settled(TrainConfig(**layered(base, config.asked))), config.asked)
+
+
+def source_of(resume: str | Path | None, given: Mapping[str, Any]) -> Path | None:
+    """The run or checkpoint to go on from, None to start anew; given: settings. UserError."""
+    if resume is None:
+        return None
+    if resume not in (LATEST, AUTO):
+        return existing(resume)
+    if given.get("log_name") is None:
+        what = "--resume auto" if resume == AUTO else "--resume"
+        raise UserError(f"{what} needs --log_name NAME of the run, or the PATH of a checkpoint or run folder")
+    folder = Path(given.get("runs_dir", TrainConfig.runs_dir)) / given["log_name"]
+    if resume == AUTO and given.get("overwrite"):
+        raise UserError("--overwrite starts anew each time: leave it out with --resume auto")
+    resumable = resume == LATEST or CheckpointStore(folder / "checkpoints").newest_whole() is not None
+    return folder if resumable else None
+
+
+def begun(config: TrainConfig, preset: str | None = None, *, anew: bool) -> Plan:
+    """The plan of a new run; a named folder must be empty, or hold a run that may go. UserError."""
+    folder = None if config.log_name is None else Path(config.runs_dir) / config.log_name
+    plan = Plan(config, folder, preset=preset, anew=anew)
+    if first_process():  # for all: a late one would meet what the first has written by then
+        refuse_occupied(plan)
+    return plan
 
 
 def resumed(
@@ -70,9 +93,10 @@ def resumed(
     refuse_differences(run, old, config)
     root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     folder = root / given["log_name"] if given.get("log_name") is not None else run
-    if first_process() and folder.resolve() != run.resolve() and is_occupied(folder):
-        raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
-    return Plan(config, folder, source, preset)
+    plan = Plan(config, folder, source, preset)
+    if first_process():
+        refuse_occupied(plan)
+    return plan
 
 
 def existing(path: str | Path) -> Path:
@@ -83,14 +107,16 @@ def existing(path: str | Path) -> Path:
     return source
 
 
+def run_of(source: Path) -> Path:
+    """The folder of a run, or of the run that a checkpoint is of."""
+    return source.parent.parent if source.is_file() else source
+
+
 def saved_run(source: Path) -> tuple[Path, dict, dict]:
     """(run folder, its saved settings, those to start from) of a run or of one of its checkpoints."""
-    run = source.parent.parent if source.is_file() else source
-    saved = run / "config.json"
-    if not saved.is_file():
-        raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
+    run = run_of(source)
     try:
-        old = json.loads(saved.read_text())
+        old = saved_settings(run / "config.json", source)
         if is_file_name(old["model"]) and (run / MODEL_FILE).is_file():
             # the networks are those of the training, wherever the file was and whatever became of it
             old["model"] = str(run / MODEL_FILE)
@@ -98,7 +124,39 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
     except UserError:
         raise
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise UserError(f"--resume: {saved} is damaged") from None
+        raise UserError(f"--resume: {run / 'config.json'} is damaged") from None
+
+
+def saved_settings(file: Path, source: Path) -> dict:
+    """What config.json says, or where it is gone or damaged, what the newest good checkpoint does; UserError."""
+    try:
+        return written_settings(file)
+    except disk.Unreadable as error:
+        reason = error
+    store = CheckpointStore(run_of(source) / "checkpoints")
+    checkpoint = source if source.is_file() else store.newest_whole()
+    try:
+        settings = store.load(checkpoint)["config"] if checkpoint is not None else None
+    except CheckpointError:
+        settings = None
+    if isinstance(settings, dict):
+        tell(f"warning: {reason.for_command_line}; settings are those of {checkpoint}")
+        return settings
+    if not file.is_file():
+        raise UserError(
+            f"--resume: {file.parent} holds no run (no config.json); leave --resume out to start one"
+        )
+    raise UserError(
+        f"--resume: {reason.for_command_line}, and no checkpoint has the settings; give a new --log_name"
+    )
+
+
+def written_settings(file: Path) -> dict:
+    """The settings in a run's config.json; Unreadable."""
+    settings = disk.read_json(file, dict[str, Any])
+    if missing := NEEDED - settings.keys():
+        raise disk.Unreadable(f"{file} is damaged: it does not say {', '.join(sorted(missing))}")
+    return settings
 
 
 def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
@@ -116,98 +174,44 @@ def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
         tell(f"note: changed at resume: {line}")
 
 
-def new_folder(config: TrainConfig) -> Path | None:
-    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later.
-
-    The first process looks for all: a late one would meet what the first has written by then.
-    """
-    if config.log_name is None:
-        return None
-    folder = Path(config.runs_dir) / config.log_name
-    if not first_process():
-        return folder
-    if is_occupied(folder) and not config.overwrite:
+def refuse_occupied(plan: Plan) -> None:
+    """UserError where something stands in the plan's folder that it neither goes on with nor may delete."""
+    folder = plan.folder
+    if folder is None or not is_occupied(folder):
+        return
+    if plan.source is not None:
+        if folder.resolve() != run_of(plan.source).resolve():
+            raise UserError(
+                f"{folder} is not empty: a run that starts from {plan.source} needs a new --log_name"
+            )
+    elif not plan.replaces:
+        with suppress(OSError):
+            if (folder / disk.LOCK).is_file():
+                with disk.locked(folder):  # Busy, which says whose it is
+                    pass
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
         )
-    if is_occupied(folder) and not is_run(folder):
-        raise UserError(f"--overwrite: {folder} is no run and is left alone; choose another --log_name")
-    return folder
+    elif not is_run(folder):
+        what = "--resume auto" if plan.anew else "--overwrite"
+        raise UserError(f"{what}: {folder} is no run and is left alone; choose another --log_name")
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether something stands there already: a file, a link, or a folder that is not empty."""
-    return folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's: nothing else may be deleted."""
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return (
-        not folder.is_symlink() and isinstance(saved, dict) and {"method", "model", "n_steps"} <= saved.keys()
+    """Whether something stands there already: a file, a link, or a folder with more than what owning one leaves."""
+    if folder.is_symlink() or folder.is_file():
+        return True
+    return folder.is_dir() and any(
+        file.name != disk.LOCK and not disk.is_temporary(file.name) for file in folder.iterdir()
     )
 
 
-@contextmanager
-def claimed_folder(plan: Plan, data: str) -> Iterator[Path]:
-    """The named folder, or the next free runs/data-model-method-NNN, made by the main process in that moment, so that
-    runs that start together take different ones; one that was made and stays empty is removed when the run is refused.
-    """
-    if plan.folder is not None:
-        yield plan.folder
-        return
-    config = plan.config
-    stem = f"{data}-{Path(config.model).stem}-{config.method}"
-    folder = Path(from_main(lambda: str(make_next(Path(config.runs_dir), stem))))
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, by its settings or a checkpoint: nothing else may be deleted."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
     try:
-        yield folder
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-
-
-def make_next(root: Path, stem: str) -> Path:
-    """Make root/stem-NNN with the first number that nothing has; UserError where nothing can be made."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for i in itertools.count(1):
-            folder = root / f"{stem}-{i:03d}"
-            with suppress(FileExistsError):
-                folder.mkdir()
-                return folder
-    except OSError as error:
-        raise unwritable(root, error) from None
-    raise AssertionError("numbers never end")
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """What cannot be written, and the flag that names another place."""
-    return UserError(f"cannot write to {folder}: {error.strerror or error}; --runs_dir says where runs stand")
-
-
-def prepare_folder(config: TrainConfig, folder: Path, resumed: bool) -> None:
-    """Make the run folder, write config.json, and keep a copy of the user's file that the networks are from.
-
-    By the main process; what fails there fails on all.
-    """
-
-    def write() -> None:
-        is_file = is_file_name(config.model)
-        source = (
-            Path(config.model).expanduser().read_bytes() if is_file else b""
-        )  # it may stand in the folder itself
-        if not resumed and config.overwrite and is_occupied(folder):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if is_file and not (resumed and (folder / MODEL_FILE).exists()):
-            (folder / MODEL_FILE).write_bytes(source)
-        (folder / "config.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
-
-    try:
-        from_main(write)
-    except OSError as error:
-        raise unwritable(folder, error) from None
+        written_settings(folder / "config.json")
+    except disk.Unreadable:
+        return CheckpointStore(folder / "checkpoints").newest_whole() is not None
+    return True

@@ -7,7 +7,7 @@ from errors import Unlearned, cli, need_packages
 
 need_packages()  # before anything that imports one
 
-from settings.command_line import parse_config  # noqa: E402
+from settings.command_line import AUTO, parse_config  # noqa: E402
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
@@ -16,7 +16,7 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
         request = parse_config(script, datasets, defaults, argv, doc)
-        if request.resume is None:
+        if request.resume in (None, AUTO):
             request.config()  # refuse what cannot work before seconds are spent on imports
 
         from accelerate import PartialState

@@ -3,18 +3,18 @@
 import json
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from tqdm import tqdm
 
+import disk
 from generation.protocol import append_score, best_scores, cut_lines
 
 PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
@@ -29,15 +29,13 @@ class RunLog:
         self.latest: dict[str, float] = {}
         self.skipped = 0  # updates, as far as the loop has read it from the device
         self._took: dict[str, float] = {}  # seconds of what is done beside training, the last time
-        self._warned: set[str] = set()
+        self._failing: set[str] = set()  # what could not be written the last time
         self._bar: tqdm | None = None
-        self._excepthook = threading.excepthook
         self._mark = self._line_mark = self._began = (time.monotonic(), 0)
 
     def start(self, step: int) -> None:
         """Clocks and the bar begin here; called when training does."""
         self._mark = self._line_mark = self._began = (time.monotonic(), step)
-        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         if self.main and step < self.n_steps and sys.stderr.isatty():
             self._bar = tqdm(total=self.n_steps, initial=step, unit="it", dynamic_ncols=True)
 
@@ -77,33 +75,25 @@ class RunLog:
             return
         # NaN is no JSON: a reader of the file sees null
         finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
-        self.attempt("metrics.jsonl", lambda: self._append(json.dumps({"step": step, **finite})))
+        line = json.dumps({"step": step, **finite})
+        self.attempt("metrics.jsonl", lambda: disk.append_line(self.folder / "metrics.jsonl", line))
         self.attempt("tracker", lambda: self.accelerator.log(values, step=step))
 
-    def _append(self, line: str) -> None:
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(line + "\n")
-
     def attempt(self, what: str, write: Callable[[], None]) -> None:
-        """Write beside the training; a full disk is a warning, the run goes on."""
+        """Write beside the training: a full disk is a warning, and a note when there is room again."""
         try:
             write()
-        except (OSError, SafetensorError) as error:  # the latter is safetensors' form of a failed write
-            self._warn_once(what, error)
-
-    def _warn_once(self, what: str, error: BaseException | None) -> None:
-        reason = getattr(error, "strerror", None) or error
-        if what not in self._warned:
-            text = f"{what} of {self.folder} not written: {reason}; training goes on, free some space (said once)"
-            self.say(f"warning: {text}")
-        self._warned.add(what)
-
-    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """TensorBoard writes from a thread of its own: a full disk there is no traceback either."""
-        if isinstance(failure.exc_value, OSError):
-            self._warn_once("tracker", failure.exc_value)
+        except OSError as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                reason = error.strerror or error
+                self.say(
+                    f"warning: {what} of {self.folder} not written: {reason}; training goes on (said once)"
+                )
         else:
-            self._excepthook(failure)
+            if what in self._failing:
+                self._failing.remove(what)
+                self.say(f"note: {what} of {self.folder} is written again")
 
     def tick(self, step: int) -> None:
         """Move the bar, or print a plain line now and then."""
@@ -133,15 +123,14 @@ class RunLog:
         """A (H, W, C) uint8 picture for the trackers."""
         for tracker in self.accelerator.trackers if self.main else ():
             if hasattr(tracker, "log_images"):
-                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({name: grid[None] if options else [grid]}, step=step, **options)
+                tracker.log_images({name: [grid]}, step=step)
 
     def cut(self, step: int) -> None:
         """Forget the lines after `step`, which are about to be computed again."""
         self._mark = self._line_mark = (time.monotonic(), step)
         for name in ("metrics.jsonl", "scores.jsonl") if self.main else ():
             if (path := self.folder / name).is_file():
-                cut_lines(path, step)
+                self.attempt(f"the cut of {name}", partial(cut_lines, path, step))
 
     def pause(self, seconds: float) -> None:
         """Leave that much out of the speed of training."""
@@ -153,9 +142,9 @@ class RunLog:
         """Append a line to scores.jsonl and its numbers to the trackers."""
         if not self.main:
             return
-        append_score(self.folder / "scores.jsonl", line)
+        self.attempt("scores.jsonl", lambda: append_score(self.folder / "scores.jsonl", line))
         numbers = {f"score/{k}": v for k, v in line.items() if isinstance(v, float | int) and k != "step"}
-        self.accelerator.log(numbers, step=line["step"])
+        self.attempt("tracker", lambda: self.accelerator.log(numbers, step=line["step"]))
 
     def best_steps(self) -> set[int]:
         """The steps of the best scores in scores.jsonl, in every way they were taken: their checkpoints stay."""
@@ -167,7 +156,6 @@ class RunLog:
             self._bar.close()
         for tracker in self.accelerator.trackers if self.main else ():
             self.attempt("tracker", tracker.finish)
-        threading.excepthook = self._excepthook
         began, start = self._began
         seconds = time.monotonic() - began
         speed = (step - start) * self.batch_size / max(seconds, 1e-9)

@@ -1,11 +1,11 @@
 """What is written beside training: pictures of what the game makes, into samples/ and the trackers."""
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
 from torch import nn
 
+import disk
 from games.task import Task
 from training.logs import RunLog
 
@@ -37,9 +37,8 @@ class Pictures:
             picture = self.task.preview(network)
             if picture is None:
                 return
-            temporary = self.folder / "tmp.png"  # a full disk leaves no empty picture behind
-            picture.save(temporary)
-            os.replace(temporary, self.folder / f"step-{step:08d}-{name}.png")
+            with disk.replacing(self.folder / f"step-{step:08d}-{name}.png", durable=False) as temporary:
+                picture.save(temporary)
             self.log.images(f"samples/{name}", np.asarray(picture.convert("RGB")), step)
 
     def reals(self) -> None:
@@ -48,4 +47,5 @@ class Pictures:
             return
         self.folder.mkdir(exist_ok=True)
         if (picture := self.task.reals()) is not None:
-            picture.save(self.folder / "real.png")
+            with disk.replacing(self.folder / "real.png", durable=False) as temporary:
+                picture.save(temporary)

@@ -31,12 +31,14 @@ from images.batches import ImageData
 from images.own import OWN, as_image_data
 from images.sources import DATASETS
 from modelling.layers import as_size
-from settings import TrainConfig, as_dict, settled
+from settings import TrainConfig, as_dict
 from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
-from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
+from training.claim import RunFolder, claimed
+from training.events import TensorBoard
+from training.folder import Plan, plan_of
 from training.guards import memory_told
 from training.logs import RunLog
 from training.loop import Hook, Loop
@@ -105,10 +107,11 @@ def train(
 
     images: own ones in place of the data set's, (N, C, H, W) uint8 or in [-1, 1], or a torch Dataset, with labels (N,)
     or (N, K) where the run is conditional; G, D: own networks, instances that keep to the contract of modelling.Model;
-    resume: a run folder or checkpoint to go on from, with its own settings but for those given now; on_step(step,
-    values): called after each step, values are tensors on the device. ValueError that names the argument for what does
-    not fit; errors.Unlearned, which is one too, where training diverged again and again. A run that came to its end
-    with losses beyond 1e6 is given back, and its `unlearned` says so (exit code 3 of a script).
+    resume: a run folder or checkpoint to go on from, with its own settings but for those given now, or "auto": the run
+    of that log_name, begun where there is nothing to go on with; on_step(step, values): called after each step, values
+    are tensors on the device. ValueError that names the argument for what does not fit; errors.Unlearned, which is one
+    too, where training diverged again and again. A run that came to its end with losses beyond 1e6 is given back, and
+    its `unlearned` says so (exit code 3 of a script).
     """
     data = None
     if images is not None:
@@ -116,11 +119,7 @@ def train(
         config = fitted_to(config, data)
     elif labels is not None:
         raise UserError("labels: they belong to images, which were not given")
-    if resume is None:
-        config = settled(config)
-        plan = Plan(config, new_folder(config))
-    else:
-        plan = continued(config, resume)
+    plan = plan_of(config, resume)
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
     try:
         return run_plan(plan, images=data, own=own, on_step=on_step)
@@ -164,36 +163,35 @@ def run_plan(
         with blaming_user():
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
-            data = game.load(config, accelerator.is_local_main_process, images)
-            task = game(config, place_of(config, accelerator), data, own)
-        with claimed_folder(plan, config.dataset if images is None else OWN) as folder:
+        with claimed(plan, config.dataset if images is None else OWN) as folder:
             with blaming_user():
+                data = game.load(config, accelerator.is_local_main_process, images)
+                task = game(config, place_of(config, accelerator), data, own)
                 loop = assemble(config, accelerator, task, folder, on_step)
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
-            prepare_folder(config, folder, plan.source is not None)
-            if accelerator.is_main_process:
-                loop.store.remove_stale()
-        say_what_runs(config, accelerator, task, folder, plan.preset)
-        loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder, loop.step))
-        loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
-        loop.log.start(loop.step)
-        try:
-            loop.run()
-        finally:
-            loop.log.close(loop.step)
-    return Run(folder, loop)
+            folder.begin(config)
+            say_what_runs(config, accelerator, task, folder.path, plan.preset)
+            loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
+            loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
+            loop.log.start(loop.step)
+            try:
+                loop.run()
+            finally:
+                loop.log.close(loop.step)
+    return Run(folder.path, loop)
 
 
 def assemble(
     config: TrainConfig,
     accelerator: Accelerator,
     task: Task,
-    folder: Path,
+    place: RunFolder,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Loop:
     """The loop at step 0, with what is written beside training; writes nothing."""
-    store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints)
+    folder = place.path
+    store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints, prepare=place.mend)
     log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
     due = partial(picture_due, interval=config.sample_interval, n_steps=config.n_steps)
     signals, scores = Signals(), None
@@ -251,20 +249,12 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
     """TensorBoard, W&B, ... inside the run folder; points after a resumed step are dropped."""
     if not config.loggers:
         return
-    accelerator.project_configuration.logging_dir = str(folder.parent)  # a resumed run may have been moved
-    accelerator.init_trackers(
-        folder.name,
-        init_kwargs={
-            "tensorboard": {"purge_step": step + 1 if step else None},
-            "wandb": {"dir": str(folder)},
-        },
-    )
-    text = json.dumps(as_dict(config), indent=2)
+    ours = TensorBoard(folder, purge_step=step + 1 if step else None)
+    accelerator.log_with = [ours if str(name) == "tensorboard" else name for name in accelerator.log_with]
+    accelerator.init_trackers(folder.name, init_kwargs={"wandb": {"dir": str(folder)}})
+    settings = as_dict(config)
     for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.writer.add_text("config", f"```json\n{text}\n```", step)
-        else:
-            tracker.store_init_configuration(as_dict(config))
+        tracker.store_init_configuration(settings)
 
 
 def restore(loop: Loop, source: Path) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -82,7 +81,7 @@ class Scores:
         name, _ = best_by(line)
         self.history.append([step, float(line[name]), protocol_key(line)])
         best = self.best()
-        self.log.attempt("scores.jsonl", partial(self.log.score, line))
+        self.log.score(line)
         seconds = time.monotonic() - began
         note = "the best so far" if best == step else f"best at step {best}"
         self.log.say(f"step {step}: {name} {line[name]:.4g} of {weights} weights, {note} ({seconds:.0f} s)")

@@ -1,0 +1,98 @@
+"""TensorBoard's event files, written as all else: appended whole or not at all, and going on after a full disk."""
+
+import io
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.tracking import GeneralTracker
+
+import disk
+
+_numbers = itertools.count()  # of this process's files: a second run may begin within the same second
+
+
+class TensorBoard(GeneralTracker):
+    """A tracker of Accelerate's that owns one event file of the run's folder.
+
+    Torch's SummaryWriter leaves that to a thread, which ends for good at the first OSError. What cannot be written is
+    lost, with an OSError; a file that was removed begins anew. purge_step: what older files hold from that step on is
+    hidden, None for nothing.
+    """
+
+    name = "tensorboard"
+    requires_logging_directory = False
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        super().__init__()
+        host, number = socket.gethostname(), next(_numbers)
+        self.file = folder / f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{number}"
+        self.purge_step = purge_step
+        self.settings: dict[str, Any] = {}
+
+    @property
+    def tracker(self) -> Path:
+        """The event file."""
+        return self.file
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """The run's settings, shown as a text; the file begins with the first value."""
+        self.settings = values
+
+    def log(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers by name."""
+        from torch.utils.tensorboard import summary
+
+        self._add([self._event(step, summary=summary.scalar(name, value)) for name, value in values.items()])
+
+    def log_images(self, values: Mapping[str, list[np.ndarray]], step: int | None = None) -> None:
+        """Pictures (H, W, C) uint8 by name."""
+        from torch.utils.tensorboard import summary
+
+        pictures = [
+            summary.image(name, np.stack(grids), dataformats="NHWC") for name, grids in values.items()
+        ]
+        self._add([self._event(step, summary=picture) for picture in pictures])
+
+    def finish(self) -> None:
+        """Nothing: all is written."""
+
+    @staticmethod
+    def _event(step: int | None, **content: Any) -> Any:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        return Event(wall_time=time.time(), step=step, **content)
+
+    def _add(self, events: list[Any]) -> None:
+        """Append events; before the first ones of a file what every file says."""
+        if not self.file.exists() or not self.file.stat().st_size:
+            events = self._head() + events
+        disk.append(self.file, b"".join(record(event.SerializeToString()) for event in events))
+
+    def _head(self) -> list[Any]:
+        """The format, what is purged, and the settings."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from torch.utils.tensorboard import summary
+
+        events = [self._event(None, file_version="brain.Event:2")]
+        if self.purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            events.append(self._event(self.purge_step, session_log=start))
+        text = f"```json\n{json.dumps(self.settings, indent=2)}\n```"
+        first = 0 if self.purge_step is None else self.purge_step - 1
+        return [*events, self._event(first, summary=summary.text("config", text))]
+
+
+def record(data: bytes) -> bytes:
+    """An event as it stands in the file: with its length and checksums."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    held = io.BytesIO()
+    RecordWriter(held).write(data)
+    return held.getvalue()
