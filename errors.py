@@ -34,6 +34,8 @@ class UserError(ValueError):
     callers, who gave arguments, read `lr 0 must be ...`.
     """
 
+    alone = False  # of this process and of no other: it says so, whatever its rank
+
     @property
     def for_command_line(self) -> str:
         """The message with its flags."""
@@ -111,7 +113,7 @@ def blaming_user() -> Iterator[None]:
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a command's main(argv): a UserError becomes one line on stderr and exit code 2.
 
-    With several processes only the first one prints.
+    With several processes only the first one prints what is wrong with all.
     """
 
     @functools.wraps(main)
@@ -119,7 +121,13 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            tell(f"error: {' '.join(error.for_command_line.split())}")
+            say_refused(error)
             return 2
 
     return wrapped
+
+
+def say_refused(error: UserError) -> None:
+    """The error as one line on stderr: from the first process alone, but for one that is of this process alone."""
+    if error.alone or first_process():
+        print(f"error: {' '.join(error.for_command_line.split())}", file=sys.stderr)
