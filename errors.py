@@ -27,6 +27,14 @@ def tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def shown(text: str, limit: int = 300) -> str:
+    """A name or text from outside as part of one line: what a terminal would obey, and line ends, are escaped."""
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:limit]
+    )
+    return safe + ("..." if len(text) > limit else "")
+
+
 class UserError(ValueError):
     """What was given, what is allowed, and which flag or file to change; never a traceback.
 
