@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from errors import UserError
+from errors import UserError, shown
 
 USUAL_PORT = 29500  # torch's own, where MASTER_PORT is not set
 
@@ -44,9 +44,11 @@ def launched() -> Launched | None:
     local = os.environ.get("LOCAL_RANK")
     address = os.environ.get("MASTER_ADDR")
     if address is None:
-        raise _wrong(f"WORLD_SIZE is {n} but MASTER_ADDR is not set: the host of rank 0, 127.0.0.1 for this one")
+        raise _wrong(
+            f"WORLD_SIZE is {n} but MASTER_ADDR is not set: the host of rank 0, 127.0.0.1 for this one"
+        )
     if not re.fullmatch(r"[\w.:%-]{1,253}", address):
-        raise _wrong(f"MASTER_ADDR {address[:99]!r} must be the name or address of the host of rank 0")
+        raise _wrong(f"MASTER_ADDR {shown(address, 99)} must be the name or address of the host of rank 0")
     rank = _number("RANK", 0)
     if rank >= n:
         raise _wrong(f"RANK {rank} must be less than WORLD_SIZE {n}: the processes count from 0")
@@ -66,7 +68,7 @@ def _number(name: str, least: int, usual: str | None = None) -> int:
     if text is None:
         raise _wrong(f"WORLD_SIZE is set but {name} is not: torchrun sets both, or give each process its own")
     if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) < least:
-        raise _wrong(f"{name} {text[:99]!r} must be a whole number of at least {least}: launchers set it")
+        raise _wrong(f"{name} {shown(text, 99)} must be a whole number of at least {least}: launchers set it")
     return int(text)
 
 

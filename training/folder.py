@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, first_process, tell
+from errors import UserError, tell
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
 from ops.distributed import from_main
@@ -23,7 +23,7 @@ from settings.values import layered
 @dataclass(frozen=True)
 class Plan:
     """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from, and the
-    name of the preset that was asked for."""
+    name of the preset that was asked for. Made by the main process alone, for all: the files need only be there."""
 
     config: TrainConfig
     folder: Path | None = None
@@ -70,7 +70,7 @@ def resumed(
     refuse_differences(run, old, config)
     root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     folder = root / given["log_name"] if given.get("log_name") is not None else run
-    if first_process() and folder.resolve() != run.resolve() and is_occupied(folder):
+    if folder.resolve() != run.resolve() and is_occupied(folder):
         raise UserError(f"{folder} is not empty: a run that starts from {source} needs a new --log_name")
     return Plan(config, folder, source, preset)
 
@@ -117,15 +117,10 @@ def refuse_differences(run: Path, old: dict, config: TrainConfig) -> None:
 
 
 def new_folder(config: TrainConfig) -> Path | None:
-    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later.
-
-    The first process looks for all: a late one would meet what the first has written by then.
-    """
+    """The folder of a new run; a named one must be empty unless --overwrite, an unnamed one is found later."""
     if config.log_name is None:
         return None
     folder = Path(config.runs_dir) / config.log_name
-    if not first_process():
-        return folder
     if is_occupied(folder) and not config.overwrite:
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"

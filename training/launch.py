@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from errors import cli
-from settings.command_line import parse_config
+from settings.command_line import Request, parse_config
+from training.peers import asked_by_main, leave_group, peers
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
@@ -16,20 +17,22 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
-        request = parse_config(script, datasets, defaults, argv, doc)
-        if request.resume is None:
-            request.config()  # refuse what cannot work before seconds are spent on imports
-        follow_launcher()
+        def asked() -> Request:
+            request = parse_config(script, datasets, defaults, argv, doc)
+            if request.resume is None:
+                request.config()  # refuse what cannot work before seconds are spent on imports
+            return request
 
-        from accelerate import PartialState
+        request = asked_by_main(asked)
+        follow_launcher()
 
         from training import folder, run
 
         try:
-            run.run_plan(folder.planned(request))
+            with (others := peers()).turns():
+                run.run_plan(others.from_main(lambda: folder.planned(request)))
         finally:
-            if PartialState._shared_state:
-                PartialState().destroy_process_group()
+            leave_group()
         return 0
 
     return main

@@ -17,6 +17,7 @@ from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
 from images.batches import Shard
 from modelling import running_statistics
+from ops.distributed import tensors_from_main
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
 from settings import TrainConfig
@@ -468,7 +469,7 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
-        found = self.store.latest(quiet=not self.is_main)
+        found = tensors_from_main(self.store.latest)
         if found is None or self.rollbacks > MAX_ROLLBACKS:
             last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
             where = (
