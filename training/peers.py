@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 WAIT = 30.0  # seconds until a line says for whom a process waits, and between such lines
 TELL = 10.0  # seconds in which others can come to hear that the main process has refused
+STORE = 30  # seconds that torch's store may take to answer
 LOOK = 0.2  # seconds between two looks for others
 GRACE = 3.0  # seconds that a process has to end by itself once another one has failed
 SETTLE = 0.5  # seconds in which a mistake of another process may turn out to be the main one's too
@@ -140,16 +141,11 @@ class Peers:
 
     def _host(self) -> Any:
         """The store at the meeting place: torchrun's, or one of this process's own."""
-        from torch.distributed import TCPStore
-
         address, port = self.mine.address, self.mine.port
-        timeout = timedelta(seconds=WAIT)
         if self.mine.by_agent:
-            return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
+            return store_at(address, port)
         try:
-            store = TCPStore(
-                "localhost", port, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=timeout
-            )
+            store = store_at("localhost", port, is_master=True)
         except RuntimeError:
             raise _alone(
                 f"MASTER_PORT {port} cannot be had on this host: does another run hold it? choose another"
@@ -206,15 +202,11 @@ class Peers:
 
     def _door(self) -> tuple[int, bytes]:
         """The port at which the main process listens, and its token; OSError or RuntimeError while there is none."""
-        from torch.distributed import TCPStore
-
-        address, port = self.mine.address, self.mine.port
         # torch prints the stack of each attempt that fails: knock first
-        socket.create_connection((address, port), WAIT).close()
-        timeout = timedelta(seconds=WAIT)
-        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
-        if not store.check([self._key()]):
-            raise OSError("not yet")
+        socket.create_connection((self.mine.address, self.mine.port), WAIT).close()
+        store = store_at(self.mine.address, self.mine.port)
+        while not store.check([self._key()]):
+            self._look_again()
         text = store.get(self._key()).decode()
         return int(text.split()[0]), bytes.fromhex(text.split()[1])
 
@@ -307,12 +299,14 @@ class Peers:
                 return
             self.first = failure
             self.changed.notify_all()
-            if failure.rank == self.mine.rank or not self.inside:
-                return
+            if failure.rank != self.mine.rank and self.inside:
+                self._end_soon(failure)
+
+    def _end_soon(self, failure: Failure) -> None:
+        """End this process from outside where it does not leave by itself: it waits for one that never comes."""
         threading.Thread(target=self._end_late, args=[failure, self.turn], daemon=True).start()
 
     def _end_late(self, failure: Failure, turn: int) -> None:
-        """End this process from outside where it does not leave by itself: it waits for one that never comes."""
         with self.changed:
             if self.changed.wait_for(lambda: not self.inside or self.turn != turn, GRACE):
                 return
@@ -335,8 +329,9 @@ class Peers:
         with self.changed:
             self.turn += 1
             self.inside = True
+            if self._over():  # it may find the same wrong
+                self._end_soon(self.first)
         try:
-            self._leave_if_over()
             for rank in self.gone:
                 raise UserError(f"{self.names[rank]} has ended: there is nobody to go on with")
             yield
@@ -406,11 +401,24 @@ class Peers:
                 raise
             self._tell_all("value", (None, value))
             return value
-        self._wait_for(lambda: bool(self.values))
-        refusal, value = self.values.popleft()
+        with self.changed:
+            self.changed.wait_for(lambda: self.values or self._over())
+            if not self.values:
+                raise Left(self.first.code)
+            refusal, value = self.values.popleft()
         if refusal is not None:
             raise UserError(refusal)
         return value
+
+
+def store_at(address: str, port: int, *, is_master: bool = False) -> Any:
+    """torch's store at a place, or there from now on; RuntimeError."""
+    from torch.distributed import TCPStore
+
+    timeout = timedelta(seconds=STORE)
+    return TCPStore(
+        address, port, is_master=is_master, wait_for_workers=False, multi_tenant=is_master, timeout=timeout
+    )
 
 
 def _alone(text: str) -> UserError:
