@@ -91,7 +91,7 @@ def tensors_from_main(action: Callable[[], T]) -> T:
 
     def outline() -> Any:
         nonlocal value
-        value = _map_tensors(action(), Tensor.contiguous)
+        value = _map_tensors(action(), _dense)
         return _map_tensors(value, lambda x: x.to("meta"))
 
     shapes = from_main(outline)
@@ -115,12 +115,18 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+def _dense(x: Tensor) -> Tensor:
+    """x, or a copy of one with gaps. The order in memory stays: fused optimisers take parameters and moments as they
+    lie, so that moments in another order than their parameters would be wrong without a word."""
+    return x if torch.empty_like(x, device="meta").stride() == x.stride() else x.contiguous()
+
+
 def _bundles(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """All bytes of the tensors, as views of them: lists of at most BYTES_AT_ONCE each."""
     bundle: list[Tensor] = []
     size = 0
     for tensor in tensors:
-        for part in tensor.detach().view(-1).view(torch.uint8).split(BYTES_AT_ONCE):
+        for part in tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).split(BYTES_AT_ONCE):
             if bundle and size + len(part) > BYTES_AT_ONCE:
                 yield bundle
                 bundle, size = [], 0
