@@ -2,10 +2,13 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from torch.distributed import TCPStore
 import training.peers
 from errors import UserError, cli
 from ops.launched import Launched, launched, world_size
+from tests.running import ROOT, differing, full, state
 from training.peers import Left, Peers, asked_by_main, peers
 
 STORE_AT = training.peers.store_at
@@ -382,3 +386,95 @@ def free_port() -> int:
     """A port that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+# Two nodes without a common folder
+
+NODE = """
+import os, sys
+from errors import UserError, cli
+from tests.running import cheap, request
+from training.folder import planned
+from training.peers import leave_group, peers
+from training.run import run_plan
+
+def fail(step, values):
+    if step == 3 and os.environ["RANK"] == "1":
+        raise UserError("the images are gone")
+
+@cli
+def main(argv):
+    with cheap():
+        for command in argv:
+            with (others := peers()).turns():
+                plan = others.from_main(lambda: planned(request(command)))
+                run_plan(plan, on_step=fail if "fails" in command else None)
+
+try:
+    code = main(sys.argv[1:])
+finally:
+    leave_group()
+sys.exit(code)
+"""
+
+
+def on_two_nodes(folder: Path, commands: list[str], *, by_hand: bool) -> list[tuple[int, str]]:
+    """Train the commands on two nodes, each in a folder of its own: of each, exit code and what it said on stderr."""
+    port = str(free_port())
+    running = []
+    for node in range(2):
+        (home := folder / f"node{node}").mkdir(exist_ok=True)
+        (home / "node.py").write_text(NODE)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        place = [
+            "-m",
+            "torch.distributed.run",
+            "--nnodes",
+            "2",
+            "--nproc_per_node",
+            "1",
+            "--node_rank",
+            str(node),
+        ]
+        place += ["--master_addr", "127.0.0.1", "--master_port", port]
+        if by_hand:
+            environment |= TWO | {"RANK": str(node), "MASTER_PORT": port}
+            place = []
+        command = [sys.executable, *place, "node.py", *(full(text, Path("runs")) for text in commands)]
+        pipes = {"text": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        running.append(subprocess.Popen(command, cwd=home, env=environment, **pipes))
+    try:
+        told = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(running, told, strict=True)]
+
+
+def test_two_nodes_resume_without_a_common_folder(tmp_path: Path) -> None:
+    """Bit for bit, though one of them has no file of the run. What one of them meets, and a refusal, end both."""
+    every = "--n_steps 6 --checkpoint_interval 3 --ema"
+    commands = [
+        f"--log_name whole {every}",
+        f"--log_name part {every} --n_steps 3",
+        f"--log_name fails {every}",
+    ]
+    (code, main), (other_code, other) = on_two_nodes(tmp_path, commands, by_hand=True)
+    assert (code, other_code) == (2, 2), main + other
+    assert errors_of(main) == [] and errors_of(other) == ["error: rank 1: the images are gone"]
+    runs = tmp_path / "node0" / "runs"
+    assert not (tmp_path / "node1" / "runs").exists()
+
+    commands = ["--log_name part --resume --n_steps 6", "--log_name nowhere --resume"]
+    (_, main), (_, other) = on_two_nodes(tmp_path, commands, by_hand=False)
+    assert differing(state(runs, "whole", 6), state(runs, "part", 6)) == []
+    assert not (tmp_path / "node1" / "runs").exists()
+    (line,) = errors_of(main)
+    assert "runs/nowhere holds no run" in line and errors_of(other) == []
+    assert all("exitcode  : 2" in text for text in (main, other))
+
+
+def errors_of(stderr: str) -> list[str]:
+    """The lines of errors; no process but torchrun's own shows a traceback."""
+    assert stderr.count("Traceback") == stderr.count("ChildFailedError:"), stderr
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]

@@ -31,7 +31,8 @@ WAIT = 30.0  # seconds until a line says for whom a process waits, and between s
 TELL = 10.0  # seconds in which others can come to hear that the main process has refused
 STORE = 30  # seconds that torch's store may take to answer
 LOOK = 0.2  # seconds between two looks for others
-GRACE = 3.0  # seconds that a process has to end by itself once another one has failed
+GRACE = 10.0  # seconds that a process has to end by itself once another one has failed: to close its logs
+STOP_GRACE = 30.0  # ... once another one was told to stop
 SETTLE = 0.5  # seconds in which a mistake of another process may turn out to be the main one's too
 ECHO = 1.5  # seconds in which an error may turn out to follow from another process's end
 
@@ -51,6 +52,11 @@ class Failure:
     code: int
     text: str | None
     turn: int | None
+
+    @property
+    def grace(self) -> float:
+        """Seconds that the others have to end by themselves."""
+        return STOP_GRACE if self.text is None and self.code != 1 else GRACE
 
 
 def failure_of(error: BaseException, rank: int, turn: int) -> Failure:
@@ -308,7 +314,7 @@ class Peers:
 
     def _end_late(self, failure: Failure, turn: int) -> None:
         with self.changed:
-            if self.changed.wait_for(lambda: not self.inside or self.turn != turn, GRACE):
+            if self.changed.wait_for(lambda: not self.inside or self.turn != turn, failure.grace):
                 return
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
