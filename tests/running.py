@@ -19,7 +19,7 @@ from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
 from training.folder import planned
 from training.loop import Loop
-from training.peers import leave_group, peers
+from training.processes import leave_group, peers
 from training.run import run_plan
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,10 +15,12 @@ import pytest
 from torch.distributed import TCPStore
 
 import training.peers
+import training.processes
 from errors import UserError, cli
 from ops.launched import Launched, launched, world_size
 from tests.running import ROOT, differing, full, state
-from training.peers import Left, Peers, asked_by_main, peers
+from training.peers import Left, Peers
+from training.processes import asked_by_main, peers
 
 STORE_AT = training.peers.store_at
 TWO = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871"}
@@ -354,9 +356,9 @@ def test_others_hear_of_a_refused_command_line(places, monkeypatch, capsys) -> N
     def ask() -> None:
         raise UserError("--lr 0 must be more")
 
-    monkeypatch.setattr(training.peers, "launched", lambda: places[1])
+    monkeypatch.setattr(training.processes, "launched", lambda: places[1])
     assert asked_by_main(ask) is None
-    monkeypatch.setattr(training.peers, "launched", lambda: places[0])
+    monkeypatch.setattr(training.processes, "launched", lambda: places[0])
     errors = together(lambda: asked_by_main(ask), *(Peers(place).meet for place in places[1:]))
     assert [e.code for e in errors] == [2, 2, 2]
     assert capsys.readouterr().err == "error: --lr 0 must be more\n"
@@ -395,7 +397,7 @@ import os, sys
 from errors import UserError, cli
 from tests.running import cheap, request
 from training.folder import planned
-from training.peers import leave_group, peers
+from training.processes import leave_group, peers
 from training.run import run_plan
 
 def fail(step, values):

@@ -13,7 +13,7 @@ from generation.generator import find_generator
 from generation.protocol import append_score
 from ops.launched import world_size
 from training.device import choose_device
-from training.peers import join_group, leave_group, peers
+from training.processes import join_group, leave_group, peers
 
 
 def positive(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from errors import cli
 from settings.command_line import Request, parse_config
-from training.peers import asked_by_main, leave_group, peers
+from training.processes import asked_by_main, leave_group, peers
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:

@@ -17,7 +17,7 @@ from games.task import Place
 from images.batches import Shard
 from settings import TrainConfig
 from training.device import choose_device
-from training.peers import join_group
+from training.processes import join_group
 
 HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

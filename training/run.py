@@ -40,8 +40,8 @@ from training.folder import Plan, claimed_folder, continued, new_folder, prepare
 from training.logs import RunLog
 from training.loop import Hook, Loop, Stopped
 from training.machine import accelerated, place_of, plugin_backend, shard_of
-from training.peers import peers
 from training.pictures import Pictures
+from training.processes import peers
 from training.scores import Scores
 from training.signals import Signals
 
