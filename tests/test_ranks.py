@@ -93,7 +93,6 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[Launched]:
     """Three that meet at a free port; short times."""
     for name, seconds in (
         ("WAIT", 0.3),
-        ("TELL", 5.0),
         ("LOOK", 0.02),
         ("GRACE", 0.4),
         ("ECHO", 0.2),
