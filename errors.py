@@ -64,6 +64,7 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+    alone = False  # of this process and of no other: it says so, whatever its rank
 
     @property
     def for_command_line(self) -> str:
@@ -152,7 +153,8 @@ def blaming_user() -> Iterator[None]:
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a command's main(argv): a UserError becomes one line on stderr and its exit code.
 
-    With several processes only the first one prints. Without argv this process is the command, and obeys stop signals.
+    With several processes only the first one prints what is wrong with all. Without argv this process is the command,
+    and obeys stop signals.
     """
 
     @functools.wraps(main)
@@ -165,7 +167,13 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(argv) or 0
         except UserError as error:
-            tell(f"error: {' '.join(error.for_command_line.split())}")
+            say_refused(error)
             return error.exit_code
 
     return wrapped
+
+
+def say_refused(error: UserError) -> None:
+    """The error as one line on stderr: from the first process alone, but for one that is of this process alone."""
+    if error.alone or first_process():
+        print(f"error: {' '.join(error.for_command_line.split())}", file=sys.stderr)

@@ -40,6 +40,8 @@ from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
 from settings.command_line import parse_config
 from training import loop as training_loop
+from training.claim import RunFolder
+from training.folder import Plan
 from training.loop import Loop
 from training.machine import make_accelerator, own_states, place_of, set_switches
 from training.run import assemble
@@ -153,7 +155,9 @@ def ours(
     accelerator = make_accelerator(config)
     set_switches(config, accelerator)
     task = game_of(config)(config, place_of(config, accelerator), data, {})
-    return assemble(config, accelerator, task, Path("nowhere"))  # nothing is written before a checkpoint
+    return assemble(
+        config, accelerator, task, RunFolder(Plan(config))
+    )  # nothing is written before a checkpoint
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -188,17 +188,16 @@ class CheckpointStore:
                     return path
         return None
 
-    def latest(self, *, before: int | None = None, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
+    def latest(self, *, before: int | None = None) -> tuple[dict[str, Any], Path] | None:
         """State and path of the newest good checkpoint, of a step before that one if given; None without one.
 
-        Damaged ones that were passed over are named on stderr, unless quiet (other processes).
+        Damaged ones that were passed over are named on stderr.
         """
         for step in reversed([s for s in self.steps() if before is None or s < before]):
             try:
                 return self.load(self.path(step)), self.path(step)
             except CheckpointError as error:
-                if not quiet:
-                    print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
+                print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
         return None
 
     def _check_space(self, content: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Values that follow from others: what stands in a settled config in place of None and auto."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from losses import METHODS, PENALTIES
 from modelling import find_model, own_settings
 from modelling.conditioning import CONDITIONAL_NORMS
 from modelling.layers import image_shape
+from ops.launched import world_size
 from settings.section import is_auto, of
 from settings.sections import FIELDS
 from settings.sections.model import AC_WEIGHTS
@@ -42,7 +42,7 @@ def with_derived(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 def _numbers(config: TrainConfig) -> dict[str, Any]:
     """Image size, and the numbers that auto stands for."""
     img_size = DATASETS[config.dataset].img_size if config.img_size is None else config.img_size
-    side, processes = max(image_shape(img_size)), int(os.environ.get("WORLD_SIZE", "1"))
+    side, processes = max(image_shape(img_size)), world_size()
     found: dict[str, Any] = {"img_size": img_size}
     batch_size = config.batch_size
     if is_auto(batch_size):

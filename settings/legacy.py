@@ -1,11 +1,11 @@
 """The oldest command's --max_steps, --accelerator and --devices, which still run: a promise."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from errors import UserError, tell
+from ops.launched import world_size
 
 ACCELERATORS = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}
 FLAGS = ("max_steps", "devices", "accelerator")
@@ -43,7 +43,7 @@ def translated(
         found["device"] = ACCELERATORS[accelerator]
         tell(f"note: --accelerator {accelerator} is now --device {found['device']}")
     if (devices := old.get("devices")) is not None:
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        launched = world_size()
         if devices != launched:
             raise UserError(
                 f"--devices {devices} but {launched} process(es) were launched; start with "

@@ -14,13 +14,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from accelerate.state import PartialState
 
 from images.sources import DATASETS, load_digits
 from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
 from training.folder import planned
 from training.loop import Loop
+from training.processes import leave_group, peers
 from training.run import run_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,13 +157,9 @@ if __name__ == "__main__":
     torch.set_default_dtype(getattr(torch, sys.argv[2]))
     with cheap():
         for command in json.loads(Path(sys.argv[1]).read_text()):
-            # all look at a run's folder before the first one writes there
-            if torch.distributed.is_initialized():
-                torch.distributed.barrier()
-            run_plan(planned(request(command)))
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # nobody leaves while another one still talks
-        PartialState().destroy_process_group()
+            with (others := peers()).turns():
+                run_plan(others.from_main(lambda command=command: planned(request(command))))
+    leave_group()
     # a thread of gloo's that ends late aborts the interpreter's own end now and then
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,9 @@ from typing import Any
 from errors import Parser, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
-from training.device import PATIENCE, choose_device
+from ops.launched import world_size
+from training.device import choose_device
+from training.processes import join_group, leave_group, peers
 
 
 def positive(text: str) -> int:
@@ -111,18 +112,14 @@ def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def together(asked: str) -> Iterator[str]:
     """The device of this process, and a process group with the others where a launcher started several."""
-    device = choose_device(asked)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
+    if world_size() == 1:
+        yield choose_device(asked)
         return
-    from accelerate import PartialState  # where it is needed: it takes a second to import
-
-    # cpu=True must be said: without it torchrun's processes never meet
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     try:
-        yield state.device.type
+        with peers().turns():
+            yield join_group(choose_device(asked))
     finally:
-        state.destroy_process_group()
+        leave_group()
 
 
 def warn(text: str) -> None:

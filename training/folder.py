@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
-from errors import UserError, first_process, tell
+from errors import UserError, tell
 from generation.checkpoint import CheckpointError, CheckpointStore
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
@@ -23,7 +23,8 @@ NEEDED = {"method", "model", "n_steps"}  # by which config.json is known as a ru
 @dataclass(frozen=True)
 class Plan:
     """What is to be trained: settings, run folder (None: the next free one), checkpoint or run to start from, and the
-    name of the preset that was asked for; anew: what a run has left there that cannot be gone on with may go."""
+    name of the preset that was asked for; anew: what a run has left there that cannot be gone on with may go. Made by
+    the main process alone, for all: the files need only be there."""
 
     config: TrainConfig
     folder: Path | None = None
@@ -75,8 +76,7 @@ def begun(config: TrainConfig, preset: str | None = None, *, anew: bool) -> Plan
     """The plan of a new run; a named folder must be empty, or hold a run that may go. UserError."""
     folder = None if config.log_name is None else Path(config.runs_dir) / config.log_name
     plan = Plan(config, folder, preset=preset, anew=anew)
-    if first_process():  # for all: a late one would meet what the first has written by then
-        refuse_occupied(plan)
+    refuse_occupied(plan)
     return plan
 
 
@@ -94,8 +94,7 @@ def resumed(
     root = Path(given.get("runs_dir", TrainConfig.runs_dir))
     folder = root / given["log_name"] if given.get("log_name") is not None else run
     plan = Plan(config, folder, source, preset)
-    if first_process():
-        refuse_occupied(plan)
+    refuse_occupied(plan)
     return plan
 
 

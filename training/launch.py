@@ -7,7 +7,8 @@ from errors import Unlearned, cli, need_packages
 
 need_packages()  # before anything that imports one
 
-from settings.command_line import AUTO, parse_config  # noqa: E402
+from settings.command_line import AUTO, Request, parse_config  # noqa: E402
+from training.processes import asked_by_main, leave_group, peers  # noqa: E402
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:
@@ -15,19 +16,21 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
 
     @cli
     def main(argv: Sequence[str] | None = None) -> int:
-        request = parse_config(script, datasets, defaults, argv, doc)
-        if request.resume in (None, AUTO):
-            request.config()  # refuse what cannot work before seconds are spent on imports
+        def asked() -> Request:
+            request = parse_config(script, datasets, defaults, argv, doc)
+            if request.resume in (None, AUTO):
+                request.config()  # refuse what cannot work before seconds are spent on imports
+            return request
 
-        from accelerate import PartialState
+        request = asked_by_main(asked)
 
         from training import folder, run
 
         try:
-            ended = run.run_plan(folder.planned(request))
+            with (others := peers()).turns():
+                ended = run.run_plan(others.from_main(lambda: folder.planned(request)))
         finally:
-            if PartialState._shared_state:
-                PartialState().destroy_process_group()
+            leave_group()
         return Unlearned.exit_code if ended.unlearned else 0
 
     return main

@@ -14,7 +14,7 @@ from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
 from images.batches import Shard
-from ops.distributed import agree, from_main
+from ops.distributed import agree, from_main, tensors_from_main
 from ops.spectral_norm import iterate_spectral_norm
 from settings import TrainConfig
 from signals import Signals, Stopped, name_of
@@ -459,9 +459,13 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         """Take a checkpoint of before, of longer before each time in a row, where there is one; Unlearned."""
-        steps, quiet = self.store.steps(), not self.is_main
-        limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
-        found = self.store.latest(before=limit, quiet=quiet) or self.store.latest(quiet=quiet)
+
+        def older() -> tuple[dict[str, Any], Any] | None:
+            steps = self.store.steps()
+            limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
+            return self.store.latest(before=limit) or self.store.latest()
+
+        found = tensors_from_main(older)
         if found is None or self.rollbacks.n == MAX_ROLLBACKS:
             where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
             raise given_up(self.step, where, reason, self.stats, self.task.rates)

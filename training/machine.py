@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import InitProcessGroupKwargs
 
 from errors import UserError, tell
 from games.task import Place
 from images.batches import Shard
 from settings import TrainConfig
-from training.device import PATIENCE, choose_device
+from training.device import choose_device
+from training.processes import join_group
 
 HALF_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -81,24 +81,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         precision = "no"
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    join_group(device)
     try:
-        # cpu=True must be said: without it torchrun's processes never meet
-        accelerator = Accelerator(
+        return Accelerator(
             cpu=device == "cpu",
             mixed_precision=precision,
             log_with=list(config.loggers) or None,
             project_dir=config.runs_dir,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise UserError(f"--mixed_precision {precision}: {error}") from None
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise UserError(
-            f"{launched} processes were launched but only {accelerator.num_processes} joined; use "
-            f"torchrun --standalone --nproc_per_node {launched}"
-        )
-    return accelerator
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from images.batches import ImageData
 from images.own import OWN, as_image_data
 from images.sources import DATASETS
 from modelling.layers import as_size
+from ops.distributed import tensors_from_main
 from settings import TrainConfig, as_dict
 from settings.derive import with_derived
 from settings.files import settings_text
@@ -44,6 +45,7 @@ from training.logs import RunLog
 from training.loop import Hook, Loop
 from training.machine import accelerated, place_of, plugin_backend, shard_of
 from training.pictures import Pictures, picture_due
+from training.processes import peers
 from training.scores import Scores
 
 
@@ -119,13 +121,16 @@ def train(
         config = fitted_to(config, data)
     elif labels is not None:
         raise UserError("labels: they belong to images, which were not given")
-    plan = plan_of(config, resume)
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
+    plan: Plan | None = None
     try:
-        return run_plan(plan, images=data, own=own, on_step=on_step)
+        with (others := peers()).turns():
+            plan = others.from_main(lambda: plan_of(config, resume))
+            return run_plan(plan, images=data, own=own, on_step=on_step)
     except Stopped as stop:
         if stop.code == 128 + signal.SIGINT:
-            raise KeyboardInterrupt(f"stopped; {resume or plan.folder or 'the run'} can be resumed") from None
+            where = resume or (plan and plan.folder) or "the run"
+            raise KeyboardInterrupt(f"stopped; {where} can be resumed") from None
         raise
 
 
@@ -257,18 +262,22 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
         tracker.store_init_configuration(settings)
 
 
-def restore(loop: Loop, source: Path) -> None:
-    """Load the checkpoint into the loop, refusing another architecture or other data before any weight is touched."""
+def checkpoint_of(source: Path, keep: int) -> dict[str, Any]:
+    """The state to go on from: of a checkpoint, or of the newest that can be read of a run's; UserError."""
+    store = CheckpointStore(source / "checkpoints", keep)
     if source.is_file():
-        state = loop.store.load(source)
-    else:
-        store = CheckpointStore(source / "checkpoints", loop.config.keep_checkpoints)
-        found = store.latest(quiet=not loop.is_main)
-        if found is None:
-            raise UserError(
-                f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
-            )
-        state = found[0]
+        return store.load(source)
+    if (found := store.latest()) is None:
+        raise UserError(f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite")
+    return found[0]
+
+
+def restore(loop: Loop, source: Path) -> None:
+    """Load the checkpoint into the loop, refusing another architecture or other data before any weight is touched.
+
+    The main process reads it for all: the others need not have the run's folder.
+    """
+    state = tensors_from_main(lambda: checkpoint_of(source, loop.config.keep_checkpoints))
     for line in loop.task.check_resumed(state["data"]):
         loop.log.say(line)
     lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
