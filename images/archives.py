@@ -19,6 +19,11 @@ MIN_TOTAL_BYTES = 2**30  # below this no expansion is worth refusing
 MAX_MEMBERS = 1_500_000  # of an archive: their names are held in memory; ImageNet has 1.3 million
 MAX_DIRECTORY = 2**27  # bytes of a .zip's list of members, 90 for each of them
 LEAST_ENTRY, ENTRY_START = 46, b"PK\x01\x02"  # bytes of a member in that list, and how each begins
+MAX_NAMES = 2**26  # characters of all names together: twice what ImageNet has
+MAX_OTHERS, OTHERS_EACH = (
+    100_000,
+    10,
+)  # files that are no images are passed over: so many, or so many an image
 MAX_TEXT_BYTES = 2**26  # label lists together; CelebA's is 27 MB
 TEXTS = re.compile(r"list_(attr|eval_partition)\w*\.(txt|csv)", re.IGNORECASE)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -54,7 +59,7 @@ class Files:
         self.path, self.where = path, shown(str(path))
         self.n_images: int | None = None  # known after listing, None where only reading tells
         self.texts: dict[str, str] = {}
-        self.text_bytes = 0
+        self.text_bytes = self.n_wanted = self.n_others = self.n_characters = 0
         self.problems: list[tuple[str, str]] = []
         self.ignored: Counter[str] = Counter()
 
@@ -77,6 +82,19 @@ class Files:
             return True
         else:
             self.ignored[path.suffix.lower() or path.name] += 1
+        return False
+
+    def wanted_member(self, name: str) -> bool:
+        """As wanted, for the next name of an archive; Refused where names or other files are too many."""
+        if self.wanted(name):
+            self.n_wanted += 1
+            self.n_characters += len(name)
+            if self.n_characters > MAX_NAMES:
+                raise tars.Refused(f"has names of more than {MAX_NAMES:,} characters together")
+            return True
+        self.n_others += 1
+        if self.n_others > max(MAX_OTHERS, OTHERS_EACH * self.n_wanted):
+            raise tars.Refused(f"has {self.n_others:,} files that are no images: take the images out of it")
         return False
 
     def keep_text(self, name: str, data: bytes) -> None:
@@ -107,7 +125,8 @@ class Files:
     def members(self) -> Iterator[Member]:
         """The images in a fixed order; lists inside win over those beside. Raises UserError on damage."""
         n_read = 0
-        self.texts, self.text_bytes = {}, 0
+        self.texts, self.problems, self.ignored = {}, [], Counter()
+        self.text_bytes = self.n_wanted = self.n_others = self.n_characters = 0
         try:
             for member in self.read():
                 yield member
@@ -194,7 +213,7 @@ class ZipArchive(Files):
                 raise UserError(
                     f"{self.where}: member {shown(name)} is a link; refused, repack it with plain files"
                 )
-            if info.filename.endswith("/") or not self.wanted(name):
+            if info.filename.endswith("/") or not self.wanted_member(name):
                 continue
             if info.flag_bits & 1:
                 raise UserError(f"{self.where} is protected by a password: unpack it and give the folder")
@@ -237,7 +256,7 @@ class TarArchive(Files):
                         f"{self.where}: member {shown(name)} is a link or device; refused, "
                         "repack with plain files"
                     )
-                if not entry.is_file or not self.wanted(name):
+                if not entry.is_file or not self.wanted_member(name):
                     continue
                 large = entry.size > MAX_FILE_BYTES
                 data = BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB") if large else archive.read()

@@ -28,6 +28,7 @@ from images.layout import Layout
 CODE_VERSION = 1  # raise it when decoding or layout change, so that older caches are built anew
 APP = "gan-toolkit"
 MAX_BAD_SHARE = 0.1
+HOPELESS = 10_000  # problems after which nothing more is decoded, where there are fewer good images
 LISTED = 20  # problems printed; the .json beside the cache has all
 ROWS = 4096  # images copied or hashed at a time
 SAMPLES, SAMPLE_BYTES = 64, 2**16  # pieces of a cache's pixels that are compared when it is opened: 4 MB
@@ -287,11 +288,18 @@ def write_rows(source: Source, shape: Shape, path: Path) -> tuple[list[str], lis
                 problems += chunk.problems
                 progress.total = source.n_images
                 progress.update(len(chunk.names) + len(chunk.problems))
+                if len(problems) > HOPELESS and n_damaged(problems) > len(names):
+                    break
             file.seek(0)
             file.write(npy_header((len(names), *shape)))
     finally:
         progress.close()
     return names, problems
+
+
+def n_damaged(problems: list[tuple[str, str]]) -> int:
+    """How many are images; macOS adds a ._ file to each, which is listed, but says nothing about it."""
+    return sum("macOS" not in reason for _, reason in problems)
 
 
 def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]]) -> None:
@@ -310,8 +318,7 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
                 ]
             )
         )
-    # macOS adds a ._ file to each image: they are listed, but say nothing about the images
-    n_bad = sum("macOS" not in reason for _, reason in problems)
+    n_bad = n_damaged(problems)
     if not n_good or n_bad > MAX_BAD_SHARE * (n_good + n_bad):
         name, reason = next((p for p in problems if "macOS" not in p[1]), problems[0])
         raise UserError(

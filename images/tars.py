@@ -11,13 +11,14 @@ from typing import Any, BinaryIO
 
 BLOCK = 512
 PACKED_BYTES = 2**14  # of a packed file, read at a time
-MAX_NAME = 4096  # bytes, as the longest path of any system
+MAX_NAME = 1024  # bytes: longer paths do not even fit on all systems
 MAX_RECORD = 2**20  # bytes of a pax header: a name, times, and now and then an attribute of 64 KiB
 MAX_HEADERS = 8  # long names and pax headers before one member: 3 are usual at most
 MAX_DICTIONARY = 2**28  # bytes of memory for an .xz: `xz -9` needs a quarter of it
 REGULAR, FOLDER = (b"0", b"\0", b"7"), b"5"
 LINKS_AND_DEVICES = b"12346"
 LONG_NAME, LONG_LINK, SPARSE, PAX, SOLARIS_PAX, GLOBAL_PAX = b"L", b"K", b"S", b"x", b"X", b"g"
+_OCTAL = re.compile(rb"[0-7]*")
 
 
 class Damaged(ValueError):
@@ -133,7 +134,7 @@ def number(field: bytes) -> int:
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip()
-    if not re.fullmatch(rb"[0-7]*", digits):
+    if not _OCTAL.fullmatch(digits):
         raise Damaged("unreadable header")
     return int(digits or b"0", 8)
 
@@ -141,8 +142,9 @@ def number(field: bytes) -> int:
 def parse_header(block: bytes) -> Entry:
     """The member that 512 bytes describe; Damaged if their checksum is wrong."""
     found = number(block[148:156])
-    rest = block[:148] + block[156:]
-    if found != sum(rest) + 256 and found != sum(b - 256 if b > 127 else b for b in rest) + 256:
+    total = sum(block) - sum(block[148:156]) + 256
+    # some writers took bytes for signed
+    if found != total and found != total - 256 * sum(b > 127 for b in block[:148] + block[156:]):
         raise Damaged("unreadable header")
     name, kind = block[:100].split(b"\0", 1)[0], block[156:157]
     if block[257:263] == b"ustar\0" and block[345]:

@@ -171,6 +171,19 @@ def test_archives_of_too_many_members_are_refused(tmp_path: Path, monkeypatch: p
             members_of(tmp_path / name)
 
 
+def test_archives_of_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_OTHERS", 20)
+    images = b"".join(member(f"{i}.png", PNG) + member(f"{i}.json", b"{}") * 9 for i in range(5))
+    (tmp_path / "a.tar").write_bytes(images)
+    assert len(members_of(tmp_path / "a.tar")) == 5
+    (tmp_path / "a.tar").write_bytes(images + member("a.json", b"{}") * 6)
+    with pytest.raises(UserError, match="51 files that are no images"):
+        members_of(tmp_path / "a.tar")
+    monkeypatch.setattr(archives, "MAX_NAMES", 24)
+    with pytest.raises(UserError, match="names of more than 24 characters"):
+        members_of(tmp_path / "a.tar")
+
+
 # ---------------------------------------------------------------------------- zip
 
 

@@ -187,6 +187,19 @@ def test_chunks_of_large_images_are_small() -> None:
     assert {len(chunk) for chunk in decoding.in_chunks(members, 1024 * 1024 * 3)} == {10}
 
 
+def test_decoding_ends_early_where_nothing_is_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "HOPELESS", 10)
+    monkeypatch.setattr(decoding, "CHUNK_FILES", 4)
+    monkeypatch.setattr(decoding, "n_cores", lambda: 1)
+    folder = folder_of(tmp_path / "set", 2)
+    for i in range(50):
+        (folder / f"x{i:02d}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="14 of 16 images"):
+        load(folder, tmp_path)
+
+
 # ---------------------------------------------------------------------------- files that are none
 
 
