@@ -28,7 +28,7 @@ file stands too):
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +185,9 @@ class Task:
 
     networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
     that an EMA is kept of and that samples are made by; clip: network -> bound of its weights after each step; running:
-    tensors of the state that move within a phase and are put back where its step is skipped. unfit: settings that mean
-    nothing to the game, and are refused where they are asked for.
+    tensors of the state that move within a phase and are put back where its step is skipped; ranges: dotted name in
+    state_dict() -> (least, most) that a checkpoint may hold there. unfit: settings that mean nothing to the game, and
+    are refused where they are asked for.
     """
 
     unfit: Collection[str] = ()
@@ -197,6 +198,7 @@ class Task:
     averaged: tuple[str, ...]
     clip: dict[str, float]
     running: Sequence[Tensor] = ()
+    ranges: Mapping[str, tuple[float, float]] = {}
 
     # -- before the run ----------------------------------------------------------------------------------------------
 

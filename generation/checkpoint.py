@@ -8,19 +8,20 @@ import contextlib
 import errno
 import hashlib
 import os
-import pickle
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from disk import Unreadable
 from errors import UserError
 from generation.state import SHOWN_DIFFERENCES, non_finite, plain, tensor_bytes
+from tensorfile import read_torch, size_of
 
 MAGIC = b"GANCKPT1"
 FOOTER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
@@ -31,6 +32,10 @@ SPACE_FACTOR = 1.2
 
 class CheckpointError(UserError):
     """A file that is no whole checkpoint: absent, truncated, altered, or not written by this toolkit."""
+
+
+class Misfit(UserError):
+    """A state that is read but cannot be used: of another form, or with values that no run writes."""
 
 
 class NonFiniteError(ValueError):
@@ -109,8 +114,10 @@ def _put(state: dict[str, Any], path: Path, temp: Path) -> None:
             temp.unlink(missing_ok=True)
 
 
-def _verify(path: Path) -> None:
+def _verify(path: Path, limit: int | None) -> None:
     """Raise CheckpointError unless the file ends in the footer that its other bytes call for."""
+    if limit is not None and size_of(path) > limit:
+        raise CheckpointError(f"{path}: larger than {limit:,} bytes, no checkpoint of this run")
     with open(path, "rb") as file:
         n_payload = os.fstat(file.fileno()).st_size - FOOTER_BYTES
         start = file.read(2)
@@ -129,20 +136,31 @@ def _verify(path: Path) -> None:
         raise CheckpointError(f"{path}: damaged, its bytes do not match its checksum")
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    check: Callable[[dict[str, Any]], object] | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong.
+
+    check: raises UserError for a state that cannot be used, since a checksum says nothing of where a file comes from;
+    limit: bytes beyond which it is not read, None for any number.
+    """
     path = Path(path)
     try:
-        _verify(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        size_of(path)
+        _verify(path, limit)
+        state = read_torch(path, FOOTER_BYTES)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
+        if check is not None:
+            check(state)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        # The bytes are as written, so another version of torch or of this toolkit wrote them.
-        reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"{path}: whole, but torch {torch.__version__} refuses it: {reason}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
+    except Unreadable as error:
+        raise CheckpointError(error.for_command_line) from None
+    except Misfit as error:
+        raise CheckpointError(f"{path}: {error.for_command_line}") from None
     return state
 
 
@@ -196,18 +214,29 @@ class CheckpointStore:
         self._prune(step, protect)
         return path
 
-    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
-        return load_checkpoint(path)
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        check: Callable[[dict[str, Any]], object] | None = None,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        """load_checkpoint of one file."""
+        return load_checkpoint(path, check, limit)
 
-    def latest(self, *, quiet: bool = False) -> tuple[dict[str, Any], Path] | None:
-        """State and path of the newest good checkpoint, None without one.
+    def latest(
+        self,
+        check: Callable[[dict[str, Any]], object] | None = None,
+        limit: int | None = None,
+        *,
+        quiet: bool = False,
+    ) -> tuple[dict[str, Any], Path] | None:
+        """State and path of the newest good checkpoint, None without one; check, limit: of load_checkpoint.
 
         Damaged ones that were passed over are named on stderr, unless quiet (other processes).
         """
         for step in reversed(self.steps()):
             try:
-                return self.load(self.path(step)), self.path(step)
+                return self.load(self.path(step), check, limit), self.path(step)
             except CheckpointError as error:
                 if not quiet:
                     print(f"warning: checkpoint passed over: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ from modelling import running_statistics
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm, iterate_spectral_norm
 from settings import TrainConfig
+from training.checking import check_state
 from training.logs import RunLog
 from training.optimizers import forget, make_optimizer, step_or_leave
 from training.scores import Scores
@@ -435,7 +436,7 @@ class Loop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore state_dict(); shapes have been compared before."""
+        """Restore state_dict(); checking.check_state has compared all of it before."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             network.optimizer.load_state_dict(state["optimizers"][name])
@@ -468,7 +469,7 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
-        found = self.store.latest(quiet=not self.is_main)
+        found = self.store.latest(partial(check_state, self), quiet=not self.is_main)
         if found is None or self.rollbacks > MAX_ROLLBACKS:
             last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
             where = (

@@ -26,7 +26,6 @@ from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore
 from generation.generator import find_generator, load_generator, read_config
-from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
 from images.sources import DATASETS
@@ -35,6 +34,7 @@ from settings import TrainConfig, as_dict, settled
 from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
+from training.checking import check_state, size_limit
 from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
 from training.logs import RunLog
 from training.loop import Hook, Loop, Stopped
@@ -257,22 +257,20 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
 
 
 def restore(loop: Loop, source: Path) -> None:
-    """Load the checkpoint into the loop, refusing another architecture or other data before any weight is touched."""
+    """Load the checkpoint into the loop, refusing what does not fit it or its data before any weight is touched."""
+    check, limit = partial(check_state, loop), size_limit(loop)
     if source.is_file():
-        state = loop.store.load(source)
+        state = loop.store.load(source, check, limit)
     else:
         store = CheckpointStore(source / "checkpoints", loop.config.keep_checkpoints)
-        found = store.latest(quiet=not loop.is_main)
+        found = store.latest(check, limit, quiet=not loop.is_main)
         if found is None:
             raise UserError(
-                f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite"
+                f"--resume: {source} has no checkpoint that this run can go on from; start anew with --overwrite"
             )
         state = found[0]
     for line in loop.task.check_resumed(state["data"]):
         loop.log.say(line)
-    lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
-    if lines:
-        raise UserError(f"--resume: another architecture: {'; '.join(lines)}")
     if state["processes"] != loop.n_processes:
         loop.log.say(
             f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "
