@@ -304,9 +304,14 @@ def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
     tensors = {"n": torch.tensor(found.n), "mean": found.mean, "shares": found.shares}
     tensors["covariance"] = found.covariance
     if with_features:
-        features = {"features": reading.features.contiguous()}
-        _replace(_features_file(file), lambda temporary: save_file(features, temporary, {"checksum": checksum(features)}))
-    _replace(file, lambda temporary: save_file(tensors, temporary, {"checksum": checksum(tensors)}))
+        _keep(_features_file(file), {"features": reading.features.contiguous()})
+    _keep(file, tensors)
+
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors with their checksum, as _checked reads them."""
+    about = {"checksum": checksum(tensors)}
+    _replace(file, lambda temporary: save_file(tensors, temporary, about))
 
 
 def _replace(file: Path, write: Callable[[Path], None]) -> None:

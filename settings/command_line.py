@@ -41,7 +41,7 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, WORDS[value.lower()]
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # of hundreds of brackets
         return key, value
 
 

@@ -15,7 +15,7 @@ from modelling import is_file_name
 from ops.distributed import from_main
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import Request
-from settings.files import base_of
+from settings.files import base_of, read_saved
 from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
 
@@ -90,7 +90,7 @@ def saved_run(source: Path) -> tuple[Path, dict, dict]:
     if not saved.is_file():
         raise UserError(f"--resume: {run} holds no run (no config.json); leave --resume out to start one")
     try:
-        old = json.loads(saved.read_text())
+        old = read_saved(saved)
         if is_file_name(old["model"]) and (run / MODEL_FILE).is_file():
             # the networks are those of the training, wherever the file was and whatever became of it
             old["model"] = str(run / MODEL_FILE)
