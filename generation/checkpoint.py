@@ -7,6 +7,7 @@ torch.load reads it as it is. A state holds plain containers and tensors only (w
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -114,10 +115,8 @@ def _put(state: dict[str, Any], path: Path, temp: Path) -> None:
             temp.unlink(missing_ok=True)
 
 
-def _verify(path: Path, limit: int | None) -> None:
+def _verify(path: Path) -> None:
     """Raise CheckpointError unless the file ends in the footer that its other bytes call for."""
-    if limit is not None and size_of(path) > limit:
-        raise CheckpointError(f"{path}: larger than {limit:,} bytes, no checkpoint of this run")
     with open(path, "rb") as file:
         n_payload = os.fstat(file.fileno()).st_size - FOOTER_BYTES
         start = file.read(2)
@@ -148,9 +147,16 @@ def load_checkpoint(
     """
     path = Path(path)
     try:
-        size_of(path)
-        _verify(path, limit)
-        state = read_torch(path, FOOTER_BYTES)
+        if size_of(path) > (math.inf if limit is None else limit):
+            raise CheckpointError(f"{path}: larger than {limit:,} bytes, no checkpoint of this run")
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            verified = pool.submit(
+                _verify, path
+            )  # meanwhile: both wait for the disk, and hashing leaves the GIL
+            try:
+                state = read_torch(path, FOOTER_BYTES)
+            finally:
+                verified.result()  # its word goes first
         if not isinstance(state, dict):
             raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
         if check is not None:

@@ -25,8 +25,7 @@ from ops.precision import repeatable
 from ops.rng import generator as seeded
 from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
-from ops.tensors import faults_of, in_one_line
-from tensorfile import read_safetensors
+from tensorfile import faults_of, in_one_line, read_safetensors
 
 CONFIG_LIMIT = 16 * 2**20  # bytes of config.json
 FILE_LIMIT = 64 * 2**20  # bytes of a model's file

@@ -15,8 +15,7 @@ from errors import UserError, shown
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
-from ops.tensors import fault_of, faults_of, in_one_line
-from tensorfile import read_safetensors
+from tensorfile import fault_of, faults_of, in_one_line, read_safetensors
 
 # Images go through an extractor so many at a time, so that no other setting can move a score.
 READ_AT_ONCE = 256

@@ -21,8 +21,7 @@ from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
 from metrics.score import PLAIN
-from ops.tensors import faults_of, in_one_line
-from tensorfile import read_torch
+from tensorfile import faults_of, in_one_line, read_torch
 
 NAME = PLAIN
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -121,7 +120,9 @@ def read_state(file: Path, published: bool = False) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True) if published else read_torch(file)
     except Unreadable as error:
         raise ValueError(f"{file} does not hold the weights of {NAME}: {error.for_command_line}") from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()
+    ):
         raise ValueError(f"{file} does not hold the weights of {NAME}: it is no dict of tensors")
     if faults := in_one_line(faults_of(state, state)):
         raise ValueError(f"{file} does not hold the weights of {NAME}: {faults}")

@@ -22,7 +22,7 @@ FLOORS = (
 # Floors that know torch alone, and floors without trackers, devices and files of runs.
 N_TORCH_ONLY, N_PURE = 2, 3
 PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
-LIBRARIES_OF = {"disk": {"filelock", "msgspec"}, "tensorfile": {"safetensors"}}
+LIBRARIES_OF = {"disk": {"filelock", "msgspec"}, "tensorfile": {"numpy", "safetensors"}}
 
 
 def floor_of(top: str) -> int | None:

@@ -3,37 +3,38 @@
 import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from games.task import Task
 from generation.checkpoint import Misfit
 from generation.schema import CheckpointState, converted
 from generation.state import check_shapes, tensor_bytes
-from ops.tensors import fault_of, faults_of, in_one_line, is_plain
+from tensorfile import fault_of, faults_of, in_one_line, is_plain
 from training.optimizers import optimizer_faults
-
-if TYPE_CHECKING:
-    from training.loop import Loop
 
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def size_limit(loop: "Loop") -> int:
-    """Bytes beyond which a file is no checkpoint of this run: moments, averages and doubles included."""
-    return 8 * tensor_bytes(loop.state_dict()) + 2**26
+def size_limit(expected: Mapping[str, Any]) -> int:
+    """Bytes beyond which a file is no checkpoint of a run of this state: moments, averages and doubles included."""
+    return 8 * tensor_bytes(expected) + 2**26
 
 
-def check_state(loop: "Loop", state: Mapping[str, Any]) -> None:
-    """Misfit unless the loop can load this state; UserError where it is of other data. Nothing is touched.
+def check_state(
+    state: Mapping[str, Any], expected: Mapping[str, Any], optimizers: Mapping[str, Optimizer], task: Task
+) -> None:
+    """Misfit unless a run whose own state is `expected` can load this one; UserError where it is of other data.
 
-    Floats may be of another width, as torch copies them; what older versions did not write may be missing.
+    Nothing is touched. Floats may be of another width, as torch copies them; what older versions did not write may be
+    missing.
     """
     converted(state, CheckpointState, "state")
-    loop.task.check_resumed(state["data"])
-    expected = loop.state_dict()
-    networks, optimizers = state["networks"], {name: n.optimizer for name, n in loop.networks.items()}
+    task.check_resumed(state["data"])
+    networks = state["networks"]
     if odd := in_one_line(_odd_tensors(networks, "networks")):
         raise Misfit(odd)
     if lines := check_shapes(networks, expected["networks"]):
@@ -49,7 +50,7 @@ def check_state(loop: "Loop", state: Mapping[str, Any]) -> None:
                 for name, own in optimizers.items()
                 if name in state["optimizers"]
             ),
-            _task_faults(state["task"], expected["task"], loop.task.ranges),
+            _task_faults(state["task"], expected["task"], task.ranges),
             _scaler_faults(state.get("scaler"), expected["scaler"]),
         )
     )

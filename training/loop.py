@@ -435,8 +435,13 @@ class Loop:
             **self.surroundings,
         }
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """UserError for what load_state_dict cannot go on from; nothing is touched."""
+        optimizers = {name: network.optimizer for name, network in self.networks.items()}
+        check_state(state, self.state_dict(), optimizers, self.task)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore state_dict(); checking.check_state has compared all of it before."""
+        """Restore a state that check_state has let pass."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             network.optimizer.load_state_dict(state["optimizers"][name])
@@ -469,7 +474,7 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         self.rollbacks += 1
-        found = self.store.latest(partial(check_state, self), quiet=not self.is_main)
+        found = self.store.latest(self.check_state, quiet=not self.is_main)
         if found is None or self.rollbacks > MAX_ROLLBACKS:
             last = {k: f"{float(v):.3g}" for k, v in self.stats.items() if k.startswith("loss/")}
             where = (

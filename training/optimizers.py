@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modelling import param_groups
-from ops.tensors import fault_of, faults_of
 from settings import TrainConfig
+from tensorfile import fault_of, faults_of
 
 
 def _adam(

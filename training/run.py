@@ -34,7 +34,7 @@ from settings import TrainConfig, as_dict, settled
 from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
-from training.checking import check_state, size_limit
+from training.checking import size_limit
 from training.folder import Plan, claimed_folder, continued, new_folder, prepare_folder
 from training.logs import RunLog
 from training.loop import Hook, Loop, Stopped
@@ -258,7 +258,7 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
 
 def restore(loop: Loop, source: Path) -> None:
     """Load the checkpoint into the loop, refusing what does not fit it or its data before any weight is touched."""
-    check, limit = partial(check_state, loop), size_limit(loop)
+    check, limit = loop.check_state, size_limit(loop.state_dict())
     if source.is_file():
         state = loop.store.load(source, check, limit)
     else:
