@@ -22,11 +22,13 @@ def converted(content: Any, kind: type, name: str) -> Any:
     """Content as what it should be; Misfit says at which place it is not."""
     try:
         return msgspec.convert(content, kind)
-    except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Misfit(
-            shown(re.sub(r"`?\$\.?([\w.\[\]]*)`?", rf"{name}.\1", reason).replace("`", ""))
-        ) from None
+    except msgspec.ValidationError as error:
+        reason = re.sub(r"`?\$\.?([\w.\[\]]*)`?", rf"{name}.\1", str(error)).replace("`", "")
+        raise Misfit(shown(reason)) from None
+    except (
+        Exception
+    ) as error:  # what msgspec makes of objects that are no plain content, or that are nested deeply
+        raise Misfit(f"{name} is not plain content: {shown(str(error), 100)}") from None
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------

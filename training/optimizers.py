@@ -109,6 +109,9 @@ def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer,
         yield from _group_faults(group, own, f"{where}.param_groups.{i}")
     example = _example_state(optimizer)
     params = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, torch.optim.SGD) and example:  # its fused step takes all buffers or none
+        for index in set(range(len(params))) - found["state"].keys():
+            yield f"{where}.state.{index} is missing"
     for index, state in found["state"].items():
         name = f"{where}.state.{index}"
         if not 0 <= index < len(params):
@@ -124,7 +127,8 @@ def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer,
 
 def _group_faults(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Iterator[str]:
     """What is wrong with a group's parameters, its rate and the like."""
-    if found.get("params") != wanted["params"]:
+    params = found.get("params")
+    if not (isinstance(params, list) and all(type(i) is int for i in params) and params == wanted["params"]):
         yield f"{where}.params are not those of this network"
     for name in {**wanted, **found}:
         if name == "params" or (name not in found and name in {*_HOW, "lr_scale"}):
@@ -134,7 +138,8 @@ def _group_faults(found: Mapping[str, Any], wanted: Mapping[str, Any], where: st
             fits = isinstance(value, tuple | list) and len(value) == len(own)
             fits = fits and all(_is_number(v) and v < 1 for v in value)
         elif own is None or isinstance(own, bool):
-            fits = value is None or isinstance(value, bool) or (name not in wanted and _is_number(value))
+            fits = value is own or name == "fused" and isinstance(value, bool | None)
+            fits = fits or (name not in wanted and (value is None or _is_number(value)))
         else:
             fits = _is_number(value)
         if not fits:
