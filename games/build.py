@@ -28,10 +28,12 @@ from modelling import (
 )
 from modelling.contract import check_values, network_title
 from modelling.growing import Stage
-from modelling.layers import Size
+from modelling.layers import Size, image_shape
+from ops.memory import memory_of, size_in_words
 from ops.rng import key
 from settings import TrainConfig
 
+COPIES = {"Adam": 4, "AdamW": 4, "RMSprop": 3, "SGD": 2}  # weights, gradients and what the optimiser keeps
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 # Of a growing network: 9 sizes, fading or not, with and without gradients of weights and input.
 COMPILED_FORMS = 128
@@ -125,6 +127,7 @@ def rehearsed(
         G = own["G"] if "G" in own else build_generator(config.model, **g | {"spectral_norm": False})
         D = own["D"] if "D" in own else build_discriminator(config.model, **d | {"spectral_norm": False})
     row = model_of(G, D) if own else find_model(config.model)
+    check_fits(config, G, D, n, img_channels)
     check_contract(G, D, n=n, z_dim=config.z_dim, row=row, **image, **labels)
     if own:
         check_own(config, own, G, D, row)
@@ -134,6 +137,25 @@ def rehearsed(
         if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
     return G, D
+
+
+def check_fits(config: TrainConfig, G: nn.Module, D: nn.Module, n: int, img_channels: int) -> None:
+    """UserError for networks and a micro-batch of n that cannot find room on the device, whatever else is there.
+
+    Counted is the least that a step needs: weights, gradients, the optimisers' moments, averages, reals and latents.
+    """
+    n_emas = max(len(config.ema_halflife), len(config.ema_decay)) if config.ema else 0
+    of_g, of_d = (sum(p.numel() * p.element_size() for p in network.parameters()) for network in (G, D))
+    weights = COPIES[config.optimizer] * (of_g + of_d) + n_emas * of_g
+    height, width = image_shape(config.img_size)
+    batch = 4 * n * (config.z_dim + img_channels * height * width)
+    room = memory_of(config.device)
+    if room is not None and weights + batch > room:
+        raise UserError(
+            f"the networks need at least {size_in_words(weights)} with their optimisers and a batch of {n:,} "
+            f"{size_in_words(batch)}, and there are {size_in_words(room)} of memory: lower --z_dim, --img_size, "
+            "--batch_size, or the widths in --g_kwargs and --d_kwargs"
+        )
 
 
 def check_data_has_labels(config: TrainConfig, data: ImageData) -> None:

@@ -1,5 +1,6 @@
 """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
@@ -101,6 +102,7 @@ class NoiseToImage(Task):
     """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
 
     averaged = ("G",)
+    ranges = {"augmentation.p": (0.0, 1.0), "penalties.path_length": (0.0, math.inf)}
 
     # -- before the run ----------------------------------------------------------------------------------------------
 

@@ -185,8 +185,9 @@ class Task:
 
     networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
     that an EMA is kept of and that samples are made by; clip: network -> bound of its weights after each step; running:
-    tensors of the state that move within a phase and are put back where its step is skipped. unfit: settings that mean
-    nothing to the game, and are refused where they are asked for.
+    tensors of the state that move within a phase and are put back where its step is skipped; ranges: dotted name in
+    state_dict() -> (least, most) that a checkpoint may hold there. unfit: settings that mean nothing to the game, and
+    are refused where they are asked for.
     """
 
     unfit: Collection[str] = ()
@@ -197,6 +198,7 @@ class Task:
     averaged: tuple[str, ...]
     clip: dict[str, float]
     running: Sequence[Tensor] = ()
+    ranges: Mapping[str, tuple[float, float]] = {}
 
     # -- before the run ----------------------------------------------------------------------------------------------
 

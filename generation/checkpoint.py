@@ -7,8 +7,8 @@ torch.load reads it as it is. A state holds plain containers and tensors only (w
 import contextlib
 import errno
 import hashlib
+import math
 import os
-import pickle
 import re
 import shutil
 import sys
@@ -20,8 +20,10 @@ from typing import Any, BinaryIO
 import torch
 
 import disk
+from disk import Unreadable
 from errors import UserError
 from generation.state import SHOWN_DIFFERENCES, non_finite, plain, tensor_bytes
+from tensorfile import read_torch, size_of
 
 MAGIC = b"GANCKPT1"
 FOOTER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
@@ -32,6 +34,10 @@ SPACE_FACTOR = 1.2
 
 class CheckpointError(UserError):
     """A file that is no whole checkpoint: absent, truncated, altered, or not written by this toolkit."""
+
+
+class Misfit(UserError):
+    """A state that is read but cannot be used: of another form, or with values that no run writes."""
 
 
 class NonFiniteError(ValueError):
@@ -102,20 +108,38 @@ def _verify(path: Path) -> None:
         raise CheckpointError(f"{path}: damaged, its bytes do not match its checksum")
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    check: Callable[[dict[str, Any]], object] | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong.
+
+    check: raises UserError for a state that cannot be used, since a checksum says nothing of where a file comes from;
+    limit: bytes beyond which it is not read, None for any number.
+    """
     path = Path(path)
     try:
-        _verify(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if size_of(path) > (math.inf if limit is None else limit):
+            raise CheckpointError(f"{path}: larger than {limit:,} bytes, no checkpoint of this run")
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            verified = pool.submit(
+                _verify, path
+            )  # meanwhile: both wait for the disk, and hashing leaves the GIL
+            try:
+                state = read_torch(path, FOOTER_BYTES)
+            finally:
+                verified.result()  # its word goes first
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
+        if check is not None:
+            check(state)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        # The bytes are as written, so another version of torch or of this toolkit wrote them.
-        reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"{path}: whole, but torch {torch.__version__} refuses it: {reason}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not the state of a run")
+    except Unreadable as error:
+        raise CheckpointError(error.for_command_line) from None
+    except Misfit as error:
+        raise CheckpointError(f"{path}: {error.for_command_line}") from None
     return state
 
 
@@ -174,9 +198,14 @@ class CheckpointStore:
         self._prune(step, protect)
         return path
 
-    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong."""
-        return load_checkpoint(path)
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        check: Callable[[dict[str, Any]], object] | None = None,
+        limit: int | None = None,
+    ) -> dict[str, Any]:
+        """load_checkpoint of one file."""
+        return load_checkpoint(path, check, limit)
 
     def newest_whole(self) -> Path | None:
         """The newest checkpoint whose bytes match its checksum, None without one; nothing of it is loaded."""
@@ -188,14 +217,20 @@ class CheckpointStore:
                     return path
         return None
 
-    def latest(self, *, before: int | None = None) -> tuple[dict[str, Any], Path] | None:
+    def latest(
+        self,
+        check: Callable[[dict[str, Any]], object] | None = None,
+        limit: int | None = None,
+        *,
+        before: int | None = None,
+    ) -> tuple[dict[str, Any], Path] | None:
         """State and path of the newest good checkpoint, of a step before that one if given; None without one.
 
-        Damaged ones that were passed over are named on stderr.
+        check, limit: of load_checkpoint. Damaged ones that were passed over are named on stderr.
         """
         for step in reversed([s for s in self.steps() if before is None or s < before]):
             try:
-                return self.load(self.path(step)), self.path(step)
+                return self.load(self.path(step), check, limit), self.path(step)
             except CheckpointError as error:
                 print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
         return None

@@ -10,6 +10,8 @@ from errors import UserError
 from generation.labels import sample_labels
 from generation.sampling import undisturbed, with_truncation
 from generation.views import view_of
+from modelling.layers import image_shape
+from ops.memory import memory_of, size_in_words
 from ops.rng import key
 
 
@@ -21,6 +23,18 @@ def draw_samples(
         torch.manual_seed(key(seed, "sample"))  # of what a generator draws by itself
         found = view_of(about["dataset"]).draw(G, n, seed, y, **how)
     return found.clone()  # torch lets nobody write into what was made in inference mode
+
+
+def check_n(about: Mapping[str, Any], n: int) -> None:
+    """UserError for a number of samples that cannot stand in memory side by side."""
+    height, width = image_shape(about.get("img_size") or 1)
+    labels = 4 * about["n_labels"] if about["multi_hot"] else 8  # bytes
+    needed, room = n * (height * width + labels), memory_of("cpu")
+    if room is not None and needed > room:
+        raise UserError(
+            f"--n {n}: so many take at least {size_in_words(needed)}, and there are {size_in_words(room)} of memory: "
+            "draw fewer"
+        )
 
 
 def sample(
@@ -43,6 +57,7 @@ def sample(
     """
     if n < 1:
         raise UserError(f"--n {n}: give at least 1")
+    check_n(about, n)
     y = sample_labels(about, n, seed, None if label is None else [str(label)], attributes)
     G, how = with_truncation(G, about, truncation, truncation_layers)
     return draw_samples(G, about, n, seed, y, **how)

@@ -4,20 +4,21 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, safe_open
 from torch import Tensor, nn
 
 import disk
-from errors import UserError, tell
-from generation.checkpoint import CheckpointStore, load_checkpoint
+from disk import Unreadable, read_bytes, read_json
+from errors import UserError, shown, tell
+from generation.checkpoint import CheckpointStore, Misfit, load_checkpoint
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.protocol import best_step
+from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
 from metrics.features import save_tensors
 from modelling import MODELS, build_generator, find_model
 from modelling.layers import standing_statistics
@@ -25,8 +26,10 @@ from ops.precision import repeatable
 from ops.rng import generator as seeded
 from ops.rng import key
 from ops.spectral_norm import iterate_spectral_norm
+from tensorfile import faults_of, in_one_line, read_safetensors
 
-FORMAT = 1
+CONFIG_LIMIT = 16 * 2**20  # bytes of config.json
+FILE_LIMIT = 64 * 2**20  # bytes of a model's file
 STANDING_LATENTS = 512
 MODEL_FILE = "model.py"  # beside generator/: the copy of the user's file that its networks come from
 
@@ -109,7 +112,7 @@ def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Modul
 
 def file_sha256(file: Path) -> str:
     """sha256 of a file's bytes, as generator/config.json holds that of a user's model file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(file, FILE_LIMIT)).hexdigest()
 
 
 def check_device(device: str | torch.device) -> None:
@@ -189,23 +192,27 @@ def find_model_file(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a generator/ folder, checked for what loading needs; UserError for a damaged one."""
+    """config.json of a generator/ folder, checked for all that is read of it; UserError for a damaged or newer one."""
     file = folder / "config.json"
     try:
-        about = json.loads(file.read_text())
-        for name in ("weights", "build"):
-            about[name]
+        about = read_generator_config(read_json(file, dict[str, Any], CONFIG_LIMIT))
         if about["multi_hot"]:
             read_label_examples(about["label_examples"], about["n_labels"])
-    except (ValueError, KeyError, TypeError) as error:
+    except Unreadable:
+        raise
+    except Misfit as error:
         raise UserError(
             f"{file} is damaged or of an older version ({error}): resume the run to write it anew"
         ) from None
+    except UserError as error:
+        raise UserError(f"{file}: {error.for_command_line}") from None
     return about
 
 
-def _rebuilt(folder: Path, about: dict[str, Any], model_file: str | os.PathLike[str] | None) -> nn.Module:
-    """G without its weights, by name or from a user's file; says in `about` whether it has styles."""
+def _rebuilt(
+    folder: Path, about: dict[str, Any], model_file: str | os.PathLike[str] | None
+) -> Callable[[], nn.Module]:
+    """What builds G without its weights, by name or from a user's file; says in `about` whether it has styles."""
     name = about["model"]
     if name is None:
         raise UserError(
@@ -214,10 +221,20 @@ def _rebuilt(folder: Path, about: dict[str, Any], model_file: str | os.PathLike[
         )
     file = find_model_file(folder, about, model_file)
     if file is None and name not in MODELS:
-        raise UserError(f"{folder} is of the model {name}, which is none of {', '.join(MODELS)}")
+        raise UserError(f"{folder} is of the model {shown(name)}, which is none of {', '.join(MODELS)}")
     network = name if file is None else str(file)
     about["styles"] = find_model(network).styles
-    return build_generator(network, **about["build"])
+
+    def build() -> nn.Module:
+        try:
+            return build_generator(network, **about["build"])
+        except UserError as error:
+            raise UserError(f"{folder / 'config.json'}, build: {error.for_command_line}") from None
+        except Exception as error:  # sizes and types that no layer takes, whatever torch says of them
+            reason = shown(str(error).split("\n")[0], 200)
+            raise UserError(f"{folder / 'config.json'}, build: no {network} can be built: {reason}") from None
+
+    return build
 
 
 def _trained(
@@ -226,16 +243,19 @@ def _trained(
     """(file, the chosen weights in it), exported or of a checkpoint; says in `about` of which step they are."""
     if checkpoint is not None:
         file = find_checkpoint(folder, str(checkpoint))
-        state = load_checkpoint(file)
+        state = load_checkpoint(file, lambda state: converted(state, SampledState, "state"))
+        found = state["ema"] | {"raw": state["networks"].get("G")}
+        if found.get(about["chosen"]) is None:
+            raise UserError(f"{file} has no {about['chosen']} weights")
         about["step"] = state["step"]
-        return file, (state["ema"] | {"raw": state["networks"]["G"]})[about["chosen"]]
+        return file, found[about["chosen"]]
     file = folder / f"{about['chosen']}.safetensors"
     try:
-        with safe_open(file, "pt") as opened:
-            about["step"] = int(opened.metadata()["step"])
-        return file, load_file(file)
-    except Exception as error:  # safetensors and the system each have their own
+        state, metadata = read_safetensors(file)
+        about["step"] = converted(int(metadata["step"]), Count, "step")
+    except (KeyError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
+    return file, state
 
 
 def load_generator(
@@ -267,16 +287,16 @@ def load_generator(
     styled = tuple(row.Generator for row in MODELS.values() if row.styles)
     about |= {"chosen": chosen, "styles": isinstance(G, styled)}
     own = G is not None or about.get("model_file") is not None
-    if G is None:
-        G = _rebuilt(folder, about, model_file)
+    build = _rebuilt(folder, about, model_file) if G is None else None
     file, state = _trained(folder, about, checkpoint)
-    try:
-        G.load_state_dict(state)
-    except RuntimeError as error:
+    with torch.device("meta"):  # sizes are those of the file before any memory is taken for them
+        wanted = (build() if G is None else G).state_dict()
+    if reason := in_one_line(faults_of(state, wanted)):
         what = "does not fit G" if own else "is damaged"
         advice = "give the networks of the training" if own else "resume the run to write it anew"
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{file} {what} ({reason}); {advice}") from None
+        raise UserError(f"{file} {what} ({shown(reason)}); {advice}")
+    G = build() if G is None else G
+    G.load_state_dict(state)
     if checkpoint is not None:
         return sampling_copy(G.to(device), about, about["seed"]), about
     return G.requires_grad_(False).eval().to(device), about

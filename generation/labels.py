@@ -25,16 +25,23 @@ def label_examples(labels: np.ndarray, seed: int) -> list[str]:
     return ["".join("1" if value > 0 else "0" for value in row) for row in np.asarray(labels[index])]
 
 
-def read_label_examples(examples: list[str] | str, n_labels: int) -> Tensor:
-    """What label_examples wrote, as zeros and ones (n, n_labels); ValueError for anything else.
+def read_label_examples(examples: list[str] | str | None, n_labels: int) -> Tensor:
+    """What label_examples wrote, as zeros and ones (n, n_labels); UserError for anything else.
 
     A string is the form of older folders: the bits of each row packed into bytes, in hex.
     """
-    if isinstance(examples, str):
-        examples = [f"{int(row, 16):0{4 * len(row)}b}"[:n_labels] for row in examples.split()]
-    if not examples or any(len(row) != n_labels or set(row) - {"0", "1"} for row in examples):
-        raise ValueError(f"label_examples are no rows of {n_labels} labels")
-    return torch.tensor([[int(value) for value in row] for row in examples]).to(torch.get_default_dtype())
+    try:
+        if isinstance(examples, str):
+            examples = [f"{int(row, 16):0{4 * len(row)}b}"[:n_labels] for row in examples.split()]
+        bits = np.frombuffer("".join(examples).encode("ascii"), np.uint8) - ord("0")
+        if not 0 < len(examples) <= LABEL_EXAMPLES or {len(row) for row in examples} != {n_labels}:
+            raise ValueError
+        if bits.max(initial=0) > 1:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise UserError(f"label_examples are no rows of {n_labels} labels") from None
+    # (n * n_labels) -> (n, n_labels)
+    return torch.from_numpy(bits.reshape(-1, n_labels)).to(torch.get_default_dtype())
 
 
 def label_rows(labels: dict, n: int, seed: int) -> Tensor | None:

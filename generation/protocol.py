@@ -3,6 +3,7 @@
 A line is {"step", the scores by name, "protocol": everything that is needed to measure the same again, "date"}.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 import disk
+from disk import JSON_LIMIT, Unreadable, decode_json, read_text
 from generation.version import code_version
 from images.batches import ImageData
 from metrics.features import Extractor
@@ -130,6 +132,15 @@ def best_by(line: Mapping[str, Any]) -> tuple[str, str]:
     return name, better
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl; what a kill left of one, or what is none, is passed over. Unreadable for no file."""
+    found = []
+    for text in read_text(path, JSON_LIMIT).splitlines():
+        with contextlib.suppress(Unreadable):
+            found.append(decode_json(text, dict[str, Any], path.name))
+    return found
+
+
 def best_scores(path: Path) -> list[tuple[int, int]]:
     """(how many, step of the best) for every group of comparable scores of generated images in a scores.jsonl.
 
@@ -137,13 +148,21 @@ def best_scores(path: Path) -> list[tuple[int, int]]:
     """
     # (name, protocol) -> count, best value, its step
     found: dict[tuple[str, str], tuple[int, float, int]] = {}
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for line in read_lines(path) if path.exists() else ():
         try:
-            line = {"protocol": {}, **json.loads(text)}
+            line = {"protocol": {}, **line}
             step, key, (name, better) = line["step"], protocol_key(line), best_by(line)
             value = line[name] if better == "low" else -line[name]
             counts = math.isfinite(value) and line["protocol"].get("fakes", GENERATOR) == GENERATOR
-        except (ValueError, KeyError, AttributeError, TypeError, StopIteration):  # half a line, or another's
+            counts = counts and type(step) is int and step >= 0
+        except (
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            StopIteration,
+            OverflowError,
+        ):  # another's line
             continue
         if counts:
             count, *best = found.pop((name, key), (0, math.inf, -1))

@@ -25,7 +25,7 @@ def plain(obj: Any, name: str = "state") -> Any:
     Paths become str; subclasses of str, int, float, dict and tuple their base; numpy scalars Python
     numbers, arrays tensors; deques lists. Raises TypeError naming the place of anything else.
     """
-    if obj is None or type(obj) in (bool, int, float, complex, str, bytes, torch.dtype, torch.device):
+    if obj is None or type(obj) in (bool, int, float, complex, str, torch.dtype, torch.device):
         return obj
     if isinstance(obj, Tensor):
         return _compact(obj)

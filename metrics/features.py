@@ -1,26 +1,30 @@
 """Feature extractors: networks that read uint8 images; the weights they load are part of every score."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import disk
-from errors import NotFinite, UserError
+from disk import decode_json
+from errors import NotFinite, UserError, shown
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
+from tensorfile import fault_of, faults_of, in_one_line, read_safetensors
 
 # Images go through an extractor so many at a time, so that no other setting can move a score.
 READ_AT_ONCE = 256
 # Part of the key of cached statistics: raise it when the same weights would read an image differently.
 VERSION = 3
+ROUNDING = 1e-12  # of a covariance, relative to its largest variance
+MAX_FEATURES = 2**14
+MAX_SIDE = 1024  # of what a classifier reads
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,15 @@ def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The names of classes saved beside weights; ValueError if there are none."""
     if "classes" not in metadata:
         raise ValueError("its metadata names no classes")
-    return tuple(json.loads(metadata["classes"]))
+    return tuple(decode_json(metadata["classes"], list[str], "its metadata's classes"))
+
+
+def _side(metadata: Mapping[str, str]) -> int:
+    """The size that a network reads, of the metadata saved beside its weights; ValueError for none."""
+    side = metadata.get("img_size", "")
+    if not (side.isascii() and side.isdecimal() and 1 <= len(side) <= 4 and 1 <= int(side) <= MAX_SIDE):
+        raise ValueError(f"its metadata says img_size {side[:20]!r}, not 1 to {MAX_SIDE}")
+    return int(side)
 
 
 _DIGITS = tuple("0123456789")
@@ -68,7 +80,7 @@ EXTRACTORS: dict[str, ExtractorRow] = {
         lambda _: ColourCNN(len(_CIFAR10)), "python -m tools.train_classifier --dataset cifar10", classes=_CIFAR10
     ),
     "folder-cnn": ExtractorRow(
-        lambda saved: ColourCNN(len(class_names(saved)), int(saved["img_size"])),
+        lambda saved: ColourCNN(len(class_names(saved)), _side(saved)),
         "python -m tools.train_classifier --dataset folder --data PATH",
     ),
 }  # fmt: skip
@@ -160,16 +172,17 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
     if not file.is_file():
         raise UserError(f"no weights of {name} at {file}: run `{row.make}` or give --metric_weights")
     try:
-        state = load_file(file)
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
+        state, metadata = read_safetensors(file)
         # On the meta device nothing is drawn: loading leaves torch's global generator alone.
         with torch.device("meta"):
             module = row.build(metadata)
+        if faults := in_one_line(faults_of(state, module.state_dict())):
+            raise ValueError(faults)
         module.load_state_dict(state, assign=True)
         classes = row.classes_in(metadata)
-    except Exception as error:  # safetensors raises its own type, torch RuntimeError; both mean a wrong file
-        raise ValueError(f"{file} does not hold the weights of {name}: {error}") from None
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that no layer can have
+        reason = shown(str(error).split("\n")[0])
+        raise ValueError(f"{file} does not hold the weights of {name}: {reason}") from None
     content = checksum(state)
     if metadata.get("checksum", content) != content:
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
@@ -243,12 +256,46 @@ def _features_file(file: Path) -> Path:
 def load_reading(file: Path, with_features: bool) -> Reading | None:
     """What save_reading kept there, without logits; None for a file that is absent, damaged or foreign."""
     try:
-        held = load_file(file)
+        held = _checked(file, ("n", "mean", "covariance", "shares"))
         statistics = Statistics(int(held["n"]), held["mean"], held["covariance"], held["shares"])
-        features = load_file(_features_file(file))["features"] if with_features else None
-    except Exception:  # whatever is wrong with it, computing is the answer
+        _check_statistics(statistics)
+        features = None
+        if with_features:
+            features = _checked(_features_file(file), ("features",))["features"]
+            wanted = torch.empty(statistics.n, len(statistics.mean), device="meta")
+            if fault := fault_of(features, wanted):
+                raise ValueError(fault)
+    except (ValueError, RuntimeError):  # whatever is wrong with it, computing is the answer
         return None
     return Reading(statistics, features)
+
+
+def _checked(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a file, whose metadata has their checksum; ValueError for other ones."""
+    held, metadata = read_safetensors(file)
+    if held.keys() != set(names) or metadata.get("checksum") != checksum(held):
+        raise ValueError(f"{file} is not as it was written")
+    return held
+
+
+def _check_statistics(found: Statistics) -> None:
+    """ValueError for what no set of images gives: a checksum says nothing of where a file comes from."""
+    d, k = found.mean.numel(), found.shares.numel()
+    wanted = {"mean": (d,), "covariance": (d, d), "shares": (k,)}
+    for name, shape in wanted.items():
+        if fault := fault_of(getattr(found, name), torch.empty(shape, dtype=torch.float64, device="meta")):
+            raise ValueError(f"{name} {fault}")
+    covariance, scale = found.covariance.double(), float(found.covariance.diagonal().max()) if d else 0.0
+    if found.n < 2 or not 0 < d <= MAX_FEATURES or scale < 0:
+        raise ValueError(f"{found.n} images, {d} features, a variance of {scale}")
+    if not torch.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * scale):
+        raise ValueError("the covariance is not symmetric")
+    # with as much on its diagonal as rounding takes away it has a root, unless an eigenvalue is negative
+    lifted = covariance + torch.eye(d, dtype=torch.float64) * (ROUNDING * scale * d + 1e-300)
+    if scale > 0 and int(torch.linalg.cholesky_ex(lifted).info):
+        raise ValueError("the covariance has a negative eigenvalue")
+    if k and not (float(found.shares.min()) >= 0 and float(found.shares.sum()) <= 1 + 1e-6):
+        raise ValueError("the shares of classes are no shares")
 
 
 def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
@@ -257,9 +304,13 @@ def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
     tensors = {"n": torch.tensor(found.n), "mean": found.mean, "shares": found.shares}
     tensors["covariance"] = found.covariance
     if with_features:
-        features = {"features": reading.features.contiguous()}
-        save_tensors(_features_file(file), features)
-    save_tensors(file, tensors)
+        _keep(_features_file(file), {"features": reading.features.contiguous()})
+    _keep(file, tensors)
+
+
+def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors with their checksum, as _checked reads them."""
+    save_tensors(file, tensors, {"checksum": checksum(tensors)})
 
 
 def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import disk
+from disk import Unreadable
 from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
 from metrics.score import PLAIN
+from tensorfile import faults_of, in_one_line, read_torch
 
 NAME = PLAIN
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -107,19 +109,21 @@ def find_inception(folders: Sequence[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .pth file that is not trusted; ValueError for anything else."""
+def read_state(file: Path, published: bool = False) -> dict[str, Tensor]:
+    """Tensors by name from a .pth file that is not trusted; ValueError for anything else.
+
+    published: it is the published file byte for byte, in whatever form of torch's that may be.
+    """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch each have their own for a wrong file
-        reason = f"{type(error).__name__} {error}".split("\n")[0]
-        raise ValueError(
-            f"{file} does not hold the weights of {NAME}: torch cannot read it ({reason})"
-        ) from None
+        state = torch.load(file, map_location="cpu", weights_only=True) if published else read_torch(file)
+    except Unreadable as error:
+        raise ValueError(f"{file} does not hold the weights of {NAME}: {error.for_command_line}") from None
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()
     ):
         raise ValueError(f"{file} does not hold the weights of {NAME}: it is no dict of tensors")
+    if faults := in_one_line(faults_of(state, state)):
+        raise ValueError(f"{file} does not hold the weights of {NAME}: {faults}")
     return state
 
 
@@ -139,7 +143,7 @@ def load_inception(file: Path, *, trusted: bool, device: str | torch.device = "c
             f"{N_BYTES:,} bytes; delete it to have it downloaded again"
         )
     try:
-        module = InceptionReader(read_state(file))
+        module = InceptionReader(read_state(file, found == SHA256))
     except RuntimeError as error:  # load_state_dict: names or shapes
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{file} does not hold the weights of {NAME}: {reason}") from None

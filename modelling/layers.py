@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import UserError
+from errors import UserError, shown
 from ops.precision import upcast
 
 Size = int | tuple[int, int]  # of an image: a number for a square, else (height, width)
@@ -29,7 +29,7 @@ def check_number(name: str, given: float, low: float, high: float = math.inf, wh
     if isinstance(given, bool) or not isinstance(given, kinds) or not low <= given < high:
         kind = "a whole number" if whole else "a number"
         limits = f"at least {low}" + (f" and below {high}" if high < math.inf else "")
-        raise UserError(f"--{name} {given!r} must be {kind}, {limits}")
+        raise UserError(f"--{name} {shown(repr(given), 80)} must be {kind}, {limits}")
 
 
 def as_size(given: int | Sequence[int]) -> Size:

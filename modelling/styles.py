@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from modelling.conditioning import label_vectors, without_zero_rows
 from modelling.equalised import EqualisedLinear
-from modelling.layers import PixelNorm, check_choice, check_latents
+from modelling.layers import PixelNorm, check_choice, check_latents, check_number
 from ops.precision import upcast, without_autocast
+
+MAX_LAYERS = 64  # of a mapping network
 
 
 class Mapping(nn.Module):
@@ -43,6 +45,7 @@ class Mapping(nn.Module):
         w_avg_beta: float | None = 0.998,
     ) -> None:
         super().__init__()
+        check_number("mapping_layers", n_layers, 0, MAX_LAYERS + 1, whole=True)
         self.z_dim, self.w_dim, self.n_labels, self.w_avg_beta = z_dim, w_dim, n_labels, w_avg_beta
         self.embedding = EqualisedLinear(n_labels, w_dim) if n_labels else None
         if self.embedding is not None:

@@ -29,7 +29,7 @@ class SpectralNorm(nn.Module):
     def __init__(self, weight: Tensor, *, transposed: bool = False, eps: float = 1e-12) -> None:
         """Draw u from the default generator and run the first power iterations on `weight`."""
         super().__init__()
-        if not bool(weight.detach().any()):
+        if not weight.is_meta and not bool(weight.detach().any()):
             raise ValueError("spectral normalisation of a weight that is all zero: its norm is 0")
         self.transposed = transposed
         self.eps = eps

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from errors import Parser, UserError, tell
+from errors import Parser, UserError, shown, tell
 from images.sources import DATASETS, parse_size
 from losses import PENALTIES
 from modelling import is_file_name
@@ -43,7 +43,7 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, WORDS[value.lower()]
     try:
         return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # of hundreds of brackets
         return key, value
 
 
@@ -62,7 +62,7 @@ def auto_or(kind: type) -> Callable[[str], Any]:
         try:
             return text if text == "auto" else kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text} must be {kind.__name__} or auto") from None
+            raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be {kind.__name__} or auto") from None
 
     return parse
 

@@ -6,7 +6,9 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from disk import Unreadable, read_json, read_text
 from errors import UserError, tell
+from errors import shown as shown_text
 from modelling.layers import size_text
 from settings.dependents import without_idle
 from settings.section import default_of, is_auto
@@ -14,6 +16,10 @@ from settings.sections import FIELDS, SECTIONS
 from settings.sections.loss import unfold_weights, weight_names
 from settings.train_config import TrainConfig
 from settings.values import read_settings, without
+
+CONFIG_LIMIT = 4 * 2**20  # bytes of a run's config.json
+YAML_LIMIT = 256 * 2**10  # bytes of a file that people write
+MAX_DEPTH = 20
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
@@ -52,19 +58,17 @@ def has_auto(value: Any) -> bool:
     return is_auto(value) or isinstance(value, dict) and "auto" in value.values()
 
 
+def read_saved(path: Path) -> dict[str, Any]:
+    """A run's config.json as it stands there; UserError for what is none. base_of and others read its values."""
+    return read_json(path, dict[str, Any], CONFIG_LIMIT)
+
+
 def read_config_file(path: str) -> dict[str, Any]:
     """What a YAML or JSON file asks for; UserError for a missing file, no mapping, or unknown names.
 
     A run's config.json gives what was asked of the run; its name and wish to replace another one are not passed on.
     """
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    loaded = _read_yaml(path)
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} must hold `name: value` lines")
     if isinstance(loaded.get("asked"), dict):
@@ -75,6 +79,38 @@ def read_config_file(path: str) -> dict[str, Any]:
             tell(f"note: {path} does not say what was asked of its run: all its values count as asked")
             settings = _of_use(settings)
     return without(("log_name", "overwrite"), settings)
+
+
+def _read_yaml(path: str) -> Any:
+    """A YAML or JSON file as plain containers; UserError for one that is large, deep, repeats a name or itself."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses names given twice, of which PyYAML would take the last one."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+            if twice is not None:
+                raise yaml.YAMLError(f"{twice!r:.100} is given twice")
+            return super().construct_mapping(node, deep)
+
+    try:
+        text, depth = read_text(path, YAML_LIMIT), 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            # a few names that stand for others among them are a file of any size
+            if isinstance(event, yaml.AliasEvent):
+                raise yaml.YAMLError(f"*{event.anchor} stands for another part: write it out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"nested more than {MAX_DEPTH} deep")
+        return yaml.load(text, Loader)
+    except Unreadable as error:
+        raise UserError(f"--config {error.for_command_line}") from None
+    except (
+        Exception
+    ) as error:  # PyYAML's constructors raise whatever meets them: KeyError, OverflowError, ...
+        raise UserError(f"--config {path} is not YAML: {shown_text(' '.join(str(error).split()))}") from None
 
 
 def readable(name: str, value: Any) -> Any:

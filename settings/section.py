@@ -3,13 +3,14 @@
 import math
 import numbers
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
-from errors import UserError, did_you_mean
+from errors import UserError, did_you_mean, shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,19 @@ class Flag:
     usual: bool = False
     at_resume: str = "refused"
     shown: bool = True
+
+
+MAX_WHOLE = 2**63 - 1
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def brief(value: Any) -> str:
+    """A value for a message, whatever its size and depth."""
+    try:
+        return shown(_SHORT.repr(value), 200)
+    except ValueError:  # a number of thousands of digits
+        return f"a {type(value).__name__} of many digits"
 
 
 def flag(default: Any, help: str, **known: Any) -> Any:
@@ -86,7 +100,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         known = ", ".join(choices)
         raise UserError(
-            f"--{name}: invalid choice: {value!r} is not one of {known}{did_you_mean(str(value), choices)}"
+            f"--{name}: invalid choice: {brief(value)} is not one of {known}{did_you_mean(str(value)[:100], choices)}"
         )
 
 
@@ -98,11 +112,14 @@ def read_value(f: Field, value: Any) -> Any:
         return of(f).read(value)
     if takes_pairs(f):
         if not isinstance(value, Mapping):
-            raise UserError(f"--{f.name} must be a mapping, not {value!r}")
+            raise UserError(f"--{f.name} must be a mapping, not {brief(value)}")
+        for name in value:
+            if not isinstance(name, str):
+                raise UserError(f"--{f.name}: {brief(name)} is no name")
         return dict(value)
     several = isinstance(value, list | tuple)
     if several and not takes_many(f):
-        raise UserError(f"--{f.name} takes one value, not {value!r}")
+        raise UserError(f"--{f.name} takes one value, not {brief(value)}")
     items = tuple(_read_item(f, item) for item in (value if several else (value,)))
     return items if takes_many(f) else items[0]
 
@@ -114,9 +131,9 @@ def read_number(name: str, value: Any, *, auto: bool = False) -> Any:
     if isinstance(value, numbers.Real | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    raise UserError(f"--{name} must be float{' or auto' if auto else ''}, not {value!r}")
+    raise UserError(f"--{name} must be float{' or auto' if auto else ''}, not {brief(value)}")
 
 
 def _read_item(f: Field, item: Any) -> Any:
@@ -131,7 +148,13 @@ def _read_item(f: Field, item: Any) -> Any:
     if base is str and isinstance(item, os.PathLike):
         item = os.fspath(item)
     if not isinstance(item, base) or (base is int and isinstance(item, bool)):
-        raise UserError(f"--{f.name} must be {base.__name__}{' or auto' if about.auto else ''}, not {item!r}")
+        raise UserError(
+            f"--{f.name} must be {base.__name__}{' or auto' if about.auto else ''}, not {brief(item)}"
+        )
+    if base is int and abs(item) > MAX_WHOLE:
+        raise UserError(f"--{f.name} must be below 2^63, not {brief(item)}")
+    if base is str and "\0" in item:
+        raise UserError(f"--{f.name} {brief(item)} holds a NUL character")
     if about.choices is not None and not (about.accepts is not None and about.accepts(item)):
         one_of(f.name, item, about.choices())
     return item

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from errors import UserError, did_you_mean
-from settings.section import read_value
+from settings.section import brief, read_value
 from settings.sections import FIELDS
 from settings.sections.loss import fold_weights, weight_names
 
@@ -15,11 +15,14 @@ def read_settings(settings: Mapping[str, Any], source: str = "") -> dict[str, An
     source: where they stand, for the message; "" for arguments and flags.
     """
     known, found = [*FIELDS, *weight_names()], {}
+    for name in settings:
+        if not isinstance(name, str):
+            raise UserError(f"{f'{source}: ' if source else ''}{brief(name)} is no name of a setting")
     for name, value in fold_weights(settings).items():
         try:
             if name not in FIELDS:
                 meant = did_you_mean(name, known) or f"; known: {', '.join(known)}"
-                raise UserError(f"unknown setting {name!r}{meant}")
+                raise UserError(f"unknown setting {brief(name)}{meant}")
             found[name] = read_value(FIELDS[name], value)
         except UserError as error:
             if not source:

@@ -74,7 +74,6 @@ def test_round_trip_of_a_training_state(tmp_path: Path) -> None:
         "big": 2**70,
         "none": None,
         "flag": True,
-        "bytes": b"\0\1",
     }
     store = CheckpointStore(tmp_path / "runs" / "x")
     loaded = store.load(store.save(state, 7))
@@ -162,7 +161,7 @@ def test_what_is_no_checkpoint_is_said_so(tmp_path: Path) -> None:
     assert issubclass(CheckpointError, UserError)
     with pytest.raises(CheckpointError, match="No such file"):
         store.load(tmp_path / "absent.pt")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="no regular file"):
         store.load(tmp_path)
     (tmp_path / "page.pt").write_text("<html>" * 100)
     with pytest.raises(CheckpointError, match="not a checkpoint"):
@@ -175,7 +174,7 @@ def test_what_is_no_checkpoint_is_said_so(tmp_path: Path) -> None:
 def test_a_whole_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     checkpoint._write({"config": Path("x")}, store.path(3))
-    with pytest.raises(CheckpointError, match="refuses it"):
+    with pytest.raises(CheckpointError, match="no plain container"):
         store.load(store.path(3))
     assert store.latest() is None
 

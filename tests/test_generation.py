@@ -281,7 +281,7 @@ def test_weights_are_loaded_into_an_own_instance(own: Path, tmp_path: Path) -> N
     G, about = load_generator(own, G=instance)
     assert G is instance and not G.training and not next(G.parameters()).requires_grad and about["step"] == 5
     assert torch.equal(sample(G, about, n=3), expected)
-    with pytest.raises(UserError, match=r"raw.safetensors does not fit G .*size mismatch"):
+    with pytest.raises(UserError, match=r"raw.safetensors does not fit G .*shape"):
         load_generator(own, G=Own(side=9))
 
 

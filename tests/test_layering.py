@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = (
-    ("errors", "disk", "signals", "ops"),
+    ("errors", "disk", "signals", "tensorfile", "ops"),
     ("losses", "ema"),
     ("modelling", "augmentation", "metrics"),
     ("images",),
@@ -22,7 +22,7 @@ FLOORS = (
 # Floors that know torch alone, and floors without trackers, devices and files of runs.
 N_TORCH_ONLY, N_PURE = 2, 3
 PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
-LIBRARIES_OF = {"disk": {"msgspec"}}
+LIBRARIES_OF = {"disk": {"msgspec"}, "tensorfile": {"numpy", "safetensors"}}
 
 
 def floor_of(top: str) -> int | None:

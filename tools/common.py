@@ -8,12 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from errors import Parser, tell
+from errors import Parser, shown, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
 from ops.launched import world_size
 from training.device import choose_device
 from training.processes import join_group, leave_group, peers
+
+MAX_WHOLE = 2**63 - 1
+
+
+def whole(text: str) -> int:
+    """argparse type: a whole number that torch can hold."""
+    try:
+        value = int(text)
+    except ValueError:  # thousands of digits too
+        value = None
+    if value is None or abs(value) > MAX_WHOLE:
+        raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be a whole number below 2^63")
+    return value
 
 
 def positive(text: str) -> int:
@@ -22,8 +35,8 @@ def positive(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    if not 1 <= value <= MAX_WHOLE:
+        raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be a whole number of at least 1")
     return value
 
 
@@ -34,7 +47,7 @@ def finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+        raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be a finite number")
     return value
 
 

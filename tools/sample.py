@@ -27,7 +27,7 @@ from torch import Tensor
 
 import disk
 from errors import UserError, blaming_user, cli
-from generation.drawing import draw_samples
+from generation.drawing import check_n, draw_samples
 from generation.generator import load_generator
 from generation.labels import sample_labels
 from generation.pictures import to_picture
@@ -41,6 +41,7 @@ from tools.common import (
     parse_with_attributes,
     positive,
     tool_parser,
+    whole,
 )
 from training.device import choose_device
 
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="NAME.png for one grid, DIR/ for single files")
     add_label_flags(p)
     about = "latents are a function of it and of an image's index [0]"
-    p.add_argument("--seed", type=int, default=0, help=about)
+    p.add_argument("--seed", type=whole, default=0, help=about)
     about = "pixels of the grid a pixel of an image, to look at small ones [up to 4, for a width of 512]"
     p.add_argument("--scale", type=positive, help=about)
     add_truncation_flags(p)
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not is_folder and out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: NAME.png writes one grid, DIR/ single files")
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
+    check_n(config, args.n)
     y = sample_labels(config, args.n, args.seed, args.classes, args.attributes)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     view = view_of(config["dataset"])

@@ -152,7 +152,7 @@ def saved_settings(file: Path, source: Path) -> dict:
 
 def written_settings(file: Path) -> dict:
     """The settings in a run's config.json; Unreadable."""
-    settings = disk.read_json(file, dict[str, Any])
+    settings = read_saved(file)
     if missing := NEEDED - settings.keys():
         raise disk.Unreadable(f"{file} is damaged: it does not say {', '.join(sorted(missing))}")
     return settings

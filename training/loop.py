@@ -19,6 +19,7 @@ from ops.spectral_norm import iterate_spectral_norm
 from settings import TrainConfig
 from signals import Signals, Stopped, name_of
 from training.averages import make_averages
+from training.checking import check_state
 from training.guards import (
     MAX_ROLLBACKS,
     Diverged,
@@ -418,8 +419,13 @@ class Loop:
             **self.surroundings,
         }
 
+    def check_state(self, state: dict[str, Any]) -> None:
+        """UserError for what load_state_dict cannot go on from; nothing is touched."""
+        optimizers = {name: network.optimizer for name, network in self.networks.items()}
+        check_state(state, self.state_dict(), optimizers, self.task)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore state_dict(); shapes have been compared before."""
+        """Restore a state that check_state has let pass."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             network.optimizer.load_state_dict(state["optimizers"][name])
@@ -463,7 +469,7 @@ class Loop:
         def older() -> tuple[dict[str, Any], Any] | None:
             steps = self.store.steps()
             limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
-            return self.store.latest(before=limit) or self.store.latest()
+            return self.store.latest(self.check_state, before=limit) or self.store.latest(self.check_state)
 
         found = tensors_from_main(older)
         if found is None or self.rollbacks.n == MAX_ROLLBACKS:

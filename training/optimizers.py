@@ -1,13 +1,17 @@
 """Optimisers of networks, and a step that is taken only where its gradients are finite."""
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelling import param_groups
 from settings import TrainConfig
+from tensorfile import fault_of, faults_of
 
 
 def _adam(
@@ -104,3 +108,74 @@ def _step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: T
     optimizer.step()
     for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(ok, tensor, old))
+
+
+# -- saved state -----------------------------------------------------------------------------------------------------
+
+# how torch computes a step: not saved by older versions of it, and not the same on every machine
+_HOW = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+
+
+def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str) -> Iterator[str]:
+    """What keeps the saved state of an optimiser, a `state` and `param_groups`, from being loaded into this one.
+
+    torch compares numbers of parameters only: moments of another shape crash its fused steps.
+    """
+    groups, wanted = found["param_groups"], optimizer.state_dict()["param_groups"]
+    if len(groups) != len(wanted):
+        yield f"{where}.param_groups are {len(groups)}, not {len(wanted)}"
+        return
+    for i, (group, own) in enumerate(zip(groups, wanted, strict=True)):
+        yield from _group_faults(group, own, f"{where}.param_groups.{i}")
+    example = _example_state(optimizer)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, torch.optim.SGD) and example:  # its fused step takes all buffers or none
+        for index in set(range(len(params))) - found["state"].keys():
+            yield f"{where}.state.{index} is missing"
+    for index, state in found["state"].items():
+        name = f"{where}.state.{index}"
+        if not 0 <= index < len(params):
+            yield f"{name} is of none of {len(params)} parameters"
+            continue
+        state = {key: value for key, value in state.items() if value is not None or key in example}
+        likes = {key: params[index] if value.dim() else value for key, value in example.items()}
+        yield from faults_of(state, likes, name)
+        for key in (key for key, value in example.items() if value.dim() == 0):
+            if fault_of(state.get(key), example[key]) is None and state[key] < 0:
+                yield f"{name}.{key} is negative"
+
+
+def _group_faults(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What is wrong with a group's parameters, its rate and the like."""
+    params = found.get("params")
+    if not (isinstance(params, list) and all(type(i) is int for i in params) and params == wanted["params"]):
+        yield f"{where}.params are not those of this network"
+    for name in {**wanted, **found}:
+        if name == "params" or (name not in found and name in {*_HOW, "lr_scale"}):
+            continue
+        value, own = found.get(name), wanted.get(name)
+        if isinstance(own, tuple):
+            fits = isinstance(value, tuple | list) and len(value) == len(own)
+            fits = fits and all(_is_number(v) and v < 1 for v in value)
+        elif own is None or isinstance(own, bool):
+            fits = value is own or name == "fused" and isinstance(value, bool | None)
+            fits = fits or (name not in wanted and (value is None or _is_number(value)))
+        else:
+            fits = _is_number(value)
+        if not fits:
+            yield f"{where}.{name:.100} is no such setting"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number of at least 0."""
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def _example_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser of this kind keeps of one parameter, a vector."""
+    p = torch.zeros(2, requires_grad=True)
+    p.grad = torch.zeros(2)
+    known = inspect.signature(type(optimizer)).parameters
+    other = type(optimizer)([p], **{k: v for k, v in optimizer.defaults.items() if k in known})
+    other.step()
+    return {name: value for name, value in other.state[p].items() if value is not None}

@@ -26,7 +26,6 @@ from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore
 from generation.generator import find_generator, load_generator, read_config
-from generation.state import check_shapes
 from images.batches import ImageData
 from images.own import OWN, as_image_data
 from images.sources import DATASETS
@@ -37,6 +36,7 @@ from settings.derive import with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
+from training.checking import size_limit
 from training.claim import RunFolder, claimed
 from training.events import TensorBoard
 from training.folder import Plan, plan_of
@@ -262,27 +262,30 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, 
         tracker.store_init_configuration(settings)
 
 
-def checkpoint_of(source: Path, keep: int) -> dict[str, Any]:
-    """The state to go on from: of a checkpoint, or of the newest that can be read of a run's; UserError."""
+def checkpoint_of(
+    source: Path, keep: int, check: Callable[[dict[str, Any]], object], limit: int
+) -> dict[str, Any]:
+    """The state to go on from: of a checkpoint, or of the newest of a run's that passes `check`; limit: bytes of its
+    tensors. UserError."""
     store = CheckpointStore(source / "checkpoints", keep)
     if source.is_file():
-        return store.load(source)
-    if (found := store.latest()) is None:
-        raise UserError(f"--resume: {source} has no checkpoint that can be read; start anew with --overwrite")
+        return store.load(source, check, limit)
+    if (found := store.latest(check, limit)) is None:
+        raise UserError(
+            f"--resume: {source} has no checkpoint that this run can go on from; start anew with --overwrite"
+        )
     return found[0]
 
 
 def restore(loop: Loop, source: Path) -> None:
-    """Load the checkpoint into the loop, refusing another architecture or other data before any weight is touched.
+    """Load the checkpoint into the loop, refusing what does not fit it or its data before any weight is touched.
 
     The main process reads it for all: the others need not have the run's folder.
     """
-    state = tensors_from_main(lambda: checkpoint_of(source, loop.config.keep_checkpoints))
+    check, limit = loop.check_state, size_limit(loop.state_dict())
+    state = tensors_from_main(lambda: checkpoint_of(source, loop.store.keep, check, limit))
     for line in loop.task.check_resumed(state["data"]):
         loop.log.say(line)
-    lines = check_shapes(state["networks"], {name: n.module for name, n in loop.networks.items()})
-    if lines:
-        raise UserError(f"--resume: another architecture: {'; '.join(lines)}")
     if state["processes"] != loop.n_processes:
         loop.log.say(
             f"note: the checkpoint is of {state['processes']} process(es), now {loop.n_processes}: "

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from augmentation import AUGMENTATIONS
-from errors import UserError
+from errors import UserError, shown
 from images.sources import DATASETS, parse_size
 from modelling.layers import Size
-from settings.section import Section, flag
+from settings.section import Section, brief, flag
 
 
 def kind_of(dataset: str) -> str:
@@ -20,7 +20,7 @@ def read_size(value: Any) -> Size:
     try:
         return parse_size("x".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
     except ValueError as error:
-        raise UserError(f"--img_size {value!r}: {error}") from None
+        raise UserError(f"--img_size {brief(value)}: {shown(str(error))}") from None
 
 
 @dataclass(frozen=True)

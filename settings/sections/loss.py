@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from errors import UserError
 from losses import METHODS, PENALTIES
-from settings.section import Section, check_weight, flag, one_of, read_number
+from settings.section import Section, brief, check_weight, flag, one_of, read_number
 
 
 def weight_name(penalty: str) -> str:
@@ -47,7 +47,7 @@ def unfold_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
 def read_weights(value: Any) -> dict[str, Any]:
     """Weights by penalty, as numbers, `auto` where a row knows it, or None; UserError."""
     if not isinstance(value, Mapping):
-        raise UserError(f"--penalty_weights must be a mapping of penalties to numbers, not {value!r}")
+        raise UserError(f"--penalty_weights must be a mapping of penalties to numbers, not {brief(value)}")
     for name in value:
         one_of("penalty_weights", name, PENALTIES)
     return {

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from errors import UserError
-from settings.section import Section, flag
+from settings.section import Section, brief, flag
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name: module that must be importable
 AUTO_IMAGES = 25_000_000
+MAX_NAME = 255  # bytes, of a file system
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,13 @@ class RunSettings(Section):
     def check(self) -> None:
         """A name is a folder's."""
         name = self.log_name
-        if name is not None and (Path(name).name != name or name in ("", "..")):
+        if name is None:
+            return
+        plain = Path(name).name == name and name not in ("", "..") and "\\" not in name and name.isprintable()
+        if not plain or len(name.encode()) > MAX_NAME:
             raise UserError(
-                f"--log_name {name!r} must be a plain folder name; --runs_dir says where runs stand"
+                f"--log_name {brief(name)} must be a plain folder name of at most {MAX_NAME} bytes; "
+                "--runs_dir says where runs stand"
             )
 
 

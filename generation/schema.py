@@ -1,0 +1,133 @@
+"""What a checkpoint and a generator's config.json must look like, whoever wrote them."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from errors import UserError, shown
+from generation.checkpoint import Misfit
+
+FORMAT = 1  # of generator/config.json: the newest that this version reads
+MAX_COUNT = 2**53  # up to here floats count exactly, and no run gets there
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Some = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
+Word = Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+def converted(content: Any, kind: type, name: str) -> Any:
+    """Content as what it should be; Misfit says at which place it is not."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        reason = re.sub(r"`?\$\.?([\w.\[\]]*)`?", rf"{name}.\1", str(error)).replace("`", "")
+        raise Misfit(shown(reason)) from None
+    except (
+        Exception
+    ) as error:  # what msgspec makes of objects that are no plain content, or that are nested deeply
+        raise Misfit(f"{name} is not plain content: {shown(str(error), 100)}") from None
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+class LoopState(Struct):
+    """Counts of the loop; scores: [step, value, protocol] of each evaluation."""
+
+    updates: Count
+    last_update: Count
+    skipped: Annotated[float, Meta(ge=0)]
+    scores: list[tuple[Count, float, str]] = []
+
+
+class OptimizerState(Struct):
+    """What torch's optimisers save."""
+
+    state: dict[int, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class Origin(Struct):
+    """The data of a run."""
+
+    name: str
+    fingerprint: str
+    n_labels: Count | None = None
+
+
+class CheckpointState(Struct):
+    """A checkpoint, up to its tensors; what older versions did not write has a default, what newer add is left."""
+
+    step: Count
+    attempt: Count
+    networks: dict[str, dict[str, Any]]
+    ema: dict[str, dict[str, Any]]
+    optimizers: dict[str, OptimizerState]
+    task: dict[str, Any]
+    loop: LoopState
+    data: Origin
+    processes: Some
+    scaler: dict[str, Any] | None = None
+    compiled: str = "no"
+
+
+class SampledState(Struct):
+    """What sampling reads of a checkpoint."""
+
+    step: Count
+    networks: dict[str, dict[str, Any]]
+    ema: dict[str, dict[str, Any]]
+
+
+# -- generator/config.json -----------------------------------------------------------------------------------------
+
+
+class ModelFile(Struct):
+    """The user's file that a generator is built from."""
+
+    name: Word
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+Scalar = bool | int | float | str | None
+
+
+class GeneratorConfig(Struct):
+    """generator/config.json. What newer versions add is left as it is, unless `format` says that it matters."""
+
+    model: Word | None
+    build: dict[str, Scalar | list[Scalar]]
+    weights: Annotated[
+        list[Annotated[str, Meta(pattern=r"^\w[\w.+-]{0,99}$")]], Meta(min_length=1, max_length=100)
+    ]
+    multi_hot: bool
+    n_labels: Annotated[int, Meta(ge=0, le=10**6)] = 0
+    dataset: Word = "images"
+    img_size: int | list[int] | None = None
+    z_dim: Some | None = None
+    label_names: Annotated[list[str], Meta(max_length=10**6)] = []
+    label_examples: list[str] | str | None = None
+    seed: int = 0
+    step: Count = 0
+    batch_norm: str = "unknown"
+    model_file: ModelFile | None = None
+    data: dict[str, Any] = {}
+    format: int = FORMAT
+
+
+def read_generator_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a generator/ with its defaults in place; UserError for a newer format, Misfit for another form."""
+    newest = content.get("format", FORMAT)
+    if type(newest) is int and newest > FORMAT:
+        raise UserError(
+            f"written by a newer version (format {newest}, this one reads up to {FORMAT}): update this toolkit"
+        )
+    found = converted(content, GeneratorConfig, "config")
+    if len(found.label_names) not in (0, found.n_labels):
+        raise Misfit(f"config.label_names are {len(found.label_names)}, n_labels is {found.n_labels}")
+    if type(newest) is not int or newest < 1:
+        raise Misfit(f"config.format is {newest!r:.20}")
+    return msgspec.to_builtins(found) | dict(content)
