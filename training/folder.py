@@ -13,7 +13,7 @@ from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import AUTO, LATEST, Request
-from settings.files import base_of
+from settings.files import base_of, read_saved
 from settings.resume import as_first_asked, resume_differences
 from settings.values import layered
 
