@@ -1,5 +1,6 @@
 """The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from training.scores import Scores
 
 MAX_BAD_STEPS = 20  # in a row, before the loop goes back to the last checkpoint
 MAX_ROLLBACKS = 3
+ASK_S = 2.0  # between looks for signals of other processes, each of which waits for the device
 
 
 class Diverged(Exception):
@@ -109,6 +111,7 @@ class Loop:
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.n_processes = shard.n_processes
         self.step = self.attempt = self.rollbacks = 0
+        self._asked, self._ask_at = (time.monotonic(), 0), 0
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
@@ -375,13 +378,17 @@ class Loop:
         return self.scores is not None and self.scores.exhausted()
 
     def _agreed_signal(self, logging: bool) -> int:
-        """The signal all processes obey at this step, 0 for none; asked only at the logging cadence."""
+        """The signal all processes obey at this step, 0 for none; several ask each other every ASK_S and at logging."""
         if self.n_processes == 1:
             return self.signals.received or 0
-        if not logging:
+        if not logging and self.step < self._ask_at:
             return 0
-        flags = torch.tensor([self.signals.received or 0], device=self.device)
-        return int(self.accelerator.gather(flags).max())
+        now, (then, at) = time.monotonic(), self._asked
+        pace = (now - then) / max(self.step - at, 1)  # seconds a step; the slowest's is everyone's
+        given = torch.tensor([[self.signals.received or 0, pace]], device=self.device)
+        number, pace = self.accelerator.gather(given).amax(0).tolist()
+        self._asked, self._ask_at = (now, self.step), self.step + max(int(ASK_S / max(pace, 1e-6)), 1)
+        return int(number)
 
     def _check_bad_runs(self) -> None:
         for name, network in self.networks.items():
