@@ -159,11 +159,11 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        if argv is None:
+            signals.as_command()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to fail
                 stream.reconfigure(errors="backslashreplace")
-        if argv is None:
-            signals.as_command()
         try:
             return main(argv) or 0
         except UserError as error:

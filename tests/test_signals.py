@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -22,6 +23,7 @@ import signals
 from settings import TrainConfig
 from tests.running import ROOT, full
 from training import train
+from training.loop import Loop
 
 STOPS = [getattr(signal, name) for name in signals.NAMES]
 SCRIPTS = sorted(file.name for file in ROOT.glob("gan_*.py"))
@@ -297,6 +299,26 @@ def test_a_second_signal_kills_but_an_echo_does_not(number: int, pause: float, c
         process.send_signal(number)
         time.sleep(pause)
     assert process.communicate("\n", timeout=PATIENCE_S)[1] == "" and process.returncode == code
+
+
+def test_processes_ask_each_other_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of slow steps each, of quick ones few: launchers kill half a minute after the signal."""
+
+    def asked(seconds: float) -> list[int]:
+        clock, steps = [0.0], []
+        monkeypatch.setattr("training.loop.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        loop = SimpleNamespace(
+            n_processes=2, signals=signals.Signals(), device="cpu", _asked=(0.0, 0), _ask_at=0
+        )
+        loop.accelerator = SimpleNamespace(gather=lambda given: (steps.append(loop.step), given)[1])
+        for loop.step in range(1, 101):
+            clock[0] += seconds
+            assert Loop._agreed_signal(loop, False) == 0
+        loop.signals.received = 15
+        assert Loop._agreed_signal(loop, True) == 15
+        return steps[:-1]
+
+    assert asked(3.0) == list(range(1, 101)) and len(asked(0.1)) < 10
 
 
 # -- launchers -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The only training loop: phases, optimisers, reduction over processes, guards, cadence."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import forget, make_optimizer, step_where
 from training.scores import Scores
+
+ASK_S = 2.0  # between looks for signals of other processes, each of which waits for the device
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class Loop:
         self.owed = False  # a checkpoint that was due while steps were skipped
         self.unlearned: str | None = None
         self._samplers: Samplers | None = None
+        self._asked, self._ask_at = (
+            (time.monotonic(), 0),
+            0,
+        )  # (when, step) signals were asked for; the next step for it
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
@@ -365,13 +372,17 @@ class Loop:
         return self.scores is not None and self.scores.exhausted()
 
     def _agreed_signal(self, logging: bool) -> int:
-        """The signal all processes obey at this step, 0 for none; asked only at the logging cadence."""
+        """The signal all processes obey at this step, 0 for none; several ask each other every ASK_S and at logging."""
         if self.n_processes == 1:
             return self.signals.received or 0
-        if not logging:
+        if not logging and self.step < self._ask_at:
             return 0
-        flags = torch.tensor([self.signals.received or 0], device=self.device)
-        return int(self.accelerator.gather(flags).max())
+        now, (then, at) = time.monotonic(), self._asked
+        pace = (now - then) / max(self.step - at, 1)  # seconds a step; the slowest's is everyone's
+        given = torch.tensor([[self.signals.received or 0, pace]], device=self.device)
+        number, pace = self.accelerator.gather(given).amax(0).tolist()
+        self._asked, self._ask_at = (now, self.step), self.step + max(int(ASK_S / max(pace, 1e-6)), 1)
+        return int(number)
 
     def _values(self) -> dict[str, float]:
         """The last values of all that is logged, averaged over processes; waits for the device."""
