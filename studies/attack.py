@@ -31,7 +31,17 @@ from typing import Any
 import torch
 
 from errors import UserError, cli
-from studies.attacks import archives, disks, hostile, interruptions, owners, tampering
+from studies.attacks import (
+    archives,
+    disks,
+    hostile,
+    hostile_archives,
+    hostile_folders,
+    interruptions,
+    owners,
+    tampering,
+    texts,
+)  # fmt: skip
 from studies.attacks.children import adopt_orphans, kill_group, own_children
 from studies.attacks.runs import Case, Lab, preload, scratch_random
 from tools.common import finite, positive, tool_parser
@@ -58,6 +68,7 @@ def _signal(name: str, times: int) -> Kind:
     return Kind("signals", f"SIG{name}, 1 or 2 processes", partial(interruptions.stop_by, number), times)
 
 
+HOSTILE = hostile_archives.TABLE | hostile_folders.TABLE
 KINDS = (
     Kind("kill", "SIGKILL, 1 process", interruptions.kill_one, 140, 3.0),
     Kind("kill", "SIGKILL, 2 processes", interruptions.kill_two, 60, 2.0),
@@ -75,9 +86,9 @@ KINDS = (
     Kind("disk", "folders not writable for a moment", disks.not_writable, 20),
     Kind("disk", "run folder deleted", disks.deleted, 20),
     Kind("tamper", "checkpoints, valid checksum", tampering.checkpoints, 200, 2.0),
-    Kind("tamper", "json, caches, statistics", tampering.texts, 100, 1.5),
+    Kind("tamper", "json, caches, statistics", texts.texts, 100, 1.5),
     Kind("archives", "fuzzed archives", archives.fuzz, 10_000 // archives.AT_ONCE, 1.5),
-    Kind("archives", "hostile archives and folders", hostile.attack, len(hostile.NAMES), 2.0, numbered=True),
+    Kind("archives", "hostile archives and folders", partial(hostile.attack, HOSTILE), len(HOSTILE), 2.0, numbered=True),
 )  # fmt: skip
 GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS))
 
@@ -324,18 +335,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"prepared: a run alone takes {lab.twin(1).seconds:.1f} s, on two processes {lab.twin(2).seconds:.1f} s"
         )
-        tampering.one_step(lab)
+        texts.one_step(lab)
         tallies = attack_all(lab, kinds, args, out)
     finally:
         subprocess.run(["rm", "-rf", str(work)], check=False)
     print(table(tallies))
     failures = [text for tally in tallies.values() for text in tally.failures]
     if failures:
-        print(
-            f"\n{len(failures)} attacks did not hold; what they were is in report.txt of each folder:",
-            *failures,
-            sep="\n",
-        )
+        print(f"\n{len(failures)} attacks did not hold; each folder has a report.txt:", *failures, sep="\n")
     elif args.out is None:
         shutil.rmtree(out)
     return int(bool(failures))

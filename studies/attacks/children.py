@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,10 +117,8 @@ def start(
         _become(argv, scratch, environment or {}, fresh, group, watcher, prepare, program, write)
     os.close(write)
     group = group or pid
-    try:
+    with suppress(OSError):  # it has ended, or runs another program by now
         os.setpgid(pid, group)  # in both, whoever is first
-    except OSError:  # it has ended, or runs another program by now
-        pass
     return Child(tuple(argv), pid, group, read, began)
 
 
@@ -270,10 +269,8 @@ def _reap(child: Child) -> None:
 
 def kill_group(group: int, number: int) -> None:
     """Send a signal to a process group; one that is gone is none."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass
 
 
 def own_children() -> list[int]:
@@ -288,10 +285,8 @@ def own_children() -> list[int]:
             continue
         if int(parent) == os.getpid():
             if state == "Z":
-                try:
+                with suppress(ChildProcessError):
                     os.waitpid(int(folder.name), os.WNOHANG)
-                except ChildProcessError:
-                    pass
             else:
                 found.append(int(folder.name))
     return found

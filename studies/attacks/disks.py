@@ -126,9 +126,8 @@ def trouble(lab: Lab, case: Case, rng: random.Random, kind: str) -> None:
     else:
         begin, end = filled(case.scratch, spare) if mounted else limited(spare)
     log = Path(tempfile.mkstemp(dir=lab.folder)[1])
-    case.notes.append(
-        f"{kind} ({'a small disk' if mounted else kind}, {spare} bytes spare), operations {first} to {last}"
-    )
+    how = "a small disk" if mounted else kind
+    case.notes.append(f"{how}, {spare} bytes spare, operations {first} to {last}")
     try:
         watcher = Trouble(first, last, log, begin, end)
         children = case.run(case.command(), watcher=watcher, prepare=obey_modes)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from studies.attacks.children import Child, Watcher, kill_group, wait
@@ -87,10 +88,8 @@ def _send(pid: int, group: int, number: int, whole_group: bool) -> None:
     if whole_group:
         kill_group(group, number)
     else:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def check_stopped(case: Case, child: Child, number: int, launched: bool) -> None:

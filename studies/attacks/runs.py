@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -37,8 +38,11 @@ N_IMAGES = 320  # enough for several decoding processes
 N_STEPS = 40
 TIMED = {"img_per_s", "date"}  # values of a line that no repeat gives again
 STATE = ("step", "attempt", "networks", "ema", "optimizers", "task", "loop")
-TINY = ["--device", "cpu", "--dataset", "digits", "--img_size", "16", "--z_dim", "8", "--batch_size", "8", "--norm_g", "none", "--norm_d", "batch", "--g_kwargs", "width=8", "--d_kwargs", "width=8", "--ema", "--extractor", "digits-cnn"]
-CADENCE = ["--log_interval", "5", "--sample_interval", "10", "--checkpoint_interval", "7", "--eval_interval", "20", "--eval_n", "64"]
+TINY = (
+    "--device cpu --dataset digits --img_size 16 --z_dim 8 --batch_size 8 --norm_g none --norm_d batch "
+    "--g_kwargs width=8 --d_kwargs width=8 --ema --extractor digits-cnn "
+    "--log_interval 5 --sample_interval 10 --checkpoint_interval 7 --eval_interval 20 --eval_n 64"
+)
 # torchrun's own, and the steps at which a run happened to be stopped
 FREE = re.compile(r"^tmp/torchelastic_|checkpoints/step-\d{8,}\.pt$")
 TRACEBACK = "Traceback (most recent call last)"
@@ -80,7 +84,7 @@ class Lab:
         places |= {"cache_dir": scratch / "cache", "runs_dir": scratch / "runs"}
         named = [] if name is None else ["--log_name", name]
         flags = [text for key, value in places.items() for text in (f"--{key}", str(value))]
-        return ["gan_mnist.py", *TINY, *CADENCE, "--n_steps", str(n_steps), *flags, *named, *words]
+        return ["gan_mnist.py", *shlex.split(TINY), "--n_steps", str(n_steps), *flags, *named, *words]
 
     def twin(self, processes: int) -> Twin:
         """The uninterrupted run on so many processes; made at the first call."""
