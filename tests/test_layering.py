@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = (
-    ("errors", "ops"),
+    ("errors", "disk", "ops"),
     ("losses", "ema"),
     ("modelling", "augmentation", "metrics"),
     ("images",),
@@ -22,6 +22,7 @@ FLOORS = (
 # Floors that know torch alone, and floors without trackers, devices and files of runs.
 N_TORCH_ONLY, N_PURE = 2, 3
 PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
+LIBRARIES_OF = {"disk": {"filelock", "msgspec"}}
 
 
 def floor_of(top: str) -> int | None:
@@ -48,6 +49,7 @@ def culprits(text: str, path: str) -> list[str]:
     if own is None:
         return [f"{path} stands on no floor: name its folder in FLOORS"]
     allowed = {"torch", "triton"} if own < N_TORCH_ONLY else PURE
+    allowed = allowed | LIBRARIES_OF.get(parts[0], set())
     found = []
     for line, name in imported(ast.parse(text), parts[:-1]):
         top = name.split(".")[0]
