@@ -88,7 +88,7 @@ KINDS = (
     Kind("tamper", "checkpoints, valid checksum", tampering.checkpoints, 200, 2.0),
     Kind("tamper", "json, caches, statistics", texts.texts, 100, 1.5),
     Kind("archives", "fuzzed archives", archives.fuzz, 10_000 // archives.AT_ONCE, 1.5),
-    Kind("archives", "hostile archives and folders", partial(hostile.attack, HOSTILE), len(HOSTILE), 2.0, numbered=True),
+    Kind("archives", "hostile archives, folders", partial(hostile.attack, HOSTILE), len(HOSTILE), 2.0, numbered=True),
 )  # fmt: skip
 GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS))
 

@@ -1,13 +1,13 @@
 """Disks that are full for a moment, folders that cannot be written to or are gone: the run goes on."""
 
 import ctypes
+import mmap
 import os
 import random
 import resource
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,17 +53,14 @@ def obey_modes() -> None:
 class Trouble:
     """A watcher that begins some trouble before one file operation and ends it before a later one.
 
-    The paths of the operations in between go to a file, so that what may be missing is known.
+    The paths of the operations in between stand in memory that parent and child share.
     """
 
-    def __init__(
-        self, first: int, last: int, log: Path, begin: Callable[[], None], end: Callable[[], None]
-    ) -> None:
-        self.first, self.last, self.log = first, last, log
-        self.begin, self.end = begin, end
+    def __init__(self, first: int, last: int, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self.first, self.last, self.begin, self.end = first, last, begin, end
         self.since: float | None = None
         self.over = False
-        self.touched: list[str] = []
+        self.shared = mmap.mmap(-1, 1 << 16)
 
     def __call__(self, count: int, path: str) -> None:
         if self.over or count < self.first:
@@ -74,9 +71,12 @@ class Trouble:
         elif count >= self.last or time.monotonic() - self.since > LONGEST_S:
             self.end()
             self.over = True
-            self.log.write_text("\n".join(self.touched))
             return
-        self.touched.append(path)
+        self.shared.write(f"{path}\n".encode())
+
+    def touched(self) -> list[str]:
+        """The paths of the operations in the trouble; for the parent."""
+        return self.shared[:].rstrip(b"\0").decode().splitlines()
 
 
 def filled(folder: Path, spare: int) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -125,34 +125,35 @@ def trouble(lab: Lab, case: Case, rng: random.Random, kind: str) -> None:
         begin, end = unwritable(case.scratch)
     else:
         begin, end = filled(case.scratch, spare) if mounted else limited(spare)
-    log = Path(tempfile.mkstemp(dir=lab.folder)[1])
     how = "a small disk" if mounted else kind
     case.notes.append(f"{how}, {spare} bytes spare, operations {first} to {last}")
     try:
-        watcher = Trouble(first, last, log, begin, end)
+        watcher = Trouble(first, last, begin, end)
         children = case.run(case.command(), watcher=watcher, prepare=obey_modes)
         case.check_mild(children[0])
         (case.scratch / "filler").unlink(missing_ok=True)
         if kind == "unwritable":
             end()
-        touched = log.read_text().splitlines()
-        whole = children[0].code == 0
-        if whole:
-            check_gaps(case, twin.folder, touched)
+        if children[0].code == 0:
+            check_gaps(case, twin.folder, watcher.touched())
         finish(case, case.command(*RESUME), 1)
         check_final(case, twin.folder, n_steps=N_STEPS)
         for text in leavings(case.scratch, twin.folder.parent.parent):
             case.fail(text)
     finally:
-        log.unlink()
         if mounted:
-            if case.problems:
-                kept = case.scratch.with_name(f"{case.scratch.name}-kept")
-                shutil.copytree(case.scratch, kept, symlinks=True)
-            subprocess.run(["umount", "-l", str(case.scratch)], check=True)
-            if case.problems:
-                shutil.copytree(kept, case.scratch, dirs_exist_ok=True, symlinks=True)
-                shutil.rmtree(kept)
+            _take_off(case)
+
+
+def _take_off(case: Case) -> None:
+    """Unmount the small disk; what stands on it stays in the folder where it is evidence."""
+    kept = case.scratch.with_name(f"{case.scratch.name}-kept")
+    if case.problems:
+        shutil.copytree(case.scratch, kept, symlinks=True)
+    subprocess.run(["umount", "-l", str(case.scratch)], check=True)
+    if case.problems:
+        shutil.copytree(kept, case.scratch, dirs_exist_ok=True, symlinks=True)
+        shutil.rmtree(kept)
 
 
 def full(lab: Lab, case: Case, rng: random.Random) -> None:
