@@ -315,7 +315,7 @@ def listing(folder: Path) -> set[str]:
 
 def leavings(scratch: Path, twin: Path) -> list[str]:
     """Files of a finished run that the uninterrupted one does not have: temporary ones, mostly."""
-    extra = sorted(listing(scratch) - listing(twin))
+    extra = sorted(name for name in listing(scratch) - listing(twin) if not (twin / name).is_dir())
     return [f"left behind: {name}" for name in extra[:5]] + (
         [f"and {len(extra) - 5} more"] if extra[5:] else []
     )
