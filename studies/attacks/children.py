@@ -4,6 +4,7 @@ Importing torch takes seconds, so this process imports everything once and forks
 started anew, imports and all. Linux only: fork, /proc, subreaper.
 """
 
+import atexit
 import ctypes
 import os
 import resource
@@ -13,6 +14,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -158,6 +160,8 @@ def _become(
         if watcher is not None:
             watch_operations(scratch, watcher)
         code = _run(argv) if program is None else program()
+        threading._shutdown()  # as the interpreter ends: threads, then what asked to be called
+        atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
     finally:
