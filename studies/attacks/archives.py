@@ -163,7 +163,7 @@ def fuzzed(whole: list[bytes], rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         data = with_checksums(data)
     if rng.random() < 0.2:
-        data = gzip.compress(data, 1)
+        data = gzip.compress(data, 1, mtime=0)
         if rng.random() < 0.3:
             data = flipped(data, other, rng)
     return data

@@ -169,7 +169,7 @@ def lost_peer(lab: Lab, case: Case, rng: random.Random) -> None:
     metrics, victim = case.folder / "metrics.jsonl", rng.randrange(2)
     case.notes.append(f"SIGKILL to process {victim} of 2")
     pid = children[victim].pid
-    wait(children, 60, look=metrics.exists, strike=lambda: (time.sleep(rng.uniform(0, 0.3)), os.kill(pid, 9)))
+    wait(children, look=metrics.exists, strike=lambda: (time.sleep(rng.uniform(0, 0.3)), os.kill(pid, 9)))
     close_problems = len(case.problems)
     case.settle(children)
     # a peer that vanishes is nobody's mistake: what the other one says is its own matter, its end is not

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 
-from studies.attacks.children import kill_group, wait
+from studies.attacks.children import HANG_S, kill_group, wait
 from studies.attacks.interruptions import RESUME
 from studies.attacks.runs import N_STEPS, Case, Lab, differences
 
@@ -37,7 +37,7 @@ def same_name(lab: Lab, case: Case, rng: random.Random) -> None:
         children += case.launch(case.command(*words, n_steps=LONG))
         time.sleep(rng.choice([0, 0, 0.01, 0.1]))
     # losers end by themselves, the winner trains on until it is stopped
-    wait(children, 180, look=lambda: _trains_alone(case, children), strike=lambda: _stop(children))
+    wait(children, HANG_S, look=lambda: _trains_alone(case, children), strike=lambda: _stop(children))
     case.settle(children)
     winners = [child for child in children if child.code == 128 + signal.SIGTERM]
     if len(winners) != 1:
@@ -70,10 +70,10 @@ def live(lab: Lab, case: Case, rng: random.Random) -> None:
 
     def ask() -> None:
         asked.extend(case.launch(case.command(*words, n_steps=LONG)))
-        wait(asked, 60)
+        wait(asked)
         kill_group(first[0].group, signal.SIGTERM)
 
-    wait(first, 90, look=lambda: wait_for.is_dir() and any(wait_for.glob("step-*.pt")), strike=ask)
+    wait(first, HANG_S, look=lambda: wait_for.is_dir() and any(wait_for.glob("step-*.pt")), strike=ask)
     case.settle([*first, *asked])
     if first[0].code != 128 + signal.SIGTERM:
         case.fail(f"the run ended with {first[0].code} in place of 143")
