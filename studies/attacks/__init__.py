@@ -1,0 +1,1 @@
+"""Accidents and hostile files, made on purpose: what `python -m studies.attack` repeats."""
