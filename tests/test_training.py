@@ -1,5 +1,6 @@
 """The loop: every method and penalty, precision, accumulation, guards, signals, EMA, folders, refusals."""
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -1162,3 +1163,21 @@ def test_full_disk_keeps_the_old_checkpoint_and_goes_on(tmp_path):
     assert "not written" in done.stderr and "resumed at step 2" in done.stdout, done.stderr
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert run("--log_name a --resume --n_steps 3", tmp_path).step == 3
+
+
+def test_moments_take_the_layout_of_their_parameters(tmp_path):
+    """Values say all of a checkpoint: the fused kernel would add moments of another layout to the wrong weights."""
+    loop = run("--log_name a --n_steps 3 --channels_last --d_kwargs width=8 --g_kwargs width=8", tmp_path)
+    moments = [v for n in loop.networks.values() for s in n.optimizer.state.values() for v in s.values()]
+    assert any(m.dim() == 4 and not m.is_contiguous() for m in moments)
+    kept = copy.deepcopy(loop.state_dict())
+    flat = copy.deepcopy(kept)
+    for saved in flat["optimizers"].values():
+        for values in saved["state"].values():
+            values.update({k: v.contiguous() for k, v in values.items()})
+    ends = []
+    for given in (kept, flat):
+        loop.load_state_dict(copy.deepcopy(given))
+        loop.run_step()
+        ends.append(copy.deepcopy(loop.state_dict()))
+    assert differing(*ends) == []

@@ -35,7 +35,7 @@ from training.guards import (
 )
 from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
-from training.optimizers import forget, make_optimizer, step_where
+from training.optimizers import forget, load_moments, make_optimizer, step_where
 from training.scores import Scores
 
 ASK_S = 2.0  # between looks for signals of other processes, each of which waits for the device
@@ -439,7 +439,7 @@ class Loop:
         """Restore a state that check_state has let pass."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
-            network.optimizer.load_state_dict(state["optimizers"][name])
+            load_moments(network.optimizer, state["optimizers"][name])
             network.bad_run, network.tried = torch.zeros_like(network.bad_run), 0
         for name, (ema, _) in self.emas.items():
             ema.module.load_state_dict(state["ema"][name])

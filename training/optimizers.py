@@ -179,3 +179,16 @@ def _example_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     other = type(optimizer)([p], **{k: v for k, v in optimizer.defaults.items() if k in known})
     other.step()
     return {name: value for name, value in other.state[p].items() if value is not None}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimiser's state, each moment in its parameter's memory layout.
+
+    Fused kernels go through both as they lie in memory: moments of another layout than channels_last parameters would
+    be added to the wrong ones, without a word.
+    """
+    optimizer.load_state_dict(saved)
+    for param, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                moments[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
