@@ -35,6 +35,20 @@ def shown(text: str, limit: int = 300) -> str:
     return safe + ("..." if len(text) > limit else "")
 
 
+def need_packages() -> None:
+    """End with one line where this Python has no torch: a terminal in which the environment is not activated."""
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        environment = ".venv\\Scripts\\activate" if os.name == "nt" else "source .venv/bin/activate"
+        print(
+            f"error: {shown(sys.executable)} has no torch: {environment} (make demo sets .venv up), or pip install -r "
+            "requirements.txt",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 class UserError(ValueError):
     """What was given, what is allowed, and which flag or file to change; never a traceback.
 
@@ -124,6 +138,9 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to fail
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(argv) or 0
         except UserError as error:

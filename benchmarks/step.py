@@ -41,7 +41,7 @@ from ops.spectral_norm import iterate_spectral_norm
 from settings.command_line import parse_config
 from training import loop as training_loop
 from training.loop import Loop
-from training.machine import accelerated, place_of
+from training.machine import make_accelerator, own_states, place_of, set_switches
 from training.run import assemble
 
 WIDE, NARROW = {"channel_base": 32768}, {"channel_base": 1024}
@@ -149,7 +149,9 @@ def ours(
     for side in ("g", "d") if case[3] else ():
         words += f" --{side}_kwargs " + " ".join(f"{name}={value}" for name, value in case[3].items())
     config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
-    accelerator = stack.enter_context(accelerated(config))  # each variant has a precision of its own
+    stack.enter_context(own_states())  # each variant has a precision of its own, and they take turns
+    accelerator = make_accelerator(config)
+    set_switches(config, accelerator)
     task = game_of(config)(config, place_of(config, accelerator), data, {})
     return assemble(config, accelerator, task, Path("nowhere"))  # nothing is written before a checkpoint
 

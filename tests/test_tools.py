@@ -1,6 +1,7 @@
 """The commands beside training, as a user calls them, on the embedded digits."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -332,7 +333,7 @@ def test_rectangles_are_scored_and_drawn(weights: Path, tmp_path: Path) -> None:
     line = score_of(run, weights)
     assert line["protocol"]["size"] == [32, 16, 1] and line["fid[digits-cnn]"] > 0
     for out in ("grid.png", "single/"):
-        assert sample.main([str(run), "--n", "6", "--out", f"{tmp_path}/{out}"]) == 0
+        assert sample.main([str(run), "--n", "6", "--out", f"{tmp_path}/{out}", "--scale", "1"]) == 0
     with Image.open(tmp_path / "grid.png") as grid, Image.open(tmp_path / "single" / "000000.png") as one:
         assert grid.size == (3 * 18 + 2, 2 * 34 + 2) and one.size == (16, 32)
 
@@ -481,8 +482,10 @@ def test_sample_writes_a_grid_or_single_files(
 ) -> None:
     assert sample.main([str(run), "--n", "6", "--out", str(tmp_path / "new" / "grid.png")]) == 0
     assert "ema weights, batch norm: standing statistics" in capsys.readouterr().out
-    with Image.open(tmp_path / "new" / "grid.png") as grid:
-        assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
+    with Image.open(tmp_path / "new" / "grid.png") as grid:  # four times as large, to be seen
+        assert grid.size == (4 * (3 * 18 + 2), 4 * (2 * 18 + 2))
+        small = grid.resize((3 * 18 + 2, 2 * 18 + 2), Image.Resampling.NEAREST)
+        assert small.resize(grid.size, Image.Resampling.NEAREST).tobytes() == grid.tobytes()
     for _ in range(2):  # writing over the same names is fine
         assert sample.main([str(run / "generator"), "--n", "3", "--out", str(tmp_path / "single")]) == 0
     names = sorted(file.name for file in (tmp_path / "single").iterdir())
@@ -588,7 +591,7 @@ def test_grids_have_a_column_a_class(
         (labelled, 30, ["--class", "3"], (6, 5)),
         (faces, 16, [], (4, 4)),
     ):
-        assert sample.main([str(where), "--n", str(n), "--out", str(out), *flags]) == 0
+        assert sample.main([str(where), "--n", str(n), "--out", str(out), "--scale", "1", *flags]) == 0
         with Image.open(out) as grid:
             assert grid.size == tuple(18 * side + 2 for side in size)
 
@@ -608,6 +611,26 @@ def test_sample_refuses(
     assert "--out" in refused(capsys, sample.main, run, "--out", tmp_path / "file" / "x.png")
     assert "--out" in refused(capsys, sample.main, run, "--out", str(tmp_path / "file") + "/")
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("command", [["gan_mnist.py"], ["-m", "tools.sample"], ["gan_ring8.py", "--help"]])
+def test_a_python_without_torch_is_told_how_to_get_it(command: list[str]) -> None:
+    """The first thing that people meet who have not activated the environment."""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-S", *command], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "no torch" in done.stderr and "activate" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_a_terminal_cannot_show_are_escaped(tmp_path: Path, encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.sample", str(tmp_path / "\u0645\u1ee7\u20ac"), "--out", "x.png"],
+        capture_output=True, cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert rb"\u0645\u1ee7" in done.stderr and b"does not exist" in done.stderr
 
 
 def test_commands_start_as_modules(tmp_path: Path) -> None:
@@ -691,7 +714,7 @@ def test_truncation_sweep(styled: Path, tmp_path: Path) -> None:
         styles.main([*flags, "--show", "truncation", "--psi", "1", "0", "--rows", "4", "--out", str(out)])
         == 0
     )
-    assert sample.main([*flags, "--n", "4", "--out", str(plain)]) == 0
+    assert sample.main([*flags, "--n", "4", "--out", str(plain), "--scale", "1"]) == 0
     sweep = cells(out, 2)
     assert (sweep[:, 1] == sweep[0, 1]).all()
     assert np.array_equal(sweep[:, 0], cells(plain, 2).reshape(4, 16, 16))

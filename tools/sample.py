@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from errors import UserError, blaming_user, cli
@@ -53,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     add_label_flags(p)
     about = "latents are a function of it and of an image's index [0]"
     p.add_argument("--seed", type=whole, default=0, help=about)
+    about = "pixels of the grid a pixel of an image, to look at small ones [up to 4, for a width of 512]"
+    p.add_argument("--scale", type=positive, help=about)
     add_truncation_flags(p)
     add_device_flag(p)
     return p
@@ -64,7 +67,15 @@ def columns(n: int, config: dict[str, Any], classes: list[str] | None) -> int:
     return config["n_labels"] if turns and config["n_labels"] <= min(n, 16) else math.ceil(math.sqrt(n))
 
 
-def write(drawn: Tensor, view: View, out: Path, as_files: bool, n_columns: int) -> str:
+def enlarged(sheet: Image.Image, scale: int | None) -> Image.Image:
+    """A grid with each pixel as a square of `scale`; None: a whole number up to 4 that makes it at least 512 wide."""
+    scale = min(4, math.ceil(512 / sheet.width)) if scale is None else scale
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+
+
+def write(
+    drawn: Tensor, view: View, out: Path, as_files: bool, n_columns: int, scale: int | None = None
+) -> str:
     """Write what was drawn as one picture or as single files; return what to tell the user."""
     try:
         if as_files:
@@ -73,7 +84,10 @@ def write(drawn: Tensor, view: View, out: Path, as_files: bool, n_columns: int) 
                 to_picture(x).save(out / f"{i:06d}.png")
             return f"wrote {len(drawn)} images to {out}/"
         out.parent.mkdir(parents=True, exist_ok=True)
-        view.sheet(drawn, n_columns).save(out)
+        sheet = view.sheet(drawn, n_columns)
+        if len(drawn) > 1 and view.single:  # not one image alone, nor a scatter plot
+            sheet = enlarged(sheet, scale)
+        sheet.save(out)
         return f"wrote {view.of.format(n=len(drawn))} to {out}"
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
@@ -100,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.truncation is not None:
         about += f", truncation {args.truncation:g}"
     print(f"{about}, batch norm: {config['batch_norm']}")
-    print(write(drawn, view, out, is_folder, columns(args.n, config, args.classes)))
+    print(write(drawn, view, out, is_folder, columns(args.n, config, args.classes), args.scale))
     return 0
 
 

@@ -1,6 +1,5 @@
 """Whether a loaded checkpoint can be gone on from: compared with this run's own state before anything is touched."""
 
-import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from errors import cli
-from settings.command_line import parse_config
+from errors import cli, need_packages
+
+need_packages()  # before anything that imports one
+
+from settings.command_line import parse_config  # noqa: E402
 
 
 def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], doc: str | None) -> Callable:

@@ -105,7 +105,7 @@ class RunLog:
         )
 
     def _losses(self) -> str:
-        shown = {"loss/d": "D", "loss/g": "G", "img_per_s": "img/s"}
+        shown = {"loss/d": "D", "loss/g": "G"}
         return "  ".join(f"{text} {self.latest[k]:.4g}" for k, text in shown.items() if k in self.latest)
 
     def images(self, name: str, grid: np.ndarray, step: int) -> None:
