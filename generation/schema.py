@@ -39,7 +39,7 @@ class LoopState(Struct):
 
     updates: Count
     last_update: Count
-    skipped: Annotated[float, Meta(ge=0)]
+    skipped: Annotated[float, Meta(ge=0, le=MAX_COUNT)]
     scores: list[tuple[Count, float, str]] = []
 
 

@@ -102,7 +102,7 @@ def tampered(state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             type(value),
             getattr(value, "ndim", 0),
         )
-        if kind in seen and not (isinstance(value, Tensor) and len(seen) % 7 == 0):
+        if kind in seen:
             continue  # one of many layers
         seen.add(kind)
         if isinstance(value, Tensor):

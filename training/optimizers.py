@@ -168,7 +168,7 @@ def _group_faults(found: Mapping[str, Any], wanted: Mapping[str, Any], where: st
 
 def _is_number(value: Any) -> bool:
     """Whether a value is a finite number of at least 0."""
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value < 2**63 and math.isfinite(value)
 
 
 def _example_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
