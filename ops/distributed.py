@@ -126,7 +126,9 @@ def _bundles(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     bundle: list[Tensor] = []
     size = 0
     for tensor in tensors:
-        for part in tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).split(BYTES_AT_ONCE):
+        for part in (
+            tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).split(BYTES_AT_ONCE)
+        ):
             if bundle and size + len(part) > BYTES_AT_ONCE:
                 yield bundle
                 bundle, size = [], 0
