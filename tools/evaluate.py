@@ -237,7 +237,7 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, join the other processes, evaluate."""
     args = parser().parse_args(argv)
-    with blaming_user(), together(args.device) as device:
+    with together(args.device) as device, blaming_user():
         evaluate(args, device)
     return 0
 
