@@ -33,8 +33,15 @@ TOOLS = [
 MODULES = [*TOOLS, "studies.mode_collapse"]
 PATIENCE_S = 60.0
 
-# A package that takes for ever to import, in place of the one that takes seconds.
-SLOW_TORCH = "import time\nprint('importing', flush=True)\ntime.sleep(600)\n"
+# A package that takes for ever to import, in place of the one that takes seconds; exceptions abort its native code.
+SLOW_TORCH = """
+import os, time
+print("importing", flush=True)
+try:
+    time.sleep(600)
+except BaseException:
+    os.abort()
+"""
 # A command of a few lines; `work` says when it is ready.
 COMMAND = """
 import sys, time
