@@ -113,7 +113,12 @@ class Tally:
         self.seconds = max(self.seconds, result["seconds"])
         self.megabytes = max(self.megabytes, result["megabytes"])
         if result["failed"]:
-            self.failures.append(f"{result['kept']}: {'; '.join(result['problems'][:3])}")
+            self.failures.append(f"{result['kept']}: {shown(result['problems'])}")
+
+
+def shown(problems: Sequence[str]) -> str:
+    """The first problems in one line."""
+    return " ".join("; ".join(text[-200:] for text in problems[:3]).split())
 
 
 def perform(lab: Lab, kind: Kind, index: int, seed: int, out: Path) -> dict[str, Any]:
@@ -280,7 +285,7 @@ def tell_result(kind: Kind, index: int, result: dict[str, Any], verbose: bool) -
     """A line for a failure; for every attack if asked."""
     if not result["failed"] and not verbose:
         return
-    what = "; ".join(result["problems"][:3])[:400].replace("\n", " | ") if result["failed"] else "held"
+    what = shown(result["problems"]) if result["failed"] else "held"
     print(f"{kind.title} {index} ({', '.join(result['notes'])[:200]!r}): {what}", flush=True)
 
 

@@ -102,13 +102,13 @@ def test_leavings_are_found(tmp_path: Path) -> None:
 def test_attacks_are_functions_of_their_seed() -> None:
     whole = archives.whole_archives()
     text = json.dumps({"weights": ["ema"], "build": {"width": 8}, "model": "dcgan"})
-    for i in range(60):
+    for i in range(40):
         made = []
         for _ in range(2):
             rng = random.Random(i)
             about, data, must = tampering.tampered(STATE, rng)
             made.append((about, data, must, archives.fuzzed(whole, rng), texts.json_text(text, rng)))
-        assert made[0] == made[1]
+        assert all(one == other for one, other in zip(*made, strict=True)), made[0][0]
     assert (STATE["step"], len(STATE)) == (N_STEPS, 7)  # each is made of a copy
 
 
