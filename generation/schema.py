@@ -35,12 +35,13 @@ def converted(content: Any, kind: type, name: str) -> Any:
 
 
 class LoopState(Struct):
-    """Counts of the loop; scores: [step, value, protocol] of each evaluation."""
+    """Counts of the loop; scores: [step, value, protocol] of each evaluation; values: last logged ones, NaN too."""
 
     updates: Count
     last_update: Count
     skipped: Annotated[float, Meta(ge=0, le=MAX_COUNT)]
     scores: list[tuple[Count, float, str]] = []
+    values: dict[str, float] = {}
 
 
 class OptimizerState(Struct):
