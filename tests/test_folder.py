@@ -430,3 +430,15 @@ def test_what_is_shared_says_nothing_of_this_machine(
     assert "was trained on photos: name a folder or archive with --data" in capsys.readouterr().err
     assert evaluate.main([str(shared / "generator"), *how, "--data", str(photos)]) == 0
     assert "not the data" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inside", ["generator", "checkpoints", "samples"])
+def test_a_folder_inside_of_a_run_names_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture, inside: str
+) -> None:
+    (tmp_path / "a" / inside).mkdir(parents=True)
+    (tmp_path / "a" / "config.json").write_text('{"method": "gan", "model": "dcgan", "n_steps": 2}')
+    (tmp_path / "a" / inside / "config.json").write_text('{"format": 1, "model": "dcgan"}')
+    assert gan_mnist.main(["--resume", str(tmp_path / "a" / inside)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"--resume {tmp_path / 'a'} goes on" in said
