@@ -104,7 +104,9 @@ def existing(path: str | Path) -> Path:
     if not source.exists():
         raise UserError(f"--resume {source}: there is nothing")
     if source.is_dir() and not is_run(source) and is_run(source.parent):
-        raise UserError(f"--resume {source}: a folder inside of a run; --resume {source.parent} goes on with it")
+        raise UserError(
+            f"--resume {source}: a folder inside of a run; --resume {source.parent} goes on with it"
+        )
     return source
 
 
