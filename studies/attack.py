@@ -337,10 +337,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         adopt_orphans()
         lab = Lab(work)
         preload(lab)
-        print(
-            f"prepared: a run alone takes {lab.twin(1).seconds:.1f} s, on two processes {lab.twin(2).seconds:.1f} s"
-        )
-        texts.one_step(lab)
+        for n in (1, 2) if {"kill", "signals"} & set(args.only) else (1,):
+            print(
+                f"uninterrupted, {n} process{'es' if n > 1 else ''}: {lab.twin(n).seconds:.1f} s", flush=True
+            )
+        if "tamper" in args.only:
+            texts.one_step(lab)
         tallies = attack_all(lab, kinds, args, out)
     finally:
         subprocess.run(["rm", "-rf", str(work)], check=False)
