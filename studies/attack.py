@@ -2,7 +2,7 @@
 
     python -m studies.attack                                 ten minutes of all kinds
     python -m studies.attack --minutes 1 --seed 3
-    python -m studies.attack --full                          the counts of docs/reliability.md: hours
+    python -m studies.attack --full                          the counts of docs/reliability.md, an hour or two
     python -m studies.attack --only tamper archives --times 20
 
 Attack number i of a kind is a function of --seed and i. A failed one keeps its files in --out, with the commands, their
