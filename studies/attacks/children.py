@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 20.0  # of a command that is to refuse a file
 LIMIT_MB = 1500.0
-GRACE_S = 5.0  # in which whatever a command has started must be gone
+GRACE_S = 15.0  # in which whatever a command has started must be gone
 HANG_S = 180.0
 WATCHED_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 PR_SET_CHILD_SUBREAPER, PR_SET_NAME = 36, 15
@@ -139,9 +139,9 @@ def _become(
     code = 70
     try:
         os.setpgid(0, group)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
+        # of SIGINT too, whose usual handler would print where this file stood
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1), os.dup2(output, 2)
         os.closerange(3, 256)
