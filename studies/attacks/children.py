@@ -211,19 +211,30 @@ def memory_of(pid: int) -> float:
         return 0.0
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal now, or needs none: SIGKILL, or it is gone."""
+    if number == signal.SIGKILL:
+        return True
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), None)
+    return caught is None or bool(int(caught, 16) >> (number - 1) & 1)  # None: it has ended
+
+
 def wait(
     children: Sequence[Child],
     seconds: float = HANG_S,
     *,
-    at: float | None = None,
     strike: Callable[[], None] | None = None,
     look: Callable[[], bool] | None = None,
 ) -> bool:
     """Wait until all have ended; those that take longer than `seconds`, or far too much memory, are killed.
 
-    strike is called once, `at` seconds after the first began or as soon as look() is true; whether it was.
+    strike is called once, as soon as look() is true; whether it was.
     """
-    struck, begin = False, children[0].began
+    struck = False
     while True:
         for child in children:
             _drain(child)
