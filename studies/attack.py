@@ -42,7 +42,7 @@ from studies.attacks import (
     tampering,
     texts,
 )  # fmt: skip
-from studies.attacks.children import adopt_orphans, kill_group, own_children
+from studies.attacks.children import adopt_orphans, kill_group, orphans, own_children
 from studies.attacks.runs import Case, Lab, preload, scratch_random
 from tools.common import finite, positive, tool_parser
 
@@ -131,6 +131,7 @@ def perform(lab: Lab, kind: Kind, index: int, seed: int, out: Path) -> dict[str,
         kind.attack(lab, case, scratch_random(seed, kind.title, index), **numbered)
     except Exception:  # of the attack itself: no less a failure
         case.fail(f"the attack broke down: {traceback.format_exc()}")
+        orphans(0)
     problems = list(dict.fromkeys(case.problems))
     failed = (case.failed or 1) if problems else 0
     kept = out / name

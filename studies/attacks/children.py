@@ -244,11 +244,7 @@ def wait(
         if not left:
             break
         now = time.monotonic()
-        if (
-            strike is not None
-            and not struck
-            and ((at is not None and now - begin >= at) or (look and look()))
-        ):
+        if strike is not None and not struck and look():
             strike()
             struck = True
         for child in left:
