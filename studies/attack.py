@@ -2,7 +2,7 @@
 
     python -m studies.attack                                 ten minutes of all kinds
     python -m studies.attack --minutes 1 --seed 3
-    python -m studies.attack --full                          the counts of docs/reliability.md: hours
+    python -m studies.attack --full                          the counts of docs/reliability.md, an hour or two
     python -m studies.attack --only tamper archives --times 20
 
 Attack number i of a kind is a function of --seed and i. A failed one keeps its files in --out, with the commands, their
@@ -42,7 +42,7 @@ from studies.attacks import (
     tampering,
     texts,
 )  # fmt: skip
-from studies.attacks.children import adopt_orphans, kill_group, own_children
+from studies.attacks.children import adopt_orphans, kill_group, orphans, own_children
 from studies.attacks.runs import Case, Lab, preload, scratch_random
 from tools.common import finite, positive, tool_parser
 
@@ -131,6 +131,7 @@ def perform(lab: Lab, kind: Kind, index: int, seed: int, out: Path) -> dict[str,
         kind.attack(lab, case, scratch_random(seed, kind.title, index), **numbered)
     except Exception:  # of the attack itself: no less a failure
         case.fail(f"the attack broke down: {traceback.format_exc()}")
+        orphans(0)
     problems = list(dict.fromkeys(case.problems))
     failed = (case.failed or 1) if problems else 0
     kept = out / name
@@ -337,10 +338,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         adopt_orphans()
         lab = Lab(work)
         preload(lab)
-        print(
-            f"prepared: a run alone takes {lab.twin(1).seconds:.1f} s, on two processes {lab.twin(2).seconds:.1f} s"
-        )
-        texts.one_step(lab)
+        for n in (1, 2) if {"kill", "signals"} & set(args.only) else (1,):
+            print(
+                f"uninterrupted, {n} process{'es' if n > 1 else ''}: {lab.twin(n).seconds:.1f} s", flush=True
+            )
+        if "tamper" in args.only:
+            texts.one_step(lab)
         tallies = attack_all(lab, kinds, args, out)
     finally:
         subprocess.run(["rm", "-rf", str(work)], check=False)

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 20.0  # of a command that is to refuse a file
 LIMIT_MB = 1500.0
-GRACE_S = 5.0  # in which whatever a command has started must be gone
+GRACE_S = 15.0  # in which whatever a command has started must be gone
 HANG_S = 180.0
 WATCHED_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 PR_SET_CHILD_SUBREAPER, PR_SET_NAME = 36, 15
@@ -139,9 +139,9 @@ def _become(
     code = 70
     try:
         os.setpgid(0, group)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
+        # of SIGINT too, whose usual handler would print where this file stood
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1), os.dup2(output, 2)
         os.closerange(3, 256)
@@ -211,19 +211,30 @@ def memory_of(pid: int) -> float:
         return 0.0
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal now, or needs none: SIGKILL, or it is gone."""
+    if number == signal.SIGKILL:
+        return True
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), None)
+    return caught is None or bool(int(caught, 16) >> (number - 1) & 1)  # None: it has ended
+
+
 def wait(
     children: Sequence[Child],
     seconds: float = HANG_S,
     *,
-    at: float | None = None,
     strike: Callable[[], None] | None = None,
     look: Callable[[], bool] | None = None,
 ) -> bool:
     """Wait until all have ended; those that take longer than `seconds`, or far too much memory, are killed.
 
-    strike is called once, `at` seconds after the first began or as soon as look() is true; whether it was.
+    strike is called once, as soon as look() is true; whether it was.
     """
-    struck, begin = False, children[0].began
+    struck = False
     while True:
         for child in children:
             _drain(child)
@@ -233,11 +244,7 @@ def wait(
         if not left:
             break
         now = time.monotonic()
-        if (
-            strike is not None
-            and not struck
-            and ((at is not None and now - begin >= at) or (look and look()))
-        ):
+        if strike is not None and not struck and look():
             strike()
             struck = True
         for child in left:

@@ -61,8 +61,8 @@ def among_good(folder: Path) -> Path:
 
 
 def attack(table: Table, lab: Lab, case: Case, rng: random.Random, index: int) -> None:
-    """One of the table, given to a training."""
-    name = sorted(table)[index % len(table)]
+    """One of the table, given to a training; the first ones are of all sorts."""
+    name = random.Random(0).sample(sorted(table), len(table))[index % len(table)]
     row = table[name]
     folder = case.scratch / "data"
     folder.mkdir()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from studies.attacks.children import Child, Watcher, kill_group, wait
+from studies.attacks.children import Child, Watcher, catches, kill_group, wait
 from studies.attacks.runs import N_STEPS, Case, Lab, differences
 
 RESUME = ("--resume", "auto")
@@ -63,7 +63,8 @@ def struck(case: Case, argv: Sequence[str], number: int, processes: int, rng: ra
     whole_group = processes > 1 or rng.random() < 0.5
     fresh = rng.random() < (FRESH_SHARE if processes == 1 else TORCHRUN_SHARE)
     if fresh:
-        moment = rng.uniform(0.3, twin.seconds + (8 if processes == 1 else 25))
+        # the first moments are the interpreter's own; imports take some times as long as the run
+        moment = rng.uniform(max(0.5, 0.3 * twin.seconds), (5 if processes == 1 else 10) * twin.seconds)
         children = case.launch(argv, processes, fresh=True)
         note = f"started anew, after {moment:.2f} s"
     elif rng.random() < 0.5:
@@ -78,18 +79,29 @@ def struck(case: Case, argv: Sequence[str], number: int, processes: int, rng: ra
     if moment is None:
         wait(children)
     else:
-        pid, group = children[0].pid, children[0].group
-        wait(children, at=moment, strike=partial(_send, pid, group, number, whole_group))
+        due = partial(_is_due, children, number, moment, 0.5 * twin.seconds)
+        wait(children, look=due, strike=partial(_send, children[0], number, whole_group))
     case.settle(children)
     return children
 
 
-def _send(pid: int, group: int, number: int, whole_group: bool) -> None:
+def _is_due(children: Sequence[Child], number: int, moment: float, patience: float) -> bool:
+    """Whether the moment has come, and the command its first line, in which it takes care of signals.
+
+    One that takes care of none is waited for with some patience alone.
+    """
+    passed = time.monotonic() - children[0].began
+    if passed < moment:
+        return False
+    return passed > moment + patience or all(catches(child.pid, number) for child in children)
+
+
+def _send(child: Child, number: int, whole_group: bool) -> None:
     if whole_group:
-        kill_group(group, number)
+        kill_group(child.group, number)
     else:
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(child.pid, number)
 
 
 def check_stopped(case: Case, child: Child, number: int, launched: bool) -> None:
@@ -97,6 +109,10 @@ def check_stopped(case: Case, child: Child, number: int, launched: bool) -> None
     if launched or child.code == 0:  # a launcher has codes of its own
         return
     wanted = -number if number == signal.SIGKILL else 128 + number
+    if (
+        child.code == -number and f"step {N_STEPS} of {N_STEPS} after" in child.text
+    ):  # the interpreter's own end
+        return
     if child.code != wanted:
         last = (child.text.strip().splitlines() or [""])[-1]
         case.fail(f"exit {child.code} after {signal.Signals(number).name}, wanted {wanted}: {last[:160]}")
