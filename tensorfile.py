@@ -215,12 +215,12 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is strided and dense, on the CPU, of real numbers, and a leaf without gradient or hooks."""
+    """Whether a tensor is strided and dense, on the CPU, and a leaf without gradient, lazy conjugation or hooks."""
     return (
         type(tensor) is Tensor
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
-        and not (tensor.is_quantized or tensor.is_nested or tensor.is_complex() or tensor.is_neg())
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
         and not tensor.requires_grad
         and is_dense(tensor)
     )
@@ -236,7 +236,7 @@ def fault_of(found: Any, wanted: Tensor) -> str | None:
     if not isinstance(found, Tensor):
         return f"is a {type(found).__name__}, not a tensor"
     if not is_plain(found):
-        return "is no plain dense tensor of real numbers on the CPU"
+        return "is no plain dense tensor on the CPU"
     if found.shape != wanted.shape:
         return f"has shape {tuple(found.shape)}, not {tuple(wanted.shape)}"
     if not same_kind(found.dtype, wanted.dtype):

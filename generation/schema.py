@@ -15,7 +15,9 @@ MAX_COUNT = 2**53  # up to here floats count exactly, and no run gets there
 
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Some = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
-Word = Annotated[str, Meta(min_length=1, max_length=1000)]
+# What is printed holds nothing that a terminal would obey: controls, and marks that turn a text around.
+PRINTED = r"\A[^\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]*\Z"
+Word = Annotated[str, Meta(min_length=1, max_length=1000, pattern=PRINTED)]
 
 
 def converted(content: Any, kind: type, name: str) -> Any:
@@ -25,9 +27,8 @@ def converted(content: Any, kind: type, name: str) -> Any:
     except msgspec.ValidationError as error:
         reason = re.sub(r"`?\$\.?([\w.\[\]]*)`?", rf"{name}.\1", str(error)).replace("`", "")
         raise Misfit(shown(reason)) from None
-    except (
-        Exception
-    ) as error:  # what msgspec makes of objects that are no plain content, or that are nested deeply
+    # what msgspec makes of objects that are no plain content, or that are nested deeply
+    except Exception as error:
         raise Misfit(f"{name} is not plain content: {shown(str(error), 100)}") from None
 
 
@@ -113,7 +114,7 @@ class GeneratorConfig(Struct):
     label_examples: list[str] | str | None = None
     seed: int = 0
     step: Count = 0
-    batch_norm: str = "unknown"
+    batch_norm: Word = "unknown"
     model_file: ModelFile | None = None
     data: dict[str, Any] = {}
     format: int = FORMAT

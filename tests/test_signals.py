@@ -95,6 +95,18 @@ def slow_imports(folder: Path, *words: str, **options: object) -> Iterator[subpr
         yield process
 
 
+@pytest.fixture(autouse=True)
+def none_ignored() -> Iterator[None]:
+    """Under nohup, or in the background of a script, what the tests start would rightly ignore some of the signals."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number in STOPS:
+        if before[number] == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # -- before training, and in tools ---------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ from tools.common import (
     together,
     tool_parser,
     warn,
+    whole,
 )
 
 
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     about = "fakes of a generator of classes take turns through them (default: the labels of the reference)"
     p.add_argument("--balanced", action="store_true", help=about)
     add_truncation_flags(p)
-    p.add_argument("--seed", type=int, default=0, help="fakes are a function of it [0]")
+    p.add_argument("--seed", type=whole, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
     p.add_argument("--data", help="folder or archive of images in place of them (default: as in training)")
     add_machine_flags(p)

@@ -34,6 +34,7 @@ from tools.common import (
     parse_with_attributes,
     positive,
     tool_parser,
+    whole,
 )
 from training.device import choose_device
 
@@ -91,9 +92,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rows", type=positive, default=6, help="latents, and columns of the mixing table [6]")
     p.add_argument("--psi", type=finite, nargs="+", default=PSI, help="of the truncation sweep")
     about = "styles that the mixing table's columns lend (default: the coarsest third)"
-    p.add_argument("--layers", type=int, nargs=2, metavar=("FIRST", "END"), help=about)
+    p.add_argument("--layers", type=whole, nargs=2, metavar=("FIRST", "END"), help=about)
     add_label_flags(p)
-    p.add_argument("--seed", type=int, default=0, help="latents are a function of it [0]")
+    p.add_argument("--seed", type=whole, default=0, help="latents are a function of it [0]")
     add_device_flag(p)
     return p
 

@@ -28,7 +28,7 @@ from images.cache import Progress, cache_folder
 from images.sources import load_dataset
 from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
 from ops.rng import generator, key
-from tools.common import add_machine_flags, positive, tool_parser, warn
+from tools.common import add_machine_flags, positive, tool_parser, warn, whole
 from training.device import choose_device
 
 LEAST = 10  # images of each class to learn from
@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_machine_flags(p)
     p.add_argument("--epochs", type=positive, help="passes over the data (default: the data set's recipe)")
-    p.add_argument("--seed", type=int, default=0, help="weights, order, shifts, dropout follow from it [0]")
+    p.add_argument("--seed", type=whole, default=0, help="weights, order, shifts, dropout follow from it [0]")
     p.add_argument("--out", type=Path, help="NAME.safetensors (default: where tools.evaluate looks for it)")
     return p
 

@@ -38,6 +38,7 @@ from tools.common import (
     positive,
     scores_file,
     tool_parser,
+    whole,
 )
 from training.device import choose_device
 
@@ -143,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         help="its file (default: as tools.train_classifier wrote it)",
     )
     p.add_argument("--n", type=positive, default=10_000, help="samples that it reads [10000]")
-    p.add_argument("--seed", type=int, default=0, help="samples are a function of it [0]")
+    p.add_argument("--seed", type=whole, default=0, help="samples are a function of it [0]")
     add_machine_flags(p)
     return p
 

@@ -49,6 +49,7 @@ def check_state(
                 for name, own in optimizers.items()
                 if name in state["optimizers"]
             ),
+            _shared_moments(state["optimizers"], "optimizers"),
             _task_faults(state["task"], expected["task"], task.ranges),
             _scaler_faults(state.get("scaler"), expected["scaler"]),
         )
@@ -62,7 +63,7 @@ def _odd_tensors(groups: Mapping[str, Mapping[str, Any]], where: str) -> Iterato
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
             if not (isinstance(tensor, Tensor) and is_plain(tensor)):
-                yield f"{where}.{group}.{name} is no plain dense tensor of real numbers on the CPU"
+                yield f"{where}.{group}.{name} is no plain dense tensor on the CPU"
 
 
 def _names(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -76,6 +77,19 @@ def _by_name(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) ->
     for name in wanted:
         if name in found:
             yield from faults_of(found[name], wanted[name], f"{where}.{name}")
+
+
+def _shared_moments(found: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Moments that are one in memory: each step would move them several times."""
+    seen: set[int] = set()
+    for name, optimizer in found.items():
+        for index, moments in optimizer["state"].items():
+            for key, value in moments.items():
+                if isinstance(value, Tensor) and value.numel():
+                    place = value.untyped_storage().data_ptr()
+                    if place in seen:
+                        yield f"{where}.{name}.state.{index}.{key} shares its memory with another moment"
+                    seen.add(place)
 
 
 def _scaler_faults(found: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> Iterator[str]:
