@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 
-from studies.attacks.children import HANG_S, kill_group, wait
+from studies.attacks.children import GRACE_S, HANG_S, kill_group, wait
 from studies.attacks.interruptions import RESUME
 from studies.attacks.runs import N_STEPS, Case, Lab, differences
 
@@ -71,7 +71,13 @@ def live(lab: Lab, case: Case, rng: random.Random) -> None:
     def ask() -> None:
         asked.extend(case.launch(case.command(*words, n_steps=LONG)))
         wait(asked)
+        end = time.monotonic() + GRACE_S
+        while newest() < N_STEPS // 4 and time.monotonic() < end:
+            time.sleep(0.02)
         kill_group(first[0].group, signal.SIGTERM)
+
+    def newest() -> int:
+        return max((int(file.stem[5:]) for file in wait_for.glob("step-*.pt")), default=0)
 
     wait(first, HANG_S, look=lambda: wait_for.is_dir() and any(wait_for.glob("step-*.pt")), strike=ask)
     case.settle([*first, *asked])
@@ -81,6 +87,5 @@ def live(lab: Lab, case: Case, rng: random.Random) -> None:
         case.check_refusal(child, may_pass=False)
         if words and not (str(first[0].pid) in child.text and socket.gethostname() in child.text):
             case.fail("the refusal does not name host and process")
-    steps = [int(file.stem[5:]) for file in wait_for.glob("step-*.pt")]
-    if max(steps, default=0) < N_STEPS // 4:
+    if newest() < N_STEPS // 4:
         case.fail("the run did not go on")
