@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from errors import NotFinite, Unlearned, UserError
 from settings import TrainConfig
 from training.network import Network
@@ -86,10 +84,13 @@ def unlearned(values: Mapping[str, float]) -> str | None:
 
 
 def given_up(
-    step: int, where: str, reason: str, values: Mapping[str, Tensor], rates: Mapping[str, float]
+    step: int, where: str, reason: str, values: Mapping[str, float], rates: Mapping[str, float]
 ) -> Unlearned:
-    """The error that ends a run which diverges again and again; where: after how many rollbacks."""
-    seen = [f"{k} {float(v):.3g}" for k, v in values.items() if k.startswith("loss/")]
+    """The error that ends a run which diverges again and again; where: after how many rollbacks.
+
+    values: means over all processes, which then end with one and the same line.
+    """
+    seen = [f"{k} {v:.3g}" for k, v in values.items() if k.startswith("loss/")]
     seen += [f"lr of {name} {rate:.3g}" for name, rate in rates.items()]
     return Unlearned(f"training diverged at step {step} {where}: {reason}; {', '.join(seen)}; {ADVICE}")
 

@@ -86,10 +86,8 @@ class Loop:
         self.owed = False  # a checkpoint that was due while steps were skipped
         self.unlearned: str | None = None
         self._samplers: Samplers | None = None
-        self._asked, self._ask_at = (
-            (time.monotonic(), 0),
-            0,
-        )  # (when, step) signals were asked for; the next step for it
+        self._asked = (time.monotonic(), 0)  # (when, step) signals were asked for
+        self._ask_at = 0  # the next step for it
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
@@ -430,13 +428,16 @@ class Loop:
             **self.surroundings,
         }
 
-    def check_state(self, state: dict[str, Any]) -> None:
-        """UserError for what load_state_dict cannot go on from; nothing is touched."""
+    def state_check(self, own: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """A function that raises UserError for a state which load_state_dict cannot go on from, and touches nothing.
+
+        own: this run's state_dict(), which all processes take together; one of them can check then.
+        """
         optimizers = {name: network.optimizer for name, network in self.networks.items()}
-        check_state(state, self.state_dict(), optimizers, self.task)
+        return partial(check_state, expected=own, optimizers=optimizers, task=self.task)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that check_state has let pass."""
+        """Restore a state that has passed state_check."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             load_moments(network.optimizer, state["optimizers"][name])
@@ -477,15 +478,18 @@ class Loop:
     def _roll_back(self, reason: str) -> None:
         """Take a checkpoint of before, of longer before each time in a row, where there is one; Unlearned."""
 
+        own = self.state_dict()  # of all processes, since what is logged is a mean over them
+        check = self.state_check(own)
+
         def older() -> tuple[dict[str, Any], Any] | None:
             steps = self.store.steps()
             limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
-            return self.store.latest(self.check_state, before=limit) or self.store.latest(self.check_state)
+            return self.store.latest(check, before=limit) or self.store.latest(check)
 
         found = tensors_from_main(older)
         if found is None or self.rollbacks.n == MAX_ROLLBACKS:
             where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
-            raise given_up(self.step, where, reason, self.stats, self.task.rates)
+            raise given_up(self.step, where, reason, own["loop"]["values"], self.task.rates)
         attempt, at = self.attempt + 1, self.step
         self.load_state_dict(found[0])
         self.rollbacks.note(at, self.step)

@@ -282,7 +282,8 @@ def restore(loop: Loop, source: Path) -> None:
 
     The main process reads it for all: the others need not have the run's folder.
     """
-    check, limit = loop.check_state, size_limit(loop.state_dict())
+    own = loop.state_dict()
+    check, limit = loop.state_check(own), size_limit(own)
     state = tensors_from_main(lambda: checkpoint_of(source, loop.store.keep, check, limit))
     for line in loop.task.check_resumed(state["data"]):
         loop.log.say(line)
