@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
-from generation.checkpoint import CheckpointStore
+from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.generator import find_generator, load_generator, read_config
 from images.batches import ImageData
 from images.own import OWN, as_image_data
@@ -269,7 +269,7 @@ def checkpoint_of(
     tensors. UserError."""
     store = CheckpointStore(source / "checkpoints", keep)
     if source.is_file():
-        return store.load(source, check, limit)
+        return load_checkpoint(source, check, limit)
     if (found := store.latest(check, limit)) is None:
         raise UserError(
             f"--resume: {source} has no checkpoint that this run can go on from; start anew with --overwrite"
