@@ -115,8 +115,9 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """The verified state of one file, tensors on the CPU; raises CheckpointError saying what is wrong.
 
-    check: raises UserError for a state that cannot be used, since a checksum says nothing of where a file comes from;
-    limit: bytes beyond which it is not read, None for any number.
+    check: raises Misfit, which becomes a CheckpointError, for a state that cannot be used, since a checksum says
+    nothing of where a file comes from; another UserError of its stays what it is. limit: bytes beyond which the file is
+    not read, None for any number.
     """
     path = Path(path)
     try:
@@ -175,7 +176,8 @@ class CheckpointStore:
 
         None, after a warning on stderr, where the disk did not take it: older checkpoints are untouched.
         Raises NonFiniteError for weights or averages that are not finite, TypeError for a state that is
-        not made of plain containers (see `plain`). Checkpoints later than step are given up as well.
+        not made of plain containers (see `plain`), UserError where `prepare` does. Checkpoints later than step
+        are given up as well.
         """
         names = non_finite(state)
         if names:
@@ -198,15 +200,6 @@ class CheckpointStore:
         self._prune(step, protect)
         return path
 
-    def load(
-        self,
-        path: str | os.PathLike[str],
-        check: Callable[[dict[str, Any]], object] | None = None,
-        limit: int | None = None,
-    ) -> dict[str, Any]:
-        """load_checkpoint of one file."""
-        return load_checkpoint(path, check, limit)
-
     def newest_whole(self) -> Path | None:
         """The newest checkpoint whose bytes match its checksum, None without one; nothing of it is loaded."""
         for step in reversed(self.steps()):
@@ -226,11 +219,12 @@ class CheckpointStore:
     ) -> tuple[dict[str, Any], Path] | None:
         """State and path of the newest good checkpoint, of a step before that one if given; None without one.
 
-        check, limit: of load_checkpoint. Damaged ones that were passed over are named on stderr.
+        check, limit: of load_checkpoint. Damaged ones that were passed over are named on stderr; what check raises
+        beside Misfit is raised.
         """
         for step in reversed([s for s in self.steps() if before is None or s < before]):
             try:
-                return self.load(self.path(step), check, limit), self.path(step)
+                return load_checkpoint(self.path(step), check, limit), self.path(step)
             except CheckpointError as error:
                 print(f"warning: checkpoint passed over: {error}", file=sys.stderr)
         return None

@@ -22,6 +22,7 @@ from generation.checkpoint import (
     CheckpointError,
     CheckpointStore,
     NonFiniteError,
+    load_checkpoint,
 )
 from generation.state import check_shapes, difference, non_finite, plain, tensor_bytes
 
@@ -76,7 +77,7 @@ def test_round_trip_of_a_training_state(tmp_path: Path) -> None:
         "flag": True,
     }
     store = CheckpointStore(tmp_path / "runs" / "x")
-    loaded = store.load(store.save(state, 7))
+    loaded = load_checkpoint(store.save(state, 7))
     torch.testing.assert_close(loaded, plain(state), rtol=0, atol=0)
     assert loaded["networks"]["G"]["0.weight"].stride() == net[0].weight.stride()
     assert not loaded["networks"]["G"]["0.weight"].requires_grad
@@ -112,7 +113,7 @@ def test_plain_gives_base_types_that_survive_the_disk(
     assert converted == expected
     assert type(converted) is type(expected)
     store = CheckpointStore(tmp_path)
-    assert store.load(store.save({"x": given}, 0)) == {"x": expected}
+    assert load_checkpoint(store.save({"x": given}, 0)) == {"x": expected}
 
 
 def test_plain_turns_arrays_into_tensors_and_names_what_it_refuses() -> None:
@@ -138,7 +139,7 @@ def test_a_flipped_bit_is_detected_and_the_previous_one_used(tmp_path: Path, whe
     newest = store.path(2)
     flip(newest, int(where * newest.stat().st_size) if isinstance(where, float) else where)
     with pytest.raises(CheckpointError):
-        store.load(newest)
+        load_checkpoint(newest)
     state, path = store.latest()
     assert (state["step"], path) == (1, store.path(1))
     err = capsys.readouterr().err
@@ -152,30 +153,29 @@ def test_a_truncated_file_is_detected(tmp_path: Path, n_bytes: int) -> None:
     data = store.path(2).read_bytes()
     store.path(2).write_bytes(data[:n_bytes])
     with pytest.raises(CheckpointError, match="truncated" if n_bytes not in (0, 1) else "not a checkpoint"):
-        store.load(store.path(2))
+        load_checkpoint(store.path(2))
     assert store.latest()[0]["step"] == 1
 
 
 def test_what_is_no_checkpoint_is_said_so(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
     assert issubclass(CheckpointError, UserError)
     with pytest.raises(CheckpointError, match="No such file"):
-        store.load(tmp_path / "absent.pt")
+        load_checkpoint(tmp_path / "absent.pt")
     with pytest.raises(CheckpointError, match="no regular file"):
-        store.load(tmp_path)
+        load_checkpoint(tmp_path)
     (tmp_path / "page.pt").write_text("<html>" * 100)
     with pytest.raises(CheckpointError, match="not a checkpoint"):
-        store.load(tmp_path / "page.pt")
+        load_checkpoint(tmp_path / "page.pt")
     torch.save({"a": 1}, tmp_path / "foreign.pt")
     with pytest.raises(CheckpointError, match="another program"):
-        store.load(tmp_path / "foreign.pt")
+        load_checkpoint(tmp_path / "foreign.pt")
 
 
 def test_a_whole_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     checkpoint._write({"config": Path("x")}, store.path(3))
     with pytest.raises(CheckpointError, match="no plain container"):
-        store.load(store.path(3))
+        load_checkpoint(store.path(3))
     assert store.latest() is None
 
 
@@ -278,7 +278,7 @@ def test_superseded_checkpoints_stay_on_disk_until_the_next_one_is_in_place(
         "superseded-00000040.pt",
         "superseded-00000060.pt",
     ]
-    assert store.load(tmp_path / "superseded-00000060.pt")["step"] == 60
+    assert load_checkpoint(tmp_path / "superseded-00000060.pt")["step"] == 60
     store.save(small_state(30), 30)
     assert sorted(os.listdir(tmp_path)) == ["step-00000020.pt", "step-00000030.pt"]
 

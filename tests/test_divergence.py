@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import gan_mnist
@@ -171,6 +172,36 @@ def test_when_skipped_steps_are_divergence(bad: int, tried: int, ended: bool, di
 # -- checkpoints and the way back --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_score_that_is_due_while_steps_are_skipped_comes_late(
+    tmp_path: Path,
+    poison: Callable,
+    written: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scaled: bool,
+) -> None:
+    """Due are 4 and 8, skipped 4 to 6 and 8. The end is scored, and all under a scaler; the best has its checkpoint."""
+    poison(lambda step: step in (3, 4, 5, 7))
+    taken: list[int] = []
+
+    class Scorer:
+        better = "low"
+
+        def score(self, G: nn.Module, *, step: int, weights: str) -> dict:
+            taken.append(step)
+            return {"step": step, "x": 1.0, "protocol": {"best_by": ["x", "low"]}}
+
+    monkeypatch.setattr(NoiseToImage, "scorer", lambda task, interrupted: Scorer())
+    if scaled:
+        monkeypatch.setattr(Loop, "scaled", True)
+    run("--log_name a --n_steps 8 --eval_interval 4", tmp_path)
+    assert taken == written == ([4, 8] if scaled else [7, 8])
+    assert capsys.readouterr().out.count("note: no score at step 4: the last 1 step(s) of D skipped") == (
+        not scaled
+    )
+
+
 def test_no_checkpoint_nor_score_while_steps_are_skipped(
     tmp_path: Path, poison: Callable, written: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +212,25 @@ def test_no_checkpoint_nor_score_while_steps_are_skipped(
     said = capsys.readouterr().out
     assert said.count("no checkpoint at step 8: the last 2 step(s) of D skipped") == 1
     assert "; 4 updates skipped; results in" in said
+
+
+def test_tensorboard_forgets_what_a_rollback_does(
+    tmp_path: Path, poison: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a resumed run: steps from 9 on, which its second try has yet to come to."""
+    monkeypatch.setattr("training.guards.MAX_BAD_STEPS", 3)
+    poison(lambda step: step >= 9)
+
+    def begin(loop: Loop) -> None:
+        if loop.attempt:
+            raise UserError("no more")
+
+    monkeypatch.setattr(Loop, "_begin", begin)
+    run("--log_name a --n_steps 2 --checkpoint_interval 4 --log_interval 1 --loggers tensorboard", tmp_path)
+    with pytest.raises(UserError, match="no more"):
+        run("--log_name a --n_steps 20 --resume", tmp_path)
+    shown = [e.step for e in EventAccumulator(str(tmp_path / "a")).Reload().Scalars("loss/d")]
+    assert shown == [line["step"] for line in lines(tmp_path)] == [*range(1, 9)]
 
 
 def test_each_rollback_in_a_row_goes_further_back(
@@ -248,11 +298,36 @@ def test_a_run_that_ends_on_a_skipped_step_is_whole(
     assert "; 2 updates skipped; " in said.out
 
 
+@pytest.mark.parametrize("network", ["d", "g"])
+def test_a_run_whose_last_steps_were_skipped_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], network: str
+) -> None:
+    """For gradients that are not finite, though losses are; the last checkpoint is a good one."""
+    plain = getattr(NoiseToImage, f"{network}_loss")
+
+    def bent(self: NoiseToImage, batch: object) -> tuple:
+        loss, stats = plain(self, batch)
+        if batch.micro.step >= 4:
+            loss.register_hook(lambda grad: grad * float("nan"))
+        return loss, stats
+
+    monkeypatch.setattr(NoiseToImage, f"{network}_loss", bent)
+    assert command("--log_name a --n_steps 10 --checkpoint_interval 4 --train_g_interval 3", tmp_path) == 3
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"warning: training ended without learning: grad_norm/{network} nan"), said
+    end = state(tmp_path, "a", 10)
+    assert all(torch.isfinite(v).all() for v in end["networks"][network.upper()].values())
+    assert command("--log_name a --resume", tmp_path) == 3
+
+
 def test_bounds_of_losses() -> None:
     fine = {"loss/d": -0.9 * MAX_LOSS, "loss/g": 3.0, "d/real": 1e9, "penalty/gp": float("nan")}
     assert unlearned(fine) is None and unlearned({}) is None
     for bad in (float("nan"), float("-inf"), -2 * MAX_LOSS):
         assert "loss/d" in unlearned(fine | {"loss/d": bad})
+    skipped = fine | {"grad_norm/d": float("inf")}
+    assert "grad_norm/d" in unlearned(skipped) and unlearned(skipped, scaled=True) is None
+    assert unlearned(fine | {"grad_norm/r1": float("inf")}) is None  # of long ago, perhaps
 
 
 # -- logged values of lazy penalties -----------------------------------------------------------------------------------

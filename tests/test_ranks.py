@@ -1,6 +1,7 @@
 """Processes that belong together: they meet, the first that fails ends all, none needs the main one's files."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from torch.distributed import TCPStore
 
 import training.peers
 import training.processes
-from errors import UserError, cli
+from errors import Unlearned, UserError, cli
 from ops.launched import Launched, launched, world_size
 from tests.running import ROOT, differing, full, state
+from training.links import linked
 from training.peers import Left, Peers
 from training.processes import asked_by_main, peers
 
@@ -162,12 +164,13 @@ def test_the_main_process_decides_for_all(places) -> None:
     assert together(*(turn(one, lambda one=one: one.from_main(lambda: 4)) for one in three)) == [4] * 3
 
 
+@pytest.mark.parametrize("kind", [UserError, Unlearned])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_the_first_that_fails_says_it_and_the_others_leave(places, rank) -> None:
+def test_the_first_that_fails_says_it_and_the_others_leave(places, rank, kind) -> None:
     three = met(places)
 
     def fail() -> None:
-        raise UserError("--data: nothing there")
+        raise kind("--data: nothing there")
 
     actions = [wait_for_ever(one) for one in three]
     actions[rank] = fail
@@ -175,7 +178,7 @@ def test_the_first_that_fails_says_it_and_the_others_leave(places, rank) -> None
     said = errors.pop(rank)
     assert said.for_command_line == (f"rank {rank}: " if rank else "") + "--data: nothing there"
     assert said.alone == (rank > 0)
-    assert [(type(e), e.code) for e in errors] == [(Left, 2)] * 2
+    assert [(type(e), e.code) for e in errors] == [(Left, kind.exit_code)] * 2
 
 
 def test_a_bug_is_shown_by_one_and_errors_that_follow_from_it_by_none(places) -> None:
@@ -383,6 +386,24 @@ def test_strangers_are_not_listened_to(places) -> None:
     assert together(a.meet, stranger) == [None, b""]
 
 
+def test_one_that_is_started_again_while_others_are_awaited_is_one_of_them(places) -> None:
+    a, *others = (Peers(place) for place in places)
+
+    def twice() -> None:
+        address, port, token = places[0].address, *others[0]._door()
+        link = linked(address, port, token)
+        link.send("here", 1, 3, "one that dies")
+        with a.changed:
+            assert a.changed.wait_for(lambda: 1 in a.links, 20)
+        link.close()
+        with a.changed:
+            assert a.changed.wait_for(lambda: 1 in a.gone, 20)
+        assert together(*(one.meet for one in others)) == [None, None]
+
+    assert together(a.meet, twice) == [None, None]
+    assert together(*(turn(one, lambda one=one: one.from_main(lambda: 1)) for one in (a, *others))) == [1] * 3
+
+
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -396,8 +417,15 @@ import os, sys
 from errors import UserError, cli
 from tests.running import cheap, request
 from training.folder import planned
+from training.loop import Loop
 from training.processes import leave_group, peers
 from training.run import run_plan
+
+def run_step(loop, plain=Loop.run_step):
+    plain(loop)
+    name, G = loop.config.log_name, loop.networks["G"]
+    if loop.step == 4 and (name == "lost" or name == "saved" and loop.attempt == 0):
+        G.params[0].data.fill_(float("nan"))
 
 def fail(step, values):
     if step == 3 and os.environ["RANK"] == "1":
@@ -405,14 +433,15 @@ def fail(step, values):
 
 @cli
 def main(argv):
-    with cheap():
-        for command in argv:
-            with (others := peers()).turns():
-                plan = others.from_main(lambda: planned(request(command)))
-                run_plan(plan, on_step=fail if "fails" in command else None)
+    with cheap(), (others := peers()).turns():
+        plan = others.from_main(lambda: planned(request(argv[0])))
+        run_plan(plan, on_step=fail if "fails" in argv[0] else None)
 
+Loop.run_step = run_step
 try:
-    code = main(sys.argv[1:])
+    for command in sys.argv[1:]:
+        code = main([command])
+        print("code", code, file=sys.stderr)
 finally:
     leave_group()
 sys.exit(code)
@@ -453,21 +482,31 @@ def on_two_nodes(folder: Path, commands: list[str], *, by_hand: bool) -> list[tu
 
 
 def test_two_nodes_resume_without_a_common_folder(tmp_path: Path) -> None:
-    """Bit for bit, though one of them has no file of the run. What one of them meets, and a refusal, end both."""
+    """Bit for bit, though one of them has no file of the run. What one of them meets, and a refusal, end both.
+
+    Weights that are lost once, and again and again: both go back together, and end together.
+    """
     every = "--n_steps 6 --checkpoint_interval 3 --ema"
     commands = [
         f"--log_name whole {every}",
         f"--log_name part {every} --n_steps 3",
+        f"--log_name saved {every}",
+        f"--log_name lost {every}",
         f"--log_name fails {every}",
     ]
     (code, main), (other_code, other) = on_two_nodes(tmp_path, commands, by_hand=True)
     assert (code, other_code) == (2, 2), main + other
-    assert errors_of(main) == [] and errors_of(other) == ["error: rank 1: the images are gone"]
+    (lost,) = errors_of(main)
+    assert lost.startswith("error: training diverged at step 6 again after 3 rollbacks"), lost
+    assert errors_of(other) == ["error: rank 1: the images are gone"]
+    assert [re.findall(r"^code (\d)", text, re.M)[:4] for text in (main, other)] == [["0", "0", "0", "3"]] * 2
+    assert main.count("back to step 3 with new noise") == 1 + 3
     runs = tmp_path / "node0" / "runs"
     assert not (tmp_path / "node1" / "runs").exists()
 
     commands = ["--log_name part --resume --n_steps 6", "--log_name nowhere --resume"]
     (_, main), (_, other) = on_two_nodes(tmp_path, commands, by_hand=False)
+    assert "code 0" in main, main + other
     assert differing(state(runs, "whole", 6), state(runs, "part", 6)) == []
     assert not (tmp_path / "node1" / "runs").exists()
     (line,) = errors_of(main)

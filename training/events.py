@@ -60,6 +60,12 @@ class TensorBoard(GeneralTracker):
         ]
         self._add([self._event(step, summary=picture) for picture in pictures])
 
+    def purge(self, step: int) -> None:
+        """Hide what was logged from that step on, here and in older files."""
+        self.purge_step = step if self.purge_step is None else min(step, self.purge_step)
+        if self.file.exists() and self.file.stat().st_size:  # else the file begins with it
+            self._add([self._start(step)])
+
     def finish(self) -> None:
         """Nothing: all is written."""
 
@@ -69,6 +75,12 @@ class TensorBoard(GeneralTracker):
 
         return Event(wall_time=time.time(), step=step, **content)
 
+    def _start(self, step: int) -> Any:
+        """A new beginning at a step, which hides what came before from that step on."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        return self._event(step, session_log=SessionLog(status=SessionLog.START))
+
     def _add(self, events: list[Any]) -> None:
         """Append events; before the first ones of a file what every file says."""
         if not self.file.exists() or not self.file.stat().st_size:
@@ -77,13 +89,11 @@ class TensorBoard(GeneralTracker):
 
     def _head(self) -> list[Any]:
         """The format, what is purged, and the settings."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
         from torch.utils.tensorboard import summary
 
         events = [self._event(None, file_version="brain.Event:2")]
         if self.purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            events.append(self._event(self.purge_step, session_log=start))
+            events.append(self._start(self.purge_step))
         text = f"```json\n{json.dumps(self.settings, indent=2)}\n```"
         first = 0 if self.purge_step is None else self.purge_step - 1
         return [*events, self._event(first, summary=summary.text("config", text))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import disk
 from errors import UserError, tell
-from generation.checkpoint import CheckpointError, CheckpointStore
+from generation.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from generation.generator import MODEL_FILE, file_sha256
 from modelling import is_file_name
 from settings import TrainConfig, as_dict, settled
@@ -139,7 +139,7 @@ def saved_settings(file: Path, source: Path) -> dict:
     store = CheckpointStore(run_of(source) / "checkpoints")
     checkpoint = source if source.is_file() else store.newest_whole()
     try:
-        settings = store.load(checkpoint)["config"] if checkpoint is not None else None
+        settings = load_checkpoint(checkpoint)["config"] if checkpoint is not None else None
     except CheckpointError:
         settings = None
     if isinstance(settings, dict):

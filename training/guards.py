@@ -2,14 +2,14 @@
 
 A step of a network is skipped where its gradient or its loss is not finite. Training has diverged after MAX_BAD_STEPS
 skipped ones in a row, at the end of a run that has no others, and wherever a weight, an average or a picture is not
-finite; it goes back to a checkpoint then, MAX_ROLLBACKS times at most.
+finite; it goes back to a checkpoint then, MAX_ROLLBACKS times at most. A run that ends on a skipped step, unless for
+fp16's scaler, or with losses out of bounds, has not learned.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from torch import Tensor
+from math import isfinite
 
 from errors import NotFinite, Unlearned, UserError
 from settings import TrainConfig
@@ -71,25 +71,34 @@ class Rollbacks:
         self.n, self.at, self.to = self.n + 1, at, to
 
 
-def unlearned(values: Mapping[str, float]) -> str | None:
-    """Why these last logged values are of a run that ended without learning, None where losses are within bounds.
+def unlearned(values: Mapping[str, float], *, scaled: bool = False) -> str | None:
+    """Why these last logged values are of a run that ended without learning, None where losses are within bounds, and
+    gradients finite: a network's last step was skipped otherwise. scaled: by fp16's scaler, which skips some when well.
 
     A loss is about as large as logits are. No target bounds those of a WGAN critic, which may be large and well; but at
     MAX_LOSS float32 tells apart only what differs by 0.06, and most of what an update changes is lost in rounding.
     """
-    losses = {name: value for name, value in values.items() if name.startswith("loss/")}
-    bad = {name: value for name, value in losses.items() if not abs(value) <= MAX_LOSS}
-    if not bad:
-        return None
-    seen = ", ".join(f"{name} {value:.3g}" for name, value in bad.items())
-    return f"training ended without learning: {seen}, not within {MAX_LOSS:.0e}; {ADVICE}"
+    seen = []
+    for name, value in values.items():
+        # of the phase itself: what a lazy penalty says may be long past
+        norm = name.replace("loss/", "grad_norm/")
+        if not name.startswith("loss/"):
+            continue
+        if not abs(value) <= MAX_LOSS:
+            seen.append(f"{name} {value:.3g}, not within {MAX_LOSS:.0e}")
+        elif not scaled and not isfinite(values.get(norm, 0.0)):
+            seen.append(f"{norm} {values[norm]:.3g}, its last step skipped")
+    return f"training ended without learning: {'; '.join(seen)}; {ADVICE}" if seen else None
 
 
 def given_up(
-    step: int, where: str, reason: str, values: Mapping[str, Tensor], rates: Mapping[str, float]
+    step: int, where: str, reason: str, values: Mapping[str, float], rates: Mapping[str, float]
 ) -> Unlearned:
-    """The error that ends a run which diverges again and again; where: after how many rollbacks."""
-    seen = [f"{k} {float(v):.3g}" for k, v in values.items() if k.startswith("loss/")]
+    """The error that ends a run which diverges again and again; where: after how many rollbacks.
+
+    values: means over all processes, which then end with one and the same line.
+    """
+    seen = [f"{k} {v:.3g}" for k, v in values.items() if k.startswith("loss/")]
     seen += [f"lr of {name} {rate:.3g}" for name, rate in rates.items()]
     return Unlearned(f"training diverged at step {step} {where}: {reason}; {', '.join(seen)}; {ADVICE}")
 

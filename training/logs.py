@@ -131,6 +131,9 @@ class RunLog:
         for name in ("metrics.jsonl", "scores.jsonl") if self.main else ():
             if (path := self.folder / name).is_file():
                 self.attempt(f"the cut of {name}", partial(cut_lines, path, step))
+        for tracker in self.accelerator.trackers if self.main else ():
+            if hasattr(tracker, "purge"):
+                self.attempt("tracker", partial(tracker.purge, step + 1))
 
     def pause(self, seconds: float) -> None:
         """Leave that much out of the speed of training."""

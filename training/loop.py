@@ -83,13 +83,11 @@ class Loop:
         self.n_processes = shard.n_processes
         self.step = self.attempt = 0
         self.rollbacks = Rollbacks()
-        self.owed = False  # a checkpoint that was due while steps were skipped
+        self.owed = self.score_owed = False  # a checkpoint, a score, that was due while steps were skipped
         self.unlearned: str | None = None
         self._samplers: Samplers | None = None
-        self._asked, self._ask_at = (
-            (time.monotonic(), 0),
-            0,
-        )  # (when, step) signals were asked for; the next step for it
+        self._asked = (time.monotonic(), 0)  # (when, step) signals were asked for
+        self._ask_at = 0  # the next step for it
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
@@ -133,6 +131,11 @@ class Loop:
         """Bring networks and averages to where the step wants them."""
         for module in [n.module for n in self.networks.values()] + [e.module for e, _ in self.emas.values()]:
             self.task.at_step(step, module)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether losses are scaled, under fp16: their scale is found by skipping steps, of well runs too."""
+        return self.accelerator.scaler is not None
 
     def _averages(self, phase: Phase) -> bool:
         """Whether the phase is a main one of a network that an average is kept of.
@@ -262,7 +265,7 @@ class Loop:
                 self._roll_back(str(reason))
         if self._exhausted():
             self.log.say(self.scores.reason())
-        self.unlearned = unlearned(self._values())
+        self.unlearned = unlearned(self._values(), scaled=self.scaled)
         if self.unlearned is not None:
             self.log.say(f"warning: {self.unlearned}")
 
@@ -297,11 +300,11 @@ class Loop:
             if self.on_step is not None:
                 self.on_step(step, dict(self.stats))
             ended = step == config.n_steps
-            scoring = self.scores is not None and self.scores.due(step, config.n_steps)
+            scoring = self.scores is not None and (self.score_owed or self.scores.due(step, config.n_steps))
             logging = step % config.log_interval == 0 or ended
             if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
                 check_bad_runs(self.networks, ended)
-            best = scoring and skipped_lately(self.networks) is None and self._evaluate(step)
+            best = scoring and self._score_or_owe(ended)
             last = ended or self._exhausted()
             if logging or last:
                 self._log()
@@ -311,7 +314,7 @@ class Loop:
                     self._write_beside(hook)
             number = self._agreed_signal(logging or scoring or last)
             if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
-                saved = self._save_or_owe(last, number)
+                saved = self._save_or_owe(last, bool(number or best))
                 if last and not saved and not number:
                     raise UserError(f"the last checkpoint could not be written; {self._last_good()}")
             if not last:
@@ -322,19 +325,31 @@ class Loop:
         with diverging(), self.log.doing(hook.what):
             agree(lambda: self.log.attempt(hook.what, partial(hook.write, self.step, self.samplers())))
 
-    def _save_or_owe(self, last: bool, number: int) -> bool:
+    def _score_or_owe(self, ended: bool) -> bool:
+        """Score the weights, or owe that to the next step at which no steps are being skipped; whether it is the best.
+
+        At the end, and under fp16, they are scored all the same: as checkpoints are written.
+        """
+        skipping = skipped_lately(self.networks)
+        late = skipping is not None and not (ended or self.scaled)
+        if late and not self.score_owed:
+            self.log.say(f"note: no score at step {self.step}: {skipping}")
+        self.score_owed = late
+        return not late and self._evaluate(self.step)
+
+    def _save_or_owe(self, last: bool, wanted: bool) -> bool:
         """Write a checkpoint that is due, or owe it to the next step at which no network's steps are being skipped.
 
-        The last one is written all the same, since no step follows, and that of a signal under fp16, which finds its
-        scale by skipping steps.
+        The last one is written all the same, since no step follows, and under fp16, which finds its scale by skipping
+        steps, one that is wanted of this very step: for a signal, or the best score.
         """
-        skipping, scaled = skipped_lately(self.networks), self.accelerator.scaler is not None
-        if skipping is not None and not (last or (number and scaled)):
+        skipping = skipped_lately(self.networks)
+        if skipping is not None and not (last or (wanted and self.scaled)):
             if not self.owed:
                 self.log.say(f"note: no checkpoint at step {self.step}: {skipping}")
             self.owed = True
             return False
-        if skipping is not None and not scaled:
+        if skipping is not None and not self.scaled:
             self.log.say(f"warning: the run ends on skipped steps: {skipping}")
         self.owed = False
         return self.save()
@@ -430,13 +445,16 @@ class Loop:
             **self.surroundings,
         }
 
-    def check_state(self, state: dict[str, Any]) -> None:
-        """UserError for what load_state_dict cannot go on from; nothing is touched."""
+    def state_check(self, own: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+        """A function that raises UserError for a state which load_state_dict cannot go on from, and touches nothing.
+
+        own: this run's state_dict(), which all processes take together; one of them can check then.
+        """
         optimizers = {name: network.optimizer for name, network in self.networks.items()}
-        check_state(state, self.state_dict(), optimizers, self.task)
+        return partial(check_state, expected=own, optimizers=optimizers, task=self.task)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that check_state has let pass."""
+        """Restore a state that has passed state_check."""
         for name, network in self.networks.items():
             network.module.load_state_dict(state["networks"][name])
             load_moments(network.optimizer, state["optimizers"][name])
@@ -454,7 +472,8 @@ class Loop:
         # what a lazy phase said last is logged until it runs again
         values = state["loop"].get("values", {})
         self.stats = {k: torch.tensor(v, dtype=wide, device=self.device) for k, v in values.items()}
-        self.owed, self._samplers = False, None
+        self.owed = self.score_owed = False
+        self._samplers = None
         if self.scores is not None:
             self.scores.load_state_dict(state["loop"].get("scores", []))
 
@@ -477,15 +496,18 @@ class Loop:
     def _roll_back(self, reason: str) -> None:
         """Take a checkpoint of before, of longer before each time in a row, where there is one; Unlearned."""
 
+        own = self.state_dict()  # of all processes, since what is logged is a mean over them
+        check = self.state_check(own)
+
         def older() -> tuple[dict[str, Any], Any] | None:
             steps = self.store.steps()
             limit = self.rollbacks.limit(self.step, steps[-1] if steps else None)
-            return self.store.latest(self.check_state, before=limit) or self.store.latest(self.check_state)
+            return self.store.latest(check, before=limit) or self.store.latest(check)
 
         found = tensors_from_main(older)
         if found is None or self.rollbacks.n == MAX_ROLLBACKS:
             where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
-            raise given_up(self.step, where, reason, self.stats, self.task.rates)
+            raise given_up(self.step, where, reason, own["loop"]["values"], self.task.rates)
         attempt, at = self.attempt + 1, self.step
         self.load_state_dict(found[0])
         self.rollbacks.note(at, self.step)

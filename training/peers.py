@@ -60,7 +60,7 @@ class Failure:
 def failure_of(error: BaseException, rank: int, turn: int) -> Failure:
     """How an exception ends a process."""
     if isinstance(error, UserError):
-        return Failure(rank, 2, error.for_command_line, turn)
+        return Failure(rank, error.exit_code, error.for_command_line, turn)
     if isinstance(error, SystemExit):
         return Failure(
             rank, error.code if isinstance(error.code, int) else int(error.code is not None), None, turn
@@ -234,6 +234,7 @@ class Peers:
                 link.send("refused", wrong)
                 return
             self.links[rank], self.names[rank] = link, name
+            self.gone.discard(rank)  # it was started anew
             self.changed.notify_all()
         self._listen(rank, link)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
-from generation.checkpoint import CheckpointStore
+from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.generator import find_generator, load_generator, read_config
 from images.batches import ImageData
 from images.own import OWN, as_image_data
@@ -269,7 +269,7 @@ def checkpoint_of(
     tensors. UserError."""
     store = CheckpointStore(source / "checkpoints", keep)
     if source.is_file():
-        return store.load(source, check, limit)
+        return load_checkpoint(source, check, limit)
     if (found := store.latest(check, limit)) is None:
         raise UserError(
             f"--resume: {source} has no checkpoint that this run can go on from; start anew with --overwrite"
@@ -282,7 +282,8 @@ def restore(loop: Loop, source: Path) -> None:
 
     The main process reads it for all: the others need not have the run's folder.
     """
-    check, limit = loop.check_state, size_limit(loop.state_dict())
+    own = loop.state_dict()
+    check, limit = loop.state_check(own), size_limit(own)
     state = tensors_from_main(lambda: checkpoint_of(source, loop.store.keep, check, limit))
     for line in loop.task.check_resumed(state["data"]):
         loop.log.say(line)
