@@ -39,7 +39,7 @@ LOCK = "run.lock"  # in a run's folder: held by its process, whose host and numb
 TRIES = 20  # hundredths of a second
 _LOCKED_BYTE = 2**30  # far behind what the file holds: Windows lets nobody read what is locked
 MAX_NAME = 255  # bytes, of a file system
-_TEMPORARY = re.compile(r"tmp-(?P<host>[A-Za-z0-9_.]{1,32})-(?P<pid>[1-9]\d*)-\d+x[0-9a-f]{8}-.+", re.DOTALL)
+_TEMPORARY = re.compile(r"tmp-(?P<host>[A-Za-z0-9_.]{1,48})-(?P<pid>[1-9]\d*)-\d+x[0-9a-f]{8}-.+", re.DOTALL)
 
 
 class Unreadable(UserError):
@@ -54,8 +54,13 @@ class Busy(UserError):
 
 
 def _host() -> str:
-    """This machine's name as part of a file's."""
-    return re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())[:32] or "host"
+    """As part of a file's name: this machine's, and where Linux says so the space in which its processes are numbered,
+    for containers may share the former."""
+    host = re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())[:32] or "host"
+    try:
+        return host + "." + re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))[:15]
+    except OSError:
+        return host
 
 
 _unfinished: set[str] = set()  # names of files that this process writes, or has written

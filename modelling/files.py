@@ -10,7 +10,7 @@ from types import ModuleType
 from torch import nn
 
 import disk
-from errors import UserError
+from errors import UserError, shown
 from modelling.contract import at_line, code_file, short_path
 from modelling.model import Model
 
@@ -39,7 +39,9 @@ def load_model_file(path: str | Path) -> Model:
     try:
         source = disk.read_bytes(file, MAX_SOURCE)
     except disk.Unreadable as error:
-        reason = error.for_command_line if os.path.lexists(file) else "there is no such file"
+        reason = "it" + error.for_command_line.removeprefix(shown(str(file)))
+        if not os.path.lexists(file):
+            reason = "there is no such file"
         raise UserError(f"--model {path}: {reason}") from None
     where = str(file.resolve())
     digest = hashlib.sha256(where.encode() + b"\0" + source).hexdigest()

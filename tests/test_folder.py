@@ -161,6 +161,16 @@ def test_a_folder_with_nothing_but_what_owning_leaves_is_empty(tmp_path: Path) -
     assert not [name for name in names(tmp_path / "a") if "tmp-" in name or disk.LOCK in name]
 
 
+def test_the_longest_name_can_be_overwritten_and_a_longer_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    name = "n" * 200
+    for _ in range(2):
+        assert run(f"--log_name {name} --n_steps 1 --overwrite", tmp_path).step == 1
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert "at most 200 bytes" in refused(f"--log_name {name}n", tmp_path, capsys)
+
+
 def test_a_run_starts_behind_a_link_and_deletes_nothing_there(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
