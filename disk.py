@@ -6,6 +6,7 @@ expects. Standard library and msgspec only.
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import socket
@@ -37,7 +38,8 @@ ABANDONED = 86400.0  # seconds
 LOCK = "run.lock"  # in a run's folder: held by its process, whose host and number it says
 TRIES = 20  # hundredths of a second
 _LOCKED_BYTE = 2**30  # far behind what the file holds: Windows lets nobody read what is locked
-_TEMPORARY = re.compile(r"tmp-(?P<host>.+?)-(?P<pid>\d+)-.+")
+MAX_NAME = 255  # bytes, of a file system
+_TEMPORARY = re.compile(r"tmp-(?P<host>[A-Za-z0-9_.]{1,48})-(?P<pid>[1-9]\d*)-\d+x[0-9a-f]{8}-.+", re.DOTALL)
 
 
 class Unreadable(UserError):
@@ -52,17 +54,28 @@ class Busy(UserError):
 
 
 def _host() -> str:
-    """This machine's name as part of a file's."""
-    return re.sub(r"[^\w.]", "_", socket.gethostname())[:32] or "host"
+    """As part of a file's name: this machine's, and where Linux says so the space in which its processes are numbered,
+    for containers may share the former."""
+    host = re.sub(r"[^A-Za-z0-9_.]", "_", socket.gethostname())[:32] or "host"
+    try:
+        return host + "." + re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))[:15]
+    except OSError:
+        return host
 
 
 _unfinished: set[str] = set()  # names of files that this process writes, or has written
+_numbers = itertools.count(1)
 
 
 def temporary_of(path: AnyPath) -> Path:
-    """Where this process writes what is to become `path`: beside it, so that a rename is enough."""
+    """Where this process writes what is to become `path`: beside it, so that a rename is enough.
+
+    A new name each time: threads write the same file at once, and so do containers whose hosts and numbers are equal.
+    """
     path = Path(path)
-    temporary = path.with_name(f"tmp-{_host()}-{os.getpid()}-{path.name}")
+    start = f"tmp-{_host()}-{os.getpid()}-{next(_numbers)}x{os.urandom(4).hex()}-"
+    name = os.fsencode(path.name)[-(MAX_NAME - len(start)) :].decode(errors="ignore")  # with its suffix
+    temporary = path.with_name(start + name)
     _unfinished.add(temporary.name)
     return temporary
 
@@ -241,6 +254,26 @@ def locked(folder: AnyPath) -> Iterator[Callable[[], bool]]:
             os.close(descriptor)
 
 
+def refuse_owned(folder: AnyPath) -> None:
+    """Busy where another process owns the folder and says so; only looks: nothing is written or removed."""
+    file = Path(folder) / LOCK
+    owner, lives = _owner(file)
+    if not lives:
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            _try_lock(descriptor)
+        except (BlockingIOError, PermissionError):
+            raise _busy(file, owner) from None
+        finally:
+            os.close(descriptor)
+
+
+def _busy(file: Path, owner: str) -> Busy:
+    return Busy(f"{file.parent} is in use by {owner}: wait for it, stop it, or choose another name")
+
+
 def _acquire(file: Path) -> int:
     """The descriptor of a file that this process alone has locked, and that is still there; Busy, OSError."""
     for last in (*[False] * TRIES, True):
@@ -254,9 +287,7 @@ def _acquire(file: Path) -> int:
             owner, lives = _owner(file)
             if last or lives:  # else it is about to say so, over the name of a dead one
                 os.close(descriptor)
-                raise Busy(
-                    f"{file.parent} is in use by {owner}: wait for it, stop it, or choose another name"
-                ) from None
+                raise _busy(file, owner) from None
         except OSError as error:
             tell(f"warning: {file.parent} cannot be locked ({error.strerror}): start no second run in it")
             return descriptor

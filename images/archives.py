@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from disk import open_regular, read_bytes
+from disk import is_temporary, open_regular, read_bytes
 from errors import UserError, shown
 from images import tars
 from images.decoding import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
@@ -76,7 +76,7 @@ class Files:
         path = PurePosixPath(name)
         if path.name.startswith("._"):
             self.problems.append((name, "macOS resource fork, not an image"))
-        elif path.name.startswith(".") or "__MACOSX" in path.parts:
+        elif path.name.startswith(".") or is_temporary(path.name) or "__MACOSX" in path.parts:
             return False
         elif path.suffix.lower() in SUFFIXES or is_text(name):
             return True

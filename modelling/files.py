@@ -2,17 +2,20 @@
 
 import hashlib
 import inspect
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from errors import UserError
+import disk
+from errors import UserError, shown
 from modelling.contract import at_line, code_file, short_path
 from modelling.model import Model
 
 NEEDED = {"Generator": ("img_size", "img_channels", "z_dim"), "Discriminator": ("img_size", "img_channels")}
+MAX_SOURCE = 16 * 2**20  # bytes
 _LOADED: dict[str, tuple[str, Model]] = {}  # by path: a hash of the contents, and what they hold
 
 
@@ -34,11 +37,12 @@ def load_model_file(path: str | Path) -> Model:
     """
     file = Path(path).expanduser()
     try:
-        source = file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"--model {path}: there is no such file") from None
-    except OSError as error:
-        raise UserError(f"--model {path}: it cannot be read: {error.strerror or error}") from None
+        source = disk.read_bytes(file, MAX_SOURCE)
+    except disk.Unreadable as error:
+        reason = "it" + error.for_command_line.removeprefix(shown(str(file)))
+        if not os.path.lexists(file):
+            reason = "there is no such file"
+        raise UserError(f"--model {path}: {reason}") from None
     where = str(file.resolve())
     digest = hashlib.sha256(where.encode() + b"\0" + source).hexdigest()
     if where in _LOADED and _LOADED[where][0] == digest:

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -657,10 +658,26 @@ def test_leftovers_of_killed_builds_go_at_the_next_start(tmp_path: Path) -> None
     folder = write_folder(tmp_path / "set", greys(4))
     load(folder, tmp_path)
     host = disk.temporary_of("x").name.split(f"-{os.getpid()}-")[0]
-    killed, living = (tmp_path / "cache" / f"{host}-{pid}-x.rows" for pid in (2**22 + 1, os.getppid()))
+    killed, living = (
+        tmp_path / "cache" / f"{host}-{pid}-1x0123abcd-x.rows" for pid in (2**22 + 1, os.getppid())
+    )
     killed.write_bytes(b"half"), living.write_bytes(b"half")
     load(folder, tmp_path)  # nothing is to be decoded
     assert (killed.exists(), living.exists()) == (False, True)
+
+
+def test_threads_that_decode_the_same_images_at_once_all_get_them(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", greys(64))
+    with ThreadPoolExecutor(3) as pool:
+        loaded = list(pool.map(lambda _: load(folder, tmp_path).images, range(3)))
+    assert all((images == loaded[0]).all() for images in loaded)
+    assert not [p for p in (tmp_path / "cache").iterdir() if disk.is_temporary(p.name)]
+
+
+def test_an_unfinished_picture_is_no_image(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", greys(4))
+    disk.temporary_of(folder / "000001.png").write_bytes(b"half")
+    assert len(load(folder, tmp_path).images) == 4
 
 
 def test_cache_is_keyed_by_code_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,21 +45,24 @@ def test_a_line_goes_after_the_last_whole_one(tmp_path: Path, left: bytes) -> No
     assert (tmp_path / "log").read_bytes() == left[: left.rfind(b"\n") + 1] + b"two\n"
 
 
+N = "1x0123abcd"  # of a temporary name
+
+
 def test_unfinished_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here, me, parent = disk._host(), os.getpid(), os.getppid()
     mine = disk.temporary_of(tmp_path / "mine.pt").name
-    living = {mine, f"tmp-{here}-{parent}-a.pt", f"tmp-other-{dead.pid}-a.pt"}
-    of_container = f"tmp-container-{parent}-a.pt"
-    left = {f"tmp-{here}-{dead.pid}-a.pt", f"tmp-{here}-{me}-of-one-before-me.pt", of_container}
-    for name in {*living, *left, "tmp-of-mine.pt"}:
+    living = {mine, f"tmp-{here}-{parent}-{N}-a.pt", f"tmp-other-{dead.pid}-{N}-a.pt"}
+    of_container = f"tmp-container-{parent}-{N}-a.pt"
+    left = {f"tmp-{here}-{dead.pid}-{N}-a.pt", f"tmp-{here}-{me}-{N}-before-me.pt", of_container}
+    for name in {*living, *left, "tmp-of-mine.pt", "tmp-a-1-x.png"}:
         (tmp_path / name).touch()
     os.utime(tmp_path / of_container, (1, 1))
     disk.remove_stale(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {*living, "tmp-of-mine.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {*living, "tmp-of-mine.pt", "tmp-a-1-x.png"}
     disk.remove_stale(tmp_path, owned=True)
-    assert {p.name for p in tmp_path.iterdir()} == {"tmp-of-mine.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {"tmp-of-mine.pt", "tmp-a-1-x.png"}
     disk.remove_stale(tmp_path / "absent")
 
 
@@ -165,3 +168,21 @@ def test_names_from_outside_are_shown_escaped() -> None:
     assert shown("a\x1b[31mb\nc\u202ed é") == r"a\x1b[31mb\nc\u202ed é"
     assert shown("x" * 400) == "x" * 300 + "..."
     assert shown("\udcff") == r"\udcff"
+
+
+def test_temporary_names_are_new_each_time_and_fit(tmp_path: Path) -> None:
+    for name in ("x.png", "é" * 122 + "n.png"):  # 249 bytes
+        made = {disk.temporary_of(tmp_path / name).name for _ in range(9)}
+        assert len(made) == 9 and all(disk.is_temporary(t) and t.endswith(name[-5:]) for t in made)
+        disk.put(tmp_path / name, "x")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_looking_for_an_owner_leaves_the_lock_as_it_is(tmp_path: Path) -> None:
+    disk.refuse_owned(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with disk.locked(tmp_path), pytest.raises(disk.Busy, match=f"process {os.getpid()} on"):
+        disk.refuse_owned(tmp_path)
+    (lock := tmp_path / disk.LOCK).write_text(f"elsewhere {os.getpid()}\n")
+    disk.refuse_owned(tmp_path)
+    assert lock.read_text() == f"elsewhere {os.getpid()}\n"

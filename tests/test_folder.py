@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -21,11 +22,12 @@ import gan_mnist
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor, save_tensors
 from settings import TrainConfig
+from signals import Stopped
 from tests.running import ROOT, differing, full, full_disk, run, state
 from tools import evaluate, sample
 from training import train
 from training.folder import Plan, plan_of
-from training.run import run_plan
+from training.run import run_plan, run_planned
 
 SHORT = {
     "dataset": "digits", "img_size": 16, "z_dim": 8, "batch_size": 8, "loggers": (), "device": "cpu",
@@ -112,7 +114,7 @@ def test_a_live_run_is_left_alone_and_a_killed_one_is_taken_up(
         owner.kill()
         owner.wait()
     for place in (".", "checkpoints", "generator", "samples"):
-        (tmp_path / "a" / place / "tmp-elsewhere-1-half").write_bytes(b"half")
+        (tmp_path / "a" / place / "tmp-elsewhere-1-1x0123abcd-half").write_bytes(b"half")
     assert run(f"{command} --resume auto", tmp_path).step == 4
     assert not [name for name in names(tmp_path / "a") if "tmp-" in name or "lock" in name]
     run("--log_name whole --n_steps 4", tmp_path)
@@ -157,6 +159,30 @@ def test_a_folder_with_nothing_but_what_owning_leaves_is_empty(tmp_path: Path) -
     disk.temporary_of(tmp_path / "a" / "config.json").write_text("{")
     run("--log_name a --n_steps 1", tmp_path)
     assert not [name for name in names(tmp_path / "a") if "tmp-" in name or disk.LOCK in name]
+
+
+def test_the_longest_name_can_be_overwritten_and_a_longer_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    name = "n" * 200
+    for _ in range(2):
+        assert run(f"--log_name {name} --n_steps 1 --overwrite", tmp_path).step == 1
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert "at most 200 bytes" in refused(f"--log_name {name}n", tmp_path, capsys)
+
+
+def test_a_run_starts_behind_a_link_and_deletes_nothing_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (behind := tmp_path / "scratch").mkdir()
+    (tmp_path / "a").symlink_to(behind)
+    command = (
+        f"{full('--log_name x', tmp_path)[: -len('--log_name x')]} --log_name a --n_steps 1 --resume auto"
+    )
+    for _ in range(2):
+        assert run(command, tmp_path).step == 1
+    assert "is a link" in refused("--log_name a --overwrite", tmp_path, capsys)
+    assert (behind / "config.json").exists() and (tmp_path / "a").is_symlink()
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -241,6 +267,40 @@ def test_one_command_starts_goes_on_and_ends(tmp_path: Path, capsys: pytest.Capt
     assert differing(state(tmp_path, "a", 4), whole.state_dict()) == []
     refused_line = refused(f"{tiny} {command} --lr 1 --batch_size 4", tmp_path, capsys).splitlines()[-1]
     assert "another run's settings" in refused_line
+
+
+def test_auto_goes_on_with_a_run_that_ended_after_it_was_planned(tmp_path: Path) -> None:
+    """Runs that are started together take turns, and none puts another one's aside."""
+    config = TrainConfig(runs_dir=str(tmp_path), log_name="a", **SHORT)
+    plan = plan_of(config, "auto")  # nothing is there
+    ended: list[object] = []
+
+    def start() -> None:
+        try:
+            ended.append(train(config, resume="auto").step)
+        except ValueError as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == [2, 2, 2]
+    with pytest.raises(ValueError, match="another run was in"):
+        run_plan(plan)
+    plans = [plan, plan_of(config, "auto")]
+    assert run_planned(lambda: plans.pop(0)).step == 2 and not plans
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_ctrl_c_names_the_folder(tmp_path: Path) -> None:
+    def stop(step: int, values: dict) -> None:
+        raise Stopped(signal.SIGINT)
+
+    config = TrainConfig(runs_dir=str(tmp_path), log_name="a", **SHORT)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped; {tmp_path / 'a'} can be resumed"):
+        train(config, resume="auto", on_step=stop)
 
 
 def test_auto_from_python(tmp_path: Path) -> None:

@@ -199,9 +199,11 @@ def test_files_that_are_no_models(write, tmp_path: Path) -> None:
     """One line with the file, and the line where there is one; nothing of a broken file stays in sys.modules."""
     before = set(sys.modules)
     (tmp_path / "folder.py").mkdir()
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
     cases = {
         "absent.py": (None, "there is no such file"),
-        "folder.py": (None, "it cannot be read"),
+        "folder.py": (None, "it is no regular file"),
+        "zero.py": (None, "it is no regular file"),
         "syntax.py": ("x = 1\ndef f(:\n", r"syntax.py:2: invalid syntax"),
         "import.py": ("import torch\nimport no_such_thing\n", r"import.py:2: ModuleNotFoundError: No module named"),
         "deep.py": ("def f():\n    return 1 / 0\n\nf()\n", r"deep.py:2: ZeroDivisionError: division by zero"),

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import disk
 from generation.evaluation import Evaluator
 from generation.generator import export_generator, sampling_copy
 from generation.indexed import reference_index
@@ -261,6 +262,17 @@ def test_classifier_refuses_folders(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 # -- evaluate --------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_tool_left_goes(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    written = disk.temporary_of("000001.png").name
+    left = tmp_path / "out" / written.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    left.write_bytes(b"half")
+    long = "n" * 236 + ".png"
+    for out in ("out/", f"out/{long}"):
+        assert sample.main([str(run), "--n", "1", "--out", f"{tmp_path}/{out}"]) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"000000.png", long}
 
 
 def test_evaluate_writes_score_and_protocol(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import disk
 from errors import Parser, shown, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
@@ -138,6 +139,12 @@ def together(asked: str) -> Iterator[str]:
 def warn(text: str) -> None:
     """One line on stderr, from the first process alone; the command goes on."""
     tell(f"warning: {text}")
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write pictures in, without what killed commands left there; OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    disk.remove_stale(folder)
 
 
 def scores_file(run: str) -> Path:

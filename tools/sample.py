@@ -38,6 +38,7 @@ from tools.common import (
     add_generator_flags,
     add_label_flags,
     add_truncation_flags,
+    make_folder,
     parse_with_attributes,
     positive,
     tool_parser,
@@ -80,12 +81,12 @@ def write(
     """Write what was drawn as one picture or as single files; return what to tell the user."""
     try:
         if as_files:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             for i, x in enumerate(drawn):
                 with disk.replacing(out / f"{i:06d}.png", durable=False) as file:
                     to_picture(x).save(file)
             return f"wrote {len(drawn)} images to {out}/"
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         sheet = view.sheet(drawn, n_columns)
         if len(drawn) > 1 and view.single:  # not one image alone, nor a scatter plot
             sheet = enlarged(sheet, scale)

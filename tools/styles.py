@@ -31,6 +31,7 @@ from tools.common import (
     add_generator_flags,
     add_label_flags,
     finite,
+    make_folder,
     parse_with_attributes,
     positive,
     tool_parser,
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ws = G.styles(z, None if y is None else y.to(param.device))
     images, columns = TABLES[args.show](G, ws, args)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         with disk.replacing(out) as file:
             to_grid(images.cpu(), columns).save(file)
     except OSError as error:

@@ -35,6 +35,7 @@ from tools.common import (
     add_machine_flags,
     append_line,
     finite,
+    make_folder,
     positive,
     scores_file,
     tool_parser,
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         with disk.replacing(out) as file:
             draw(blocks).save(file)
     except OSError as error:

@@ -14,13 +14,18 @@ from errors import UserError, tell
 from generation.checkpoint import CheckpointStore
 from generation.generator import MODEL_FILE
 from modelling import is_file_name
+from modelling.files import MAX_SOURCE
 from ops.distributed import from_main
 from settings import TrainConfig, as_dict
 from training.folder import Plan, is_occupied, refuse_occupied
 
 
+class Outdated(UserError):
+    """The plan was to begin anew, and by now there is a run to go on with: to be planned again (run.run_planned)."""
+
+
 class RunFolder:
-    """The folder that a run writes; the main process alone owns it, and alone calls all but `begin`."""
+    """The folder that a run writes; the main process alone owns it. `begin` and `free` are of all processes."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -32,7 +37,7 @@ class RunFolder:
     def take(self, data: str) -> Path:
         """Make the folder, or take the one that the plan names, and lock it; UserError, Busy where another run has it.
 
-        data: what the name of an unnamed run begins with.
+        data: what the name of an unnamed run begins with. Outdated where the plan is.
         """
         config, root = self.plan.config, Path(self.plan.config.runs_dir)
         try:
@@ -45,6 +50,10 @@ class RunFolder:
                 refuse_occupied(self.plan)
                 self._make_and_own()
                 refuse_occupied(self.plan)  # another run may have ended here since
+                if self.plan.anew and CheckpointStore(self.path / "checkpoints").newest_whole() is not None:
+                    raise Outdated(
+                        f"--resume auto: another run was in {self.path} until now: start this one again"
+                    )
             self._remove_leftovers()
         except OSError as error:
             raise unwritable(root, error) from None
@@ -80,7 +89,8 @@ class RunFolder:
                 copy = self.path / MODEL_FILE
                 kept = self.plan.source is not None and copy.exists()
                 # read now: it may stand in the folder that goes
-                self._files[MODEL_FILE] = (copy if kept else Path(config.model).expanduser()).read_bytes()
+                source = copy if kept else Path(config.model).expanduser()
+                self._files[MODEL_FILE] = disk.read_bytes(source, MAX_SOURCE)
             if self.plan.replaces and is_occupied(self.path):
                 self._renew()
             self._write_files()

@@ -1,7 +1,6 @@
 """What is to be trained and where: a new run, or one that is gone on with; whether its folder may be written."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,25 +187,25 @@ def refuse_occupied(plan: Plan) -> None:
                 f"{folder} is not empty: a run that starts from {plan.source} needs a new --log_name"
             )
     elif not plan.replaces:
-        with suppress(OSError):
-            if (folder / disk.LOCK).is_file():
-                with disk.locked(folder):  # Busy, which says whose it is
-                    pass
+        disk.refuse_owned(folder)
         raise UserError(
             f"{folder} is not empty: --resume goes on with it, --overwrite deletes it, or choose a new --log_name"
         )
     elif not is_run(folder):
         what = "--resume auto" if plan.anew else "--overwrite"
+        if folder.is_symlink():
+            raise UserError(
+                f"{what}: {folder} is a link, behind which nothing is deleted: empty what it leads to"
+            )
         raise UserError(f"{what}: {folder} is no run and is left alone; choose another --log_name")
 
 
 def is_occupied(folder: Path) -> bool:
-    """Whether something stands there already: a file, a link, or a folder with more than what owning one leaves."""
-    if folder.is_symlink() or folder.is_file():
-        return True
-    return folder.is_dir() and any(
-        file.name != disk.LOCK and not disk.is_temporary(file.name) for file in folder.iterdir()
-    )
+    """Whether something stands there already: a file, a dangling link, or a folder with more than what owning one
+    leaves; a link to a folder is that folder."""
+    if not folder.is_dir():
+        return folder.is_symlink() or folder.exists()
+    return any(file.name != disk.LOCK and not disk.is_temporary(file.name) for file in folder.iterdir())
 
 
 def is_run(folder: Path) -> bool:

@@ -28,7 +28,7 @@ def script_main(script: str, datasets: Sequence[str], defaults: dict[str, Any], 
 
         try:
             with (others := peers()).turns():
-                ended = run.run_plan(others.from_main(lambda: folder.planned(request)))
+                ended = run.run_planned(lambda: others.from_main(lambda: folder.planned(request)))
         finally:
             leave_group()
         return Unlearned.exit_code if ended.unlearned else 0

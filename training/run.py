@@ -1,6 +1,6 @@
 """A run from its settings to its end, top to bottom: `run_plan`.
 
-`train` comes to it from Python; a script by launch.script_main -> folder.planned -> run_plan. Between two steps
+`train` comes to it from Python, a script by launch.script_main; both by run_planned. Between two steps
 (loop.py: Loop._run_to_end): on_step, the check for steps that were not finite, a score where one is due, log,
 progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to a checkpoint where
 training diverged (guards.py, Loop._roll_back).
@@ -37,7 +37,7 @@ from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
 from training.checking import size_limit
-from training.claim import RunFolder, claimed
+from training.claim import Outdated, RunFolder, claimed
 from training.events import TensorBoard
 from training.folder import Plan, plan_of
 from training.guards import memory_told
@@ -123,13 +123,18 @@ def train(
         raise UserError("labels: they belong to images, which were not given")
     own = {name: network for name, network in (("G", G), ("D", D)) if network is not None}
     plan: Plan | None = None
+
+    def planned() -> Plan:
+        nonlocal plan
+        plan = others.from_main(lambda: plan_of(config, resume))
+        return plan
+
     try:
         with (others := peers()).turns():
-            plan = others.from_main(lambda: plan_of(config, resume))
-            return run_plan(plan, images=data, own=own, on_step=on_step)
+            return run_planned(planned, images=data, own=own, on_step=on_step)
     except Stopped as stop:
         if stop.code == 128 + signal.SIGINT:
-            where = resume or (plan and plan.folder) or "the run"
+            where = (plan and plan.folder) or "the run"
             raise KeyboardInterrupt(f"stopped; {where} can be resumed") from None
         raise
 
@@ -145,6 +150,15 @@ def fitted_to(config: TrainConfig, data: ImageData) -> TrainConfig:
     if as_size(config.img_size) != data.img_size:
         raise UserError(f"img_size {config.img_size}: the images have {data.img_size}; leave it out")
     return config
+
+
+def run_planned(planned: Callable[[], Plan], **options: Any) -> Run:
+    """run_plan of what planned() gives on all processes; asked again, once, where another run ended there meanwhile."""
+    try:
+        return run_plan(planned(), **options)
+    except Outdated:
+        pass  # out of here: what the first attempt holds goes
+    return run_plan(planned(), **options)
 
 
 @memory_told(

@@ -9,7 +9,7 @@ from settings.section import Section, brief, flag
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name: module that must be importable
 AUTO_IMAGES = 25_000_000
-MAX_NAME = 255  # bytes, of a file system
+MAX_NAME = 200  # bytes: of the 255 of a file system, some are for what is put around a name
 
 
 @dataclass(frozen=True)
