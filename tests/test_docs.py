@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -158,7 +159,8 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
     script, *words = shlex.split(command)
     name = script.removesuffix(".py")
     plans = []
-    monkeypatch.setattr("training.run.run_plan", plans.append)
+    ended = SimpleNamespace(unlearned=None)
+    monkeypatch.setattr("training.run.run_plan", lambda plan: plans.append(plan) or ended)
     assert importlib.import_module(name).main(words) == 0
     config = plans[0].config
     game_of(config).rehearse(config, Shard(config.batch_size, accumulate=config.accumulate), {})
