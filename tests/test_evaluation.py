@@ -101,9 +101,10 @@ def last_line(run: Path) -> dict:
 
 
 def break_generator(run: Path) -> Path:
-    """The run with weights that are not finite."""
+    """The run with weights, finite ones, whose images are not: what is not finite would not be loaded."""
     state = load_file(run / "generator" / "ema.safetensors")
-    state[next(k for k in state if k.endswith("weight"))].fill_(float("nan"))
+    for name in (k for k in state if k.endswith("weight")):
+        state[name].fill_(torch.finfo(torch.float32).max)
     config = json.loads((run / "generator" / "config.json").read_text())
     G = build_generator(config["model"], **config["build"])
     G.load_state_dict(state)
