@@ -43,8 +43,8 @@ TINY = (
     "--g_kwargs width=8 --d_kwargs width=8 --ema --extractor digits-cnn "
     "--log_interval 5 --sample_interval 10 --checkpoint_interval 7 --eval_interval 20 --eval_n 64"
 )
-# torchrun's own, and the steps at which a run happened to be stopped
-FREE = re.compile(r"^tmp/torchelastic_|checkpoints/step-\d{8,}\.pt$")
+# torchrun's own, that of Python's tempfile as it tries a folder, and the steps at which a run happened to be stopped
+FREE = re.compile(r"^tmp/torchelastic_|^tmp/[a-z0-9_]{8}$|checkpoints/step-\d{8,}\.pt$")
 TRACEBACK = "Traceback (most recent call last)"
 # A frame of the toolkit's own: torchrun, too, ends so when it is stopped before it has begun.
 OURS = re.compile(rf'File "{re.escape(str(ROOT))}/(?!\.venv/)')
