@@ -231,10 +231,10 @@ def test_the_joint_phase_reads_codes_alone(tmp_path: Path) -> None:
     loop, seen = run(f"{JOINT} --n_steps 1", tmp_path), {}
     apply = loop._apply
 
-    def spy(active: list, grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def spy(active: list, grads: list[Tensor], loss: Tensor) -> tuple[Tensor, Tensor]:
         names = "".join(n for n, w in loop.networks.items() if w in active)
         seen[names] = {k for k, p in loop.networks["D"].module.named_parameters() if p.grad is not None}
-        return apply(active, grads)
+        return apply(active, grads, loss)
 
     loop._apply = spy
     loop.run_step()

@@ -436,5 +436,7 @@ def test_windows_starts_trains_and_resumes(tmp_path: Path) -> None:
     )
     code, out, err = ended(start("-c", text, cwd=tmp_path))
     assert code == 0 and "all done" in out and "resumed at step 2" in out, err
-    assert "warning" not in err.replace("warnings.warn", ""), err
+    # the lock of a real Windows, msvcrt's, is not there either
+    said = [line for line in err.replace("warnings.warn", "").splitlines() if "cannot be locked" not in line]
+    assert "warning" not in "".join(said), err
     assert (tmp_path / "a.png").is_file()

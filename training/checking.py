@@ -85,7 +85,7 @@ def _shared_moments(found: Mapping[str, Any], where: str) -> Iterator[str]:
     for name, optimizer in found.items():
         for index, moments in optimizer["state"].items():
             for key, value in moments.items():
-                if isinstance(value, Tensor) and value.numel():
+                if isinstance(value, Tensor) and is_plain(value) and value.numel():
                     place = value.untyped_storage().data_ptr()
                     if place in seen:
                         yield f"{where}.{name}.state.{index}.{key} shares its memory with another moment"
