@@ -879,7 +879,7 @@ def test_overwrite_deletes_runs_only(tmp_path, capsys):
     run("--log_name a --n_steps 1", tmp_path)
     assert run("--log_name a --n_steps 2 --overwrite", tmp_path).step == 2
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert "is no run" in refused("--log_name link --overwrite", tmp_path, capsys)
+    assert "is a link" in refused("--log_name link --overwrite", tmp_path, capsys)
 
 
 def test_a_moved_run_keeps_its_events_together(tmp_path):
