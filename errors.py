@@ -75,6 +75,13 @@ class UserError(ValueError):
         return _FLAG.sub(_as_argument, self.for_command_line)
 
 
+def of_one_process(text: str) -> UserError:
+    """A mistake that is this process's alone, which says so whatever its rank."""
+    error = UserError(text)
+    error.alone = True
+    return error
+
+
 class Unlearned(UserError):
     """Training ended without learning: what was seen, and what to try."""
 

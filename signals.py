@@ -233,14 +233,14 @@ def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def launched() -> bool:
+def has_launcher() -> bool:
     """Whether torchrun or `accelerate launch` started this process."""
     return _under_torchrun() or os.environ.keys() >= ACCELERATE_SETS
 
 
 def _follow_launcher() -> None:
     """Stop when the launcher dies: accelerate's dies of a signal without telling the process it started."""
-    if launched() and sys.platform == "linux":
+    if has_launcher() and sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 

@@ -23,6 +23,7 @@ import disk
 from disk import Unreadable
 from errors import UserError
 from generation.state import SHOWN_DIFFERENCES, non_finite, plain, tensor_bytes
+from ops.memory import size_in_words
 from tensorfile import read_torch, size_of
 
 MAGIC = b"GANCKPT1"
@@ -48,11 +49,6 @@ class NonFiniteError(ValueError):
         more = f" and {len(names) - SHOWN_DIFFERENCES} more" if len(names) > SHOWN_DIFFERENCES else ""
         shown = ", ".join(names[:SHOWN_DIFFERENCES])
         super().__init__(f"no checkpoint of step {step}: NaN or infinity in {shown}{more}")
-
-
-def _readable(n_bytes: float) -> str:
-    """A size for people: 0.3 MB, 52.1 MB, 3.4 GB."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
 class _HashingWriter:
@@ -124,9 +120,8 @@ def load_checkpoint(
         if size_of(path) > (math.inf if limit is None else limit):
             raise CheckpointError(f"{path}: larger than {limit:,} bytes, no checkpoint of this run")
         with ThreadPoolExecutor(max_workers=1) as pool:
-            verified = pool.submit(
-                _verify, path
-            )  # meanwhile: both wait for the disk, and hashing leaves the GIL
+            # meanwhile: both wait for the disk, and hashing leaves the GIL
+            verified = pool.submit(_verify, path)
             try:
                 state = read_torch(path, FOOTER_BYTES)
             finally:
@@ -233,12 +228,12 @@ class CheckpointStore:
         """Raise OSError if the disk has less than 1.2 times the bytes of the tensors to write."""
         needed = SPACE_FACTOR * tensor_bytes(content)
         if shutil.disk_usage(self.folder).free < needed:
-            raise OSError(errno.ENOSPC, f"{_readable(needed)} needed")
+            raise OSError(errno.ENOSPC, f"{size_in_words(needed)} needed")
 
     def _warn_not_written(self, step: int, error: Exception) -> None:
         """One line on stderr: what failed, how much is free, what stays, what to do."""
         try:
-            free = f"{_readable(shutil.disk_usage(self.folder).free)} free"
+            free = f"{size_in_words(shutil.disk_usage(self.folder).free)} free"
         except OSError:
             free = "free space unknown"
         # torch reports its own confusion ("unexpected pos") and keeps the system's error as the context.

@@ -155,14 +155,8 @@ def best_scores(path: Path) -> list[tuple[int, int]]:
             value = line[name] if better == "low" else -line[name]
             counts = math.isfinite(value) and line["protocol"].get("fakes", GENERATOR) == GENERATOR
             counts = counts and type(step) is int and step >= 0
-        except (
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            StopIteration,
-            OverflowError,
-        ):  # another's line
+        # another's line
+        except (ValueError, KeyError, AttributeError, TypeError, StopIteration, OverflowError):
             continue
         if counts:
             count, *best = found.pop((name, key), (0, math.inf, -1))

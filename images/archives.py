@@ -20,10 +20,8 @@ MAX_MEMBERS = 1_500_000  # of an archive: their names are held in memory; ImageN
 MAX_DIRECTORY = 2**27  # bytes of a .zip's list of members, 90 for each of them
 LEAST_ENTRY, ENTRY_START = 46, b"PK\x01\x02"  # bytes of a member in that list, and how each begins
 MAX_NAMES = 2**26  # characters of all names together: twice what ImageNet has
-MAX_OTHERS, OTHERS_EACH = (
-    100_000,
-    10,
-)  # files that are no images are passed over: so many, or so many an image
+# Files that are no images are passed over: so many, or so many an image.
+MAX_OTHERS, OTHERS_EACH = 100_000, 10
 MAX_TEXT_BYTES = 2**26  # label lists together; CelebA's is 27 MB
 TEXTS = re.compile(r"list_(attr|eval_partition)\w*\.(txt|csv)", re.IGNORECASE)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from errors import UserError, shown
+from errors import of_one_process, shown
 
 USUAL_PORT = 29500  # torch's own, where MASTER_PORT is not set
 
@@ -44,17 +44,19 @@ def launched() -> Launched | None:
     local = os.environ.get("LOCAL_RANK")
     address = os.environ.get("MASTER_ADDR")
     if address is None:
-        raise _wrong(
+        raise of_one_process(
             f"WORLD_SIZE is {n} but MASTER_ADDR is not set: the host of rank 0, 127.0.0.1 for this one"
         )
     if not re.fullmatch(r"[\w.:%-]{1,253}", address):
-        raise _wrong(f"MASTER_ADDR {shown(address, 99)} must be the name or address of the host of rank 0")
+        raise of_one_process(
+            f"MASTER_ADDR {shown(address, 99)} must be the name or address of the host of rank 0"
+        )
     rank = _number("RANK", 0)
     if rank >= n:
-        raise _wrong(f"RANK {rank} must be less than WORLD_SIZE {n}: the processes count from 0")
+        raise of_one_process(f"RANK {rank} must be less than WORLD_SIZE {n}: the processes count from 0")
     port = _number("MASTER_PORT", 1, str(USUAL_PORT))
     if port > 65535:
-        raise _wrong(f"MASTER_PORT {port} must be at most 65535")
+        raise of_one_process(f"MASTER_PORT {port} must be at most 65535")
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Launched(
@@ -66,14 +68,11 @@ def _number(name: str, least: int, usual: str | None = None) -> int:
     """A whole number of the environment; usual: where it is not set."""
     text = os.environ.get(name, usual)
     if text is None:
-        raise _wrong(f"WORLD_SIZE is set but {name} is not: torchrun sets both, or give each process its own")
+        raise of_one_process(
+            f"WORLD_SIZE is set but {name} is not: torchrun sets both, or give each process its own"
+        )
     if not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) < least:
-        raise _wrong(f"{name} {shown(text, 99)} must be a whole number of at least {least}: launchers set it")
+        raise of_one_process(
+            f"{name} {shown(text, 99)} must be a whole number of at least {least}: launchers set it"
+        )
     return int(text)
-
-
-def _wrong(text: str) -> UserError:
-    """A mistake that each process says of itself: its rank may be what is wrong."""
-    error = UserError(text)
-    error.alone = True
-    return error

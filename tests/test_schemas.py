@@ -24,6 +24,7 @@ from generation.generator import load_generator
 from generation.protocol import best_step
 from metrics.features import Reading, Statistics, load_extractor, load_reading, read, save_reading
 from settings.files import read_config_file
+from studies.attacks.tampering import at, places
 from tensorfile import read_safetensors, read_torch
 from tests.running import ROOT, request, run, small
 from tools import sample as sample_tool
@@ -32,27 +33,6 @@ from training.loop import Loop
 from training.run import restore
 
 # -- ways to tamper ------------------------------------------------------------------------------------------------
-
-
-def places(content: Any, way: tuple = ()) -> Iterator[tuple]:
-    """The way to every entry of nested containers."""
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
-    for key, value in items:
-        yield (*way, key)
-        yield from places(value, (*way, key))
-
-
-def at(content: Any, way: tuple) -> Any:
-    """The entry there."""
-    for key in way:
-        content = content[key]
-    return content
 
 
 def with_entry(content: Any, way: tuple, value: Any) -> Any:

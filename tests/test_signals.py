@@ -365,7 +365,7 @@ def test_two_processes_save_and_end_with_their_launcher(tmp_path: Path) -> None:
 def test_launchers_are_known_by_what_they_set() -> None:
     def launched(environment: dict[str, str]) -> bool:
         with patch.dict(os.environ, environment, clear=True):
-            return signals.launched()
+            return signals.has_launcher()
 
     with patch.dict(os.environ, clear=True):
         args = launch_command_parser().parse_args(["--cpu", "--num_machines", "1", "x.py"])

@@ -13,10 +13,9 @@ from errors import Parser, shown, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
 from ops.launched import world_size
+from settings.section import MAX_WHOLE
 from training.device import choose_device
 from training.processes import join_group, leave_group, peers
-
-MAX_WHOLE = 2**63 - 1
 
 
 def whole(text: str) -> int:

@@ -133,6 +133,11 @@ class Loop:
             self.task.at_step(step, module)
 
     @property
+    def wide(self) -> torch.dtype:
+        """The widest floats of the device, in which logged values are held."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    @property
     def scaled(self) -> bool:
         """Whether losses are scaled, under fp16: their scale is found by skipping steps, of well runs too."""
         return self.accelerator.scaler is not None
@@ -404,8 +409,7 @@ class Loop:
         names = sorted(self.stats)
         if not names:
             return {}
-        wide = torch.float64 if self.device.type != "mps" else torch.float32
-        values = torch.stack([self.stats[name].detach().to(wide) for name in names])
+        values = torch.stack([self.stats[name].detach().to(self.wide) for name in names])
         if self.n_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         return dict(zip(names, values.tolist(), strict=True))
@@ -468,14 +472,20 @@ class Loop:
         self.updates, self.last_update = state["loop"]["updates"], state["loop"]["last_update"]
         self.skipped.fill_(state["loop"]["skipped"])
         self.log.skipped = int(state["loop"]["skipped"])
-        wide = torch.float64 if self.device.type != "mps" else torch.float32
         # what a lazy phase said last is logged until it runs again
         values = state["loop"].get("values", {})
-        self.stats = {k: torch.tensor(v, dtype=wide, device=self.device) for k, v in values.items()}
+        self.stats = {k: torch.tensor(v, dtype=self.wide, device=self.device) for k, v in values.items()}
         self.owed = self.score_owed = False
         self._samplers = None
         if self.scores is not None:
             self.scores.load_state_dict(state["loop"].get("scores", []))
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a state that has passed state_check: what was logged and saved after it is given up."""
+        self.load_state_dict(state)
+        self.log.cut(self.step)
+        if self.is_main:
+            self.store.supersede(self.step)
 
     def save(self) -> bool:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""
@@ -495,7 +505,6 @@ class Loop:
 
     def _roll_back(self, reason: str) -> None:
         """Take a checkpoint of before, of longer before each time in a row, where there is one; Unlearned."""
-
         own = self.state_dict()  # of all processes, since what is logged is a mean over them
         check = self.state_check(own)
 
@@ -509,11 +518,8 @@ class Loop:
             where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
             raise given_up(self.step, where, reason, own["loop"]["values"], self.task.rates)
         attempt, at = self.attempt + 1, self.step
-        self.load_state_dict(found[0])
+        self.take_up(found[0])
         self.rollbacks.note(at, self.step)
         self.attempt = attempt  # new noise from here on
-        if self.is_main:
-            self.store.supersede(self.step)
-        self.log.cut(self.step)
         n = self.rollbacks.n
         self.log.say(f"warning: {reason}; back to step {self.step} with new noise ({n} of {MAX_ROLLBACKS})")

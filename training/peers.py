@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from errors import UserError
+from errors import UserError, of_one_process
 from ops.distributed import PeerFailed
 from ops.launched import Launched
 from training.links import TOKEN_BYTES, Link, accepted, linked, listener
@@ -151,7 +151,7 @@ class Peers:
         try:
             store = store_at("localhost", port, is_master=True)
         except RuntimeError:
-            raise _alone(
+            raise of_one_process(
                 f"MASTER_PORT {port} cannot be had on this host: does another run hold it? choose another"
             ) from None
         while True:
@@ -161,7 +161,7 @@ class Peers:
             except OSError as error:
                 self._refuse_unknown_host(error)
                 if not isinstance(error, socket.gaierror):
-                    raise _alone(
+                    raise of_one_process(
                         f"MASTER_ADDR {address}: this process, which is rank 0, is not reached there "
                         f"({error.strerror or error}); give the address of its host"
                     ) from None
@@ -170,7 +170,7 @@ class Peers:
     def _refuse_unknown_host(self, error: Exception) -> None:
         """UserError for a name that is not known after a while: names of hosts that start may come late."""
         if isinstance(error, socket.gaierror) and time.monotonic() > self.began + WAIT:
-            raise _alone(
+            raise of_one_process(
                 f"MASTER_ADDR {self.mine.address}: {error.strerror}; give the address of rank 0's host"
             )
 
@@ -191,7 +191,7 @@ class Peers:
             with self.changed:
                 self.changed.wait_for(lambda: self.met or self.first or self.refused or 0 in self.gone)
                 if self.refused is not None:
-                    raise _alone(self.refused)
+                    raise of_one_process(self.refused)
                 if self.first is not None:
                     raise Left(self.first.code)
                 if self.met:
@@ -424,13 +424,6 @@ def store_at(address: str, port: int, *, is_master: bool = False) -> Any:
     return TCPStore(
         address, port, is_master=is_master, wait_for_workers=False, multi_tenant=is_master, timeout=timeout
     )
-
-
-def _alone(text: str) -> UserError:
-    """A mistake of this process, said whatever its rank."""
-    error = UserError(text)
-    error.alone = True
-    return error
 
 
 def _mark(error: BaseException, rank: int) -> None:

@@ -312,8 +312,5 @@ def restore(loop: Loop, source: Path) -> None:
     n_steps = loop.config.n_steps
     if state["step"] > n_steps:
         raise UserError(f"--resume: the checkpoint is at step {state['step']}, --n_steps is {n_steps}")
-    loop.load_state_dict(state)
-    loop.log.cut(loop.step)
-    if loop.is_main:
-        loop.store.supersede(loop.step)
+    loop.take_up(state)
     loop.log.say(f"resumed at step {loop.step} of {n_steps}")

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from studies.attacks.archives import ATTRIBUTES, tarred, zipped
@@ -100,16 +101,14 @@ def _(folder: Path) -> Path:
     return put(folder, "x.zip", patched_zip(data, field(6, "<H", 1), b"PK\x03\x04"))
 
 
-@hostile("zip: an unknown method of compression", must=True)
-def _(folder: Path) -> Path:
-    data = patched_zip(zipped(good()), field(10, "<H", 98))
-    return put(folder, "x.zip", patched_zip(data, field(8, "<H", 98), b"PK\x03\x04"))
+def packed_by(method: int, folder: Path) -> Path:
+    """A zip that says its first member is packed by a method of this number."""
+    data = patched_zip(zipped(good()), field(10, "<H", method))
+    return put(folder, "x.zip", patched_zip(data, field(8, "<H", method), b"PK\x03\x04"))
 
 
-@hostile("zip: deflate64", must=True)
-def _(folder: Path) -> Path:
-    data = patched_zip(zipped(good()), field(10, "<H", 9))
-    return put(folder, "x.zip", patched_zip(data, field(8, "<H", 9), b"PK\x03\x04"))
+hostile("zip: an unknown method of compression", must=True)(partial(packed_by, 98))
+hostile("zip: deflate64", must=True)(partial(packed_by, 9))
 
 
 @hostile("zip: a link", must=True)

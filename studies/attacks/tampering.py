@@ -156,36 +156,37 @@ def add(state: dict, rng: random.Random) -> tuple[str, bool]:
     return f"{path} with {repr(key)[:40]} added", path[:1] == ("networks",) and len(path) == 2
 
 
-def deform(state: dict, rng: random.Random) -> tuple[str, bool]:
-    """A tensor of another shape: of networks, averages, optimisers."""
+def on_tensor(state: dict, rng: random.Random, change: Callable[..., tuple]) -> tuple[Path_, Any]:
+    """(path, what the change gives) of a tensor of networks, averages or optimisers, which the change's second takes
+    the place of."""
     path = rng.choice(tensor_places(state, NEEDED))
-    name, new = deformed(at(state, path), rng)
-    put(state, path, new)
+    given = change(at(state, path), rng)
+    put(state, path, given[1])
+    return path, given
+
+
+def deform(state: dict, rng: random.Random) -> tuple[str, bool]:
+    """A tensor of another shape."""
+    path, (name, _) = on_tensor(state, rng, deformed)
     return f"{path} {name}", True
 
 
 def retype(state: dict, rng: random.Random) -> tuple[str, bool]:
     """A tensor of other numbers."""
-    path = rng.choice(tensor_places(state, NEEDED))
-    name, new = retyped(at(state, path), rng)
-    put(state, path, new)
+    path, (name, new) = on_tensor(state, rng, retyped)
     # less or more precise numbers are numbers still
     return f"{path} as {name}", not new.dtype.is_floating_point or new.dtype.itemsize == 1
 
 
 def spoil(state: dict, rng: random.Random) -> tuple[str, bool]:
     """Values that are no numbers."""
-    path = rng.choice(tensor_places(state, NEEDED))
-    name, new = spoilt(at(state, path), rng)
-    put(state, path, new)
+    path, (name, _) = on_tensor(state, rng, spoilt)
     return f"{path} {name}", True
 
 
 def lay_out(state: dict, rng: random.Random) -> tuple[str, bool]:
     """A tensor in another layout."""
-    path = rng.choice(tensor_places(state, NEEDED))
-    name, new, may = laid_out(at(state, path), rng)
-    put(state, path, new)
+    path, (name, _, may) = on_tensor(state, rng, laid_out)
     return f"{path} {name}", not may
 
 
