@@ -30,6 +30,7 @@ from tests.running import ROOT, request, run, small
 from tools import sample as sample_tool
 from training.folder import planned
 from training.loop import Loop
+from training.optimizers import optimizer_faults
 from training.run import restore
 
 # -- ways to tamper ------------------------------------------------------------------------------------------------
@@ -190,6 +191,27 @@ def test_what_is_wrong_is_named_with_its_place(
 ) -> None:
     with pytest.raises(UserError, match=words):
         check(runs["plain"], with_entry(saved_by(runs["plain"]), way, value))
+
+
+@pytest.mark.parametrize("key", ["exp_avg_sq", "step"])
+def test_what_cannot_be_negative_is_not(runs: dict[str, Loop], key: str) -> None:
+    state = saved_by(runs["plain"])
+    way = ("optimizers", "D", "state", 0, key)
+    with pytest.raises(UserError, match=rf"optimizers\.D\.state\.0\.{key} is negative"):
+        check(runs["plain"], with_entry(state, way, -1 - at(state, way)))
+    momentum = (*way[:-1], "exp_avg")
+    check(runs["plain"], with_entry(state, momentum, -at(state, momentum)))
+
+
+def test_a_negative_mean_of_squares_of_rmsprop_is_refused() -> None:
+    p = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.RMSprop([p])
+    p.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert not list(optimizer_faults(state, optimizer, "D"))
+    state["state"][0]["square_avg"] = torch.tensor([0.1, -1e-9, 0.1])
+    assert list(optimizer_faults(state, optimizer, "D")) == ["D.state.0.square_avg is negative"]
 
 
 def test_older_runs_without_younger_entries_go_on(runs: dict[str, Loop]) -> None:

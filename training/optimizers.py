@@ -115,6 +115,9 @@ def _step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: T
 # how torch computes a step: not saved by older versions of it, and not the same on every machine
 _HOW = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 
+# moments of squares: a root is taken of them
+_SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+
 
 def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer, where: str) -> Iterator[str]:
     """What keeps the saved state of an optimiser, a `state` and `param_groups`, from being loaded into this one.
@@ -140,8 +143,8 @@ def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer,
         state = {key: value for key, value in state.items() if value is not None or key in example}
         likes = {key: params[index] if value.dim() else value for key, value in example.items()}
         yield from faults_of(state, likes, name)
-        for key in (key for key, value in example.items() if value.dim() == 0):
-            if fault_of(state.get(key), example[key]) is None and state[key] < 0:
+        for key in (key for key, value in example.items() if value.dim() == 0 or key in _SQUARES):
+            if fault_of(state.get(key), likes[key]) is None and (state[key] < 0).any():
                 yield f"{name}.{key} is negative"
 
 
