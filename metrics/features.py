@@ -91,7 +91,8 @@ class Extractor:
     """A loaded extractor: module (uint8 images -> features, logits), content checksum, what its file says.
 
     classes: names of its logits in order, none for logits that name nothing to look for; mode_share: a class counts
-    as shown from this share of the images on, 0: from one image on.
+    as shown from this share of the images on, 0: from one image on; distance: what the field calls the Frechet distance
+    of its features.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Extractor:
     metadata: dict[str, str]
     classes: tuple[str, ...] = ()
     mode_share: float = 0.01
+    distance: str = "fid"
 
     @property
     def device(self) -> torch.device:

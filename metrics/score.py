@@ -64,7 +64,7 @@ def check_classes(real: Tensor, fake: Tensor, classes: Sequence[str]) -> None:
 
 def _fid(sets: Sets) -> dict[str, Score]:
     real, fake = sets.real.statistics, sets.fake.statistics
-    return {"fid": frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)}
+    return {sets.extractor.distance: frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)}
 
 
 def _kid(sets: Sets) -> dict[str, Score]:
