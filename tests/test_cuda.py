@@ -1,13 +1,19 @@
 """What only CUDA can show: fp16 with its scaler, skipped steps without waiting, resume, compiled speed paths."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 
-from tests.running import differing, run, state
+from errors import UserError
+from signals import Stopped
+from tests.running import differing, run, small, state
+from tests.test_divergence import command
 from tests.test_processes import JOINT
 from tests.test_training import finite, lines, poison
+from training.loop import Loop
 
 pytestmark = pytest.mark.gpu
 
@@ -65,3 +71,67 @@ def test_draws_do_not_depend_on_the_device(tmp_path):
         rows.append(json.loads((tmp_path / device / "metrics.jsonl").read_text().splitlines()[-1]))
     assert rows[0]["d/real"] == pytest.approx(rows[1]["d/real"], rel=1e-3)
     assert rows[0]["d/fake"] == pytest.approx(rows[1]["d/fake"], rel=1e-3)
+
+
+# What a step does for its guards, penalties and averages is left to the device.
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize(
+    "method", ["gan --spectral_norm_d", "wgan-gp", "gan --r1_weight 1 --augment ada", "wgan"]
+)
+def test_a_step_waits_for_nothing(tmp_path, monkeypatch, method, precision):
+    plain = Loop.run_step
+
+    def watched(loop):
+        torch.cuda.set_sync_debug_mode("error" if loop.step > 2 else "default")
+        try:
+            plain(loop)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Loop, "run_step", watched)
+    words = f"--method {method} --mixed_precision {precision} --ema --train_g_interval 2 --n_steps 12"
+    assert run(f"--log_name a {words}", tmp_path).step == 12
+
+
+def test_a_run_that_diverges_ends_in_a_line_and_code_3(tmp_path, capsys):
+    assert command(f"--log_name a {small('mlp')} --lr 1e6 --optimizer SGD --n_steps 100", tmp_path) == 3
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: training diverged at step")
+
+
+def test_a_run_goes_back_and_on(tmp_path, monkeypatch, capsys):
+    """Twenty bad steps in a row are noticed when values are logged; then an older checkpoint is taken."""
+    playing = []
+    poison(monkeypatch, lambda step: 12 <= step < 35 and playing[0].attempt == 0)
+    plain = Loop.run_step
+    monkeypatch.setattr(Loop, "run_step", lambda loop: (playing.append(loop), plain(loop)))
+    loop = run("--log_name a --n_steps 45 --checkpoint_interval 10 --log_interval 5 --ema", tmp_path)
+    assert (loop.step, loop.attempt) == (45, 1) and finite(loop)
+    assert "back to step 10 with new noise" in capsys.readouterr().err
+
+
+def test_memory_that_ends_is_a_line(tmp_path, monkeypatch):
+    plain = Loop.run_step
+
+    def greedy(loop):
+        plain(loop)
+        if loop.step == 3:
+            torch.empty(1 << 50, dtype=torch.uint8, device=loop.device)
+
+    monkeypatch.setattr(Loop, "run_step", greedy)
+    with pytest.raises(UserError, match="out of memory at step 3: go on with resume from step 2"):
+        run("--log_name a --n_steps 4 --checkpoint_interval 2", tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_stopped_run_goes_on_as_the_whole_one(tmp_path, precision):
+    words = f"--method gan --r1_weight 1 --ema --deterministic --mixed_precision {precision} --n_steps 20"
+    run(f"--log_name whole {words}", tmp_path)
+
+    def stop(step, stats):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run(f"--log_name a {words}", tmp_path, stop)
+    run("--log_name a --resume", tmp_path)
+    assert differing(state(tmp_path, "whole", 20), state(tmp_path, "a", 20)) == []
