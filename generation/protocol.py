@@ -174,11 +174,17 @@ def best_step(path: Path) -> int | None:
 # -- how lines are kept --------------------------------------------------------------------------------------------
 
 
-def append_score(file: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to scores.jsonl; OSError where that cannot be written."""
+def append_score(file: Path, line: Mapping[str, Any], *, once: bool = False) -> None:
+    """Add a line to scores.jsonl; once: not where the same line stands there, its date aside. OSError where it cannot
+    be written."""
     # JSON has no infinity: KL to data is infinite where a class appears that the reference lacks.
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-    disk.append_line(file, json.dumps(plain))
+    text = json.dumps(plain)
+    if once and file.is_file():
+        undated = [{**found, "date": None} for found in read_lines(file)]
+        if {**json.loads(text), "date": None} in undated:
+            return
+    disk.append_line(file, text)
 
 
 def cut_lines(path: Path, step: int) -> None:

@@ -178,6 +178,32 @@ def test_a_signal_ends_an_evaluation(tmp_path: Path, weights: Path, monkeypatch:
     assert lines_of(tmp_path / "a") == lines_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("end", ["signal", "kill"])
+def test_a_late_evaluation_that_ends_with_the_run_is_one_line(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A signal comes while the score is written, or a kill before a checkpoint knows of it."""
+    run("--log_name a --n_steps 4", tmp_path)
+    resume = f"--log_name a --resume --n_steps 6 {scored(weights)}"
+    evaluated, error = Loop._evaluate, Stopped if end == "signal" else KeyboardInterrupt
+
+    def ending(loop: Loop, step: int) -> bool:
+        best = evaluated(loop, step)
+        if end == "kill":
+            raise KeyboardInterrupt
+        loop.signals.received = signal.SIGTERM
+        return best
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(Loop, "_evaluate", ending)
+        run(resume, tmp_path)
+    assert [line["step"] for line in lines_of(tmp_path / "a")] == [4]
+    assert state(tmp_path, "a", 4)["loop"]["scores"] != [] or end == "kill"
+    loop = run(resume, tmp_path)
+    assert [line["step"] for line in lines_of(tmp_path / "a")] == [4, 6]
+    assert [row[0] for row in loop.scores.history] == [4, 6]
+
+
 def test_a_pause_is_no_training_time(tmp_path: Path) -> None:
     loop = run("--log_name a --n_steps 1", tmp_path)
     (before, at), _ = loop.log._mark, None

@@ -142,10 +142,11 @@ class RunLog:
             setattr(self, name, (then + seconds, step))
 
     def score(self, line: dict[str, Any]) -> None:
-        """Append a line to scores.jsonl and its numbers to the trackers."""
+        """Append a line to scores.jsonl, unless a run that was killed right afterwards has, and its numbers to the
+        trackers."""
         if not self.main:
             return
-        self.attempt("scores.jsonl", lambda: append_score(self.folder / "scores.jsonl", line))
+        self.attempt("scores.jsonl", lambda: append_score(self.folder / "scores.jsonl", line, once=True))
         numbers = {f"score/{k}": v for k, v in line.items() if isinstance(v, float | int) and k != "step"}
         self.attempt("tracker", lambda: self.accelerator.log(numbers, step=line["step"]))
 

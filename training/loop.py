@@ -283,10 +283,11 @@ class Loop:
         missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
         if missing:
             self._evaluate(self.step)
-            self._stop_if_asked(self._agreed_signal(True))
         # the late score is never taken again; resumed at its end: write what a sampler needs anew
         if missing or self.step == self.config.n_steps:
             self.save()
+        if missing:
+            self._stop_if_asked(self._agreed_signal(True))
 
     def _last_good(self) -> str:
         steps = self.store.steps()
