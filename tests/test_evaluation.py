@@ -1,5 +1,6 @@
 """Whole evaluations: equal to torch-fidelity's own, equal on any number of processes, and refusals in one line."""
 
+import copy
 import io
 import json
 import os
@@ -625,6 +626,26 @@ def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
     file.write_text(file.read_text() + json.dumps(accurate) + "\n" + json.dumps(worse) + "\n")
     assert best_scores(file)[-1] == (2, 8)
     assert best_scores(tmp_path / "none") == [] and best_step(tmp_path / "none") is None
+
+
+@pytest.mark.gpu
+def test_features_on_cuda_stay_there(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
+    """Read anew and from the cache; about what the CPU reads and scores."""
+    there = replace(extractor, module=copy.deepcopy(extractor.module).cuda())
+    scores = []
+    for reader in (extractor, there, there):
+        evaluator = Evaluator(
+            reader, data, PLAIN, n_fake=300, metrics=["fid", "kid", "pr", "dc", "mind", "memorisation"],
+            fakes=noise_images(data, 300, 0), cache_dir=tmp_path,
+        )  # fmt: skip
+        scores.append(evaluator.score(step=0))
+        held = (evaluator.real.features, evaluator.real.statistics.covariance, evaluator.known.features)
+        assert {x.device.type for x in held} == {reader.device.type}
+    names = [name for name in scores[0] if "[" in name]
+    assert len(names) == 10 and all(scores[1][name] == scores[2][name] for name in names)
+    assert [scores[1][name] for name in names] == pytest.approx(
+        [scores[0][name] for name in names], rel=1e-3, abs=0.02
+    )
 
 
 # -- refusals ---------------------------------------------------------------------------------------
