@@ -68,7 +68,8 @@ def digits(n: int) -> None:
     for name in ("fid", "kid", "is", "pr", "dc", "modes"):
         _, seconds = timed(lambda name=name: score([name], sets))
         total += seconds
-        say(name, seconds, n=n, settings=METRICS[name].settings)
+        row = METRICS[name]
+        say(name, seconds, n=n, settings=row.settings(n, n) if row.settings else "")
     say("all", total, n=n)
 
 

@@ -1,24 +1,35 @@
 """Scores of a generator with everything that is needed to measure the same again."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import nn
 
 from errors import UserError, tell
 from generation.indexed import IndexedImages, generated, labels_for, real_images, reference_index
 from generation.latents import latents
+from generation.neighbours import neighbour_picture
 from generation.protocol import image_protocol, point_protocol, score_line
 from generation.reading import read_images
-from generation.sampling import generate, undisturbed
+from generation.sampling import draws_noise, generate, undisturbed
 from generation.version import code_version
 from images.batches import ImageData
-from metrics.features import Extractor, Reading, load_reading, read, reading_file, save_reading
+from metrics.features import (
+    Extractor,
+    Reading,
+    load_reading,
+    read,
+    reading_file,
+    save_reading,
+    scoring_device,
+)
 from metrics.fidelity import library
 from metrics.mixture import MIXTURES, mixture_scores
-from metrics.score import METRICS, Sets, check_classes, score
+from metrics.score import METRICS, Metric, Sets, check_classes, check_sizes, score
 from ops.distributed import from_main, process
 
 FEW = 10_000
@@ -27,11 +38,12 @@ FEW = 10_000
 class Evaluator:
     """Scores of one generator after another, or of other images, against one reference by one extractor.
 
-    All processes of a group make one and call it together. data: the reference, of which n_real images (None: n_fake)
-    are drawn; config: generator/config.json, whose labels the fakes are asked for, balanced: with classes in turn;
-    split: the name of the reference's split; metrics: rows of METRICS, None for all that are computed by default and
-    can be; fakes: images in place of a generator's; cache_dir: where readings of reals are kept; interrupted: asked
-    between chunks of images, True gives the score up.
+    All processes of a group make one and call it together. data: the reference, of which n_real images are drawn, None
+    for as many as fakes, or all; what fakes may be copies of are all its images, or n_real where that is given; config:
+    generator/config.json, whose labels the fakes are asked for, balanced: with classes in turn; split: the name of the
+    reference's split; metrics: rows of METRICS, None for all that are computed by default and can be; fakes: images in
+    place of a generator's; cache_dir: where readings of reals are kept; neighbours: draw the fakes that are most like
+    copies, as `picture`; interrupted: asked between chunks of images, True gives the score up.
     ValueError, before anything is computed: too few images, metrics or labels that do not fit.
     """
 
@@ -49,23 +61,31 @@ class Evaluator:
         balanced: bool = False,
         fakes: IndexedImages | None = None,
         cache_dir: Path,
+        neighbours: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.extractor, self.data, self.config, self.cache_dir = extractor, data, config, cache_dir
-        self.n_fake, self.n_real = n_fake, n_fake if n_real is None else n_real
+        self.n_fake, self.n_real = n_fake, min(n_fake, len(data)) if n_real is None else n_real
+        self.n_known = len(data) if n_real is None else n_real
         self.split, self.seed, self.balanced, self.fakes = split, seed, balanced, fakes
         self._check_reference()
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
         self.labels = labels
         self.y = labels if labels is not None and labels.dim() == 1 else None
         self.reals = real_images(data, reference_index(data, self.n_real), "reference")
+        self.neighbours = neighbours
         self.metrics = self._choose(metrics)
+        check_sizes(self.metrics, self.n_real, n_fake)
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
-        self.keeps_features = any("features" in METRICS[name].needs for name in self.metrics)
+        needed = frozenset().union(*(METRICS[name].needs for name in self.metrics))
+        self.keeps_features, self.looks_for_copies = "features" in needed, "training" in needed
         code_version()  # that which runs now, though the checkout may move on
         self.interrupted = interrupted
-        self.real: Reading | None = None  # on the main process, from the first score on
+        # on the main process, from the first score on
+        self.picture: Image.Image | None = None
+        self.real: Reading | None = None
+        self.known: Reading | None = None
         if (n := min(n_fake, self.n_real)) < FEW:
             tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")
 
@@ -74,13 +94,10 @@ class Evaluator:
             raise UserError(
                 f"{self.data.name}: its samples are points of the plane, and extractors read images"
             )
-        given = min(self.n_fake, self.n_real)
-        if given < 2:
-            raise UserError(f"{given} images: a covariance needs at least 2")
         if len(self.data) < self.n_real:
             raise UserError(
                 f"{self.n_real} reals are asked for, but the reference, {self.data.name} {self.split}, has "
-                f"{len(self.data)} images: lower --n_real (by default --n; in training --eval_n)"
+                f"{len(self.data)} images: lower --n_real, or leave it out"
             )
 
     def _choose(self, asked: Sequence[str] | None) -> list[str]:
@@ -91,21 +108,28 @@ class Evaluator:
             lacks["names"] = f"{self.extractor.name} reads no classes that have names"
         if self.reals.y is None or self.y is None:
             lacks["classes"] = "it needs one class an image, of reals and fakes"
+        if self.split not in (held := self.config.get("data", {}).get("split", self.split), "all"):
+            lacks["training"] = (
+                f"it looks for copies of the images of the training, {held}: leave --split out"
+            )
         if not classes or classes != names:
             lacks["asked"] = f"{self.extractor.name} reads ({', '.join(classes)}), not ({', '.join(names)})"
         if asked is not None and not asked:
             raise UserError(f"--metrics: name at least one of {', '.join(METRICS)}")
+        names = [n for n, row in METRICS.items() if row.default] if asked is None else [*asked]
+        if self.neighbours and "memorisation" not in names:
+            names.append("memorisation")
         chosen = []
-        for name in [n for n, row in METRICS.items() if row.default] if asked is None else asked:
+        for name in names:
             if name not in METRICS:
                 raise UserError(f"--metrics {name}: choose among {', '.join(METRICS)}")
             missing = [lacks[need] for need in sorted(METRICS[name].needs) if need in lacks]
-            if missing and asked is not None:
+            if missing and (asked is not None or not METRICS[name].default):
                 raise UserError(f"--metrics {name}: {missing[0]}")
             if not missing:
                 chosen.append(name)
         if any("library" in METRICS[name].needs for name in chosen):
-            library("metric_kid")
+            library("metric_isc")
         return chosen
 
     @property
@@ -114,25 +138,36 @@ class Evaluator:
         return METRICS[self.metrics[0]].better
 
     def _read_reals(self) -> None:
-        """The reference, from the cache where it is whole."""
-        shape = tuple(self.data.images.shape[1:])
-        identity = {"data": self.data.fingerprint, "n": self.n_real, "shape": shape, "draw": "reference"}
-        file = reading_file(self.extractor, identity, self.cache_dir)
-        if process() == 0 and self.real is None:
-            self.real = load_reading(file, self.keeps_features)
+        """The reference, and what fakes may be copies of."""
         if from_main(lambda: self.real is not None):
             return
+        self.real = self._reading_of(self.reals, self.keeps_features)
+        if self.n_known == self.n_real or not self.looks_for_copies:
+            self.known = self.real
+        else:
+            images = real_images(self.data, reference_index(self.data, self.n_known), "training images")
+            self.known = self._reading_of(images, True)
+
+    def _reading_of(self, reals: IndexedImages, with_features: bool) -> Reading | None:
+        """What the extractor reads in reals, on the main process, from the cache where that is whole."""
+        shape = tuple(self.data.images.shape[1:])
+        identity = {"data": self.data.fingerprint, "n": reals.n, "shape": shape, "draw": "reference"}
+        file = reading_file(self.extractor, identity, self.cache_dir)
+        held = load_reading(file, with_features, scoring_device(self.extractor)) if process() == 0 else None
+        if from_main(lambda: held is not None):
+            return held
         with undisturbed(None, self.extractor.device):
-            rows = read_images(self.extractor, self.reals, "reals", self.interrupted)
+            rows = read_images(self.extractor, reals, reals.kind, self.interrupted)
+
+        kept: list[Reading] = []
 
         def keep() -> None:
-            self.real = read(*rows)
-            try:
-                save_reading(file, self.real, self.keeps_features)
-            except OSError:
-                return  # costs only time, the next time
+            kept.append(read(*rows))
+            with contextlib.suppress(OSError):  # costs only time, the next time
+                save_reading(file, kept[0], with_features)
 
         from_main(keep)
+        return kept[0] if kept else None
 
     def score(
         self,
@@ -162,11 +197,17 @@ class Evaluator:
             "truncation": how.get("truncation") if threshold is None else threshold,
             "truncation_layers": how.get("truncation_layers"),
             "batch_norm": batch_norm,
+            "layer_noise": "random" if G is not None and self.fakes is None and draws_noise(G) else None,
         }
 
         def line() -> dict[str, Any]:
             real, fake = replace(self.real, y=self.reals.y), read(*rows, self.y)
-            found = score(self.metrics, Sets(self.extractor, real, fake, tuple(self.data.label_names)))
+            sets = Sets(self.extractor, real, fake, tuple(self.data.label_names), self.known)
+            found = score(self.metrics, sets)
+            if self.neighbours:
+                known = real_images(self.data, reference_index(self.data, self.n_known), "training images")
+                with undisturbed(G, self.extractor.device):
+                    self.picture = neighbour_picture(sets.originals, images, known)
             judged = (next(iter(found)), self.better)
             return score_line(
                 step, found, self._protocol(images) | of_generator, self.extractor.device, judged
@@ -184,10 +225,14 @@ class Evaluator:
             n_fake=self.n_fake,
             n_real=self.n_real,
             split=self.split,
-            settings={name: row.settings for name in self.metrics if (row := METRICS[name]).settings},
+            settings={name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings},
             labels=labels if self.fakes is None and self.labels is not None else None,
             seed=self.seed,
         )
+
+    def _settings(self, row: Metric) -> str:
+        assert row.settings is not None
+        return row.settings(self.n_known if "training" in row.needs else self.n_real, self.n_fake)
 
 
 class PointEvaluator:

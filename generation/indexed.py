@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from errors import UserError, tell
 from generation.latents import latents
 from generation.protocol import GENERATOR
-from generation.sampling import render
+from generation.sampling import draws_noise, render
 from images.batches import ImageData, images_of
 from ops.rng import generator, key
 
@@ -83,10 +83,13 @@ def noise_images(data: ImageData, n: int, seed: int) -> IndexedImages:
 def generated(
     G: nn.Module, n: int, seed: int, y: Tensor | None, threshold: float | None = None, **how: Any
 ) -> IndexedImages:
-    """The samples of indices 0 .. n - 1, as tools.sample draws them; y: labels (n,) or (n, K).
+    """The samples of indices 0 .. n - 1, as tools.sample draws them, but with random noise in the layers.
 
-    threshold: see generation.latents.latents; how: see generation.sampling.generate.
+    What G draws by itself, that noise included, is a function of the seed and the chunk, so that scores are of what G
+    was trained to make, and repeat. y: labels (n,) or (n, K); threshold: see generation.latents.latents; how: see
+    generation.sampling.generate.
     """
+    how = {"noise": "random"} | how if draws_noise(G) else how
 
     def chunk(start: int, stop: int) -> Tensor:
         torch.manual_seed(key(seed, "evaluation", start))  # of what a generator draws by itself

@@ -27,6 +27,8 @@ COMPARABLE = (
     "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
     "truncation_layers", "batch_norm", "seed", "extractor_sha256",
 )  # fmt: skip
+# And what was said later: without it a key is as it was, which checkpoints hold.
+COMPARABLE_TOO = ("layer_noise",)
 
 
 # -- what a line says ----------------------------------------------------------------------------------------------
@@ -57,7 +59,7 @@ def image_protocol(
         "split": split,
         "data_fingerprint": data.fingerprint,
         "size": list(data.images.shape[1:]),
-        "crop": "as in training: the data set's own cache",
+        "crop": "as they are" if data.fitting is None else data.fitting,
         "resize": extractor.module.resize,
         "extractor": extractor.name,
         "extractor_sha256": extractor.checksum,
@@ -120,7 +122,8 @@ def score_line(
 def protocol_key(line: Mapping[str, Any]) -> str:
     """Equal for two lines of scores.jsonl whose scores can be compared."""
     about = line.get("protocol", {})
-    return json.dumps([about.get(name) for name in COMPARABLE])
+    later = [[name, about[name]] for name in COMPARABLE_TOO if about.get(name) is not None]
+    return json.dumps([about.get(name) for name in COMPARABLE] + later)
 
 
 def best_by(line: Mapping[str, Any]) -> tuple[str, str]:

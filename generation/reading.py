@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generation.indexed import IndexedImages
-from metrics.features import READ_AT_ONCE, Extractor, extract
+from metrics.features import READ_AT_ONCE, Extractor, extract, scoring_device
 from ops.distributed import agree, from_main, gather_rows, n_processes, process
 
 
@@ -18,7 +18,8 @@ class Interrupted(ValueError):
 def read_images(
     extractor: Extractor, images: IndexedImages, what: str, interrupted: Callable[[], bool]
 ) -> tuple[Tensor, Tensor] | None:
-    """Features (n, d) and logits (n, K) in the order of the images, on the main process; None on the others.
+    """Features (n, d) and logits (n, K) in the order of the images on the main process, where scores are computed; None
+    on the others.
 
     Chunk c is computed whole by process c % W, so that no number depends on W. Failures are those of all processes;
     Interrupted once interrupted() says so.
@@ -50,4 +51,5 @@ def read_images(
         return None
     chunks = [iter(part.split(sizes[i::world])) for i, part in enumerate(parts)]
     ordered = torch.cat([next(chunks[c % world]) for c in range(len(sizes))])
+    ordered = ordered.to(scoring_device(extractor))
     return ordered[:, :n_features].contiguous(), ordered[:, n_features:].contiguous()

@@ -13,6 +13,7 @@ from generation.generator import sampling_copy
 from generation.latents import DRAWN_AT_ONCE, MIN_THRESHOLD, latents
 from metrics.features import to_uint8
 from modelling import STYLED
+from modelling.contract import STYLES
 from ops.precision import repeatable
 
 
@@ -35,6 +36,11 @@ def undisturbed(G: nn.Module | None, device: torch.device) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def draws_noise(G: nn.Module) -> bool:
+    """Whether G's layers add noise, which grids keep constant and scores draw anew for each image."""
+    return all(hasattr(G, name) for name in STYLES) and getattr(G, "layer_noise", True)
 
 
 @torch.inference_mode()

@@ -85,7 +85,9 @@ class PointView:
 
     n_reals = 1000
     of, single = "a scatter plot of {n} points", False
-    unfit = ("extractor", "metric_weights", "metrics", "n_real", "split", "fakes", "balanced", "truncation")
+    unfit = (
+        "extractor", "metric_weights", "metrics", "n_real", "split", "fakes", "balanced", "truncation", "neighbours",
+    )  # fmt: skip
 
     def __init__(self, dataset: str) -> None:
         self.mixture = MIXTURES[dataset]

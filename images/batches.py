@@ -25,7 +25,8 @@ class ImageData:
     images: uint8 (N, H, W, C), or float (N, 1, 1, 2) for points of the plane; labels: int64 (N,) classes, uint8 (N, K)
     multi-hot attributes, or None;
     fingerprint: hash of pixels and labels; files: names in the same order, empty for embedded images;
-    path, offset: the file that images is a memmap of and the byte where its first pixel stands, or None.
+    path, offset: the file that images is a memmap of and the byte where its first pixel stands, or None; fitting: how
+    pictures were brought to this size, None for images that are as they were given.
     """
 
     images: np.ndarray | Tensor
@@ -36,6 +37,7 @@ class ImageData:
     files: Sequence[str] = ()
     path: Path | None = None
     offset: int = 0
+    fitting: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -159,6 +159,15 @@ class StackedSource:
         return Layout(list(range(len(names))), splits, np.concatenate(self.labels), classes)
 
 
+CUT = "the largest centred piece of the aspect, resized by Lanczos where the size differs"  # of image files
+
+
+def padding(height: int, width: int, shape: Shape) -> str | None:
+    """What `fitted` does to images of a size, None where they have the shape's already."""
+    size = f"{shape[0]} x {shape[1]}"
+    return None if (height, width) == shape[:2] else f"{height} x {width} px, zeros around them to {size}"
+
+
 def fitted(images: np.ndarray, shape: Shape) -> np.ndarray:
     """uint8 (N, h, w[, c]) -> (N, H, W, C): zeros around what is smaller, grey repeated, colours weighed."""
     height, width, channels = shape
@@ -189,7 +198,8 @@ def load_digits(shape: Shape, split: str) -> ImageData:
     start, stop = in_split(ranges, split, "digits")
     images, labels = fitted(np.stack(large), shape)[start:stop], labels[start:stop]
     names = tuple(str(digit) for digit in range(10))
-    return ImageData(images, labels, names, fingerprint(images, labels, names), "digits")
+    how = f"8 x 8 px, bicubic to {padding(inner, inner, shape)}"
+    return ImageData(images, labels, names, fingerprint(images, labels, names), "digits", fitting=how)
 
 
 def find_mnist(root: Path) -> ArraySource | None:
@@ -309,15 +319,17 @@ class Dataset:
     by_hand: str = ""
     make: Callable[[Shape, str], ImageData] | None = None
     kind: str = "images"
+    side: int | None = None
 
 
 DATASETS = {
-    "mnist": Dataset(32, 1, (28, 32), find_mnist, download_mnist, MNIST_BY_HAND),
-    "stacked-mnist": Dataset(32, 3, (28, 32), find_stacked_mnist, download_mnist, MNIST_BY_HAND),
+    "mnist": Dataset(32, 1, (28, 32), find_mnist, download_mnist, MNIST_BY_HAND, side=28),
+    "stacked-mnist": Dataset(32, 3, (28, 32), find_stacked_mnist, download_mnist, MNIST_BY_HAND, side=28),
     "digits": Dataset(32, 1, (16, 32), make=load_digits),
     "cifar10": Dataset(
         32, 3, (32,), find_cifar10, download_cifar10,
         "put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root}",
+        side=32,
     ),
     "celeba": Dataset(
         64, 3, range(32, 257), find_celeba, download_celeba,
@@ -368,8 +380,8 @@ def in_split(splits: dict[str, tuple[int, int]], split: str, name: str) -> tuple
     return splits[split]
 
 
-def selected(table: Table, split: str, name: str) -> ImageData:
-    """One split of an open cache."""
+def selected(table: Table, split: str, name: str, fitting: str | None) -> ImageData:
+    """One split of an open cache; fitting: see ImageData."""
     start, stop = in_split(table.splits | {"all": (0, len(table.images))}, split, name)
     return ImageData(
         images=table.images[start:stop],
@@ -380,6 +392,7 @@ def selected(table: Table, split: str, name: str) -> ImageData:
         files=table.files[start:stop],
         path=table.path,
         offset=table.images.offset + start * table.images[0].nbytes,
+        fitting=fitting,
     )
 
 
@@ -464,4 +477,5 @@ def load_dataset(
     else:
         find = obtain(name, Path("data" if data_root is None else data_root).expanduser(), is_main)
         table = load_table(find, shape, cache_dir, is_main)
-    return selected(table, split, name)
+    cut = data is not None or row.side is None
+    return selected(table, split, name, CUT if cut else padding(row.side, row.side, shape))

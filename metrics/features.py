@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -111,7 +111,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a score needs of n images: mean (d,), covariance (d, d), class shares (K,), in float64."""
+    """What a score needs of n images: mean (d,), covariance (d, d), class shares (K,) on the CPU, in float64."""
 
     n: int
     mean: Tensor
@@ -218,14 +218,20 @@ def rechunk(batches: Iterable[Tensor], size: int = READ_AT_ONCE) -> Iterable[Ten
         yield torch.cat(held)
 
 
+def scoring_device(extractor: Extractor) -> torch.device:
+    """Where scores are computed, in float64: on CUDA where the extractor is there, else on the CPU."""
+    return extractor.device if extractor.device.type == "cuda" else torch.device("cpu")
+
+
 @torch.inference_mode()
 def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and logits (N, K) on the CPU of uint8 batches (n, C, H, W), read in fixed chunks."""
+    """Features (N, d) and logits (N, K), on `scoring_device`, of uint8 batches (n, C, H, W) read in fixed chunks."""
     pairs = [extractor.module(chunk.to(extractor.device)) for chunk in rechunk(images)]
     if not pairs:
         raise ValueError("no images to score")
     features, logits = zip(*pairs, strict=True)
-    return torch.cat(features).cpu(), torch.cat(logits).cpu()
+    device = scoring_device(extractor)
+    return torch.cat(features).to(device), torch.cat(logits).to(device)
 
 
 def read(features: Tensor, logits: Tensor, y: Tensor | None = None) -> Reading:
@@ -255,8 +261,8 @@ def _features_file(file: Path) -> Path:
     return file.with_name(f"features-{file.name}")
 
 
-def load_reading(file: Path, with_features: bool) -> Reading | None:
-    """What save_reading kept there, without logits; None for a file that is absent, damaged or foreign."""
+def load_reading(file: Path, with_features: bool, device: str | torch.device = "cpu") -> Reading | None:
+    """What save_reading kept there, on a device, without logits; None for a file that is absent, damaged or foreign."""
     try:
         held = _checked(file, ("n", "mean", "covariance", "shares"))
         statistics = Statistics(int(held["n"]), held["mean"], held["covariance"], held["shares"])
@@ -269,7 +275,8 @@ def load_reading(file: Path, with_features: bool) -> Reading | None:
                 raise ValueError(fault)
     except (ValueError, RuntimeError):  # whatever is wrong with it, computing is the answer
         return None
-    return Reading(statistics, features)
+    placed = {name: getattr(statistics, name).to(device) for name in ("mean", "covariance")}
+    return Reading(replace(statistics, **placed), None if features is None else features.to(device))
 
 
 def _checked(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -306,12 +313,13 @@ def save_reading(file: Path, reading: Reading, with_features: bool) -> None:
     tensors = {"n": torch.tensor(found.n), "mean": found.mean, "shares": found.shares}
     tensors["covariance"] = found.covariance
     if with_features:
-        _keep(_features_file(file), {"features": reading.features.contiguous()})
+        _keep(_features_file(file), {"features": reading.features})
     _keep(file, tensors)
 
 
 def _keep(file: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors with their checksum, as _checked reads them."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     save_tensors(file, tensors, {"checksum": checksum(tensors)})
 
 

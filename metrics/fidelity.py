@@ -1,15 +1,12 @@
-"""torch-fidelity's functions of features. arXiv:1801.01401, arXiv:1606.03498, arXiv:1904.06991."""
+"""The Inception Score, by torch-fidelity. arXiv:1606.03498."""
 
 import importlib
 from types import ModuleType
 
 from torch import Tensor
 
-SEED = 2020  # of KID's subsets and of the order of the Inception Score's splits: torch-fidelity's default
-KID_SUBSETS, KID_SUBSET = 100, 1000
+SEED = 2020  # of the order of the images: torch-fidelity's default
 IS_SPLITS = 10
-PR_NEIGHBOURS = 3
-PR_ROWS = 2500  # of a matrix of distances held at a time
 
 
 def library(module: str) -> ModuleType:
@@ -22,34 +19,18 @@ def library(module: str) -> ModuleType:
         ) from None
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """KID: mean and deviation of the unbiased squared MMD, kernel (x.y / d + 1)^3, over 100 subsets of at most 1000."""
-    found = library("metric_kid").kid_features_to_metric(
-        fake,
-        real,
-        kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET, len(real), len(fake)),
-        rng_seed=SEED,
-        verbose=False,
-    )
-    return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
+def n_splits(n: int) -> int:
+    """Number of splits of n images: 10, or so many that each has 2: of one image alone the score is 1."""
+    return min(IS_SPLITS, n // 2)
 
 
-def inception_score(logits: Tensor) -> tuple[float, float]:
-    """Mean and deviation over 10 shuffled splits of exp mean KL(p(y|x) || p(y)) of logits (N, K)."""
-    found = library("metric_isc").isc_features_to_metric(logits, min(IS_SPLITS, len(logits)), True, SEED)
-    return found["inception_score_mean"], found["inception_score_std"]
+def inception_score(logits: Tensor) -> tuple[float, float | None]:
+    """Mean and deviation over `n_splits` shuffled splits of exp mean KL(p(y|x) || p(y)) of logits (N, K).
 
-
-def precision_recall(real: Tensor, fake: Tensor) -> tuple[float, float]:
-    """Share of fakes within reach of a real, and of reals of a fake: no further than its third neighbour of its kind.
-
-    ValueError: 3 images or fewer of a kind.
+    The deviation of one split is None. ValueError: fewer than 2 images.
     """
-    n = min(len(real), len(fake))
-    if n <= PR_NEIGHBOURS:
-        raise ValueError(f"precision and recall need more than {PR_NEIGHBOURS} images of each kind, got {n}")
-    found = library("metric_prc").prc_features_to_metric(
-        fake, real, prc_neighborhood=PR_NEIGHBOURS, prc_batch_size=PR_ROWS, save_cpu_ram=True, verbose=False
-    )
-    return found["precision"], found["recall"]
+    splits = n_splits(len(logits))
+    if splits < 1:
+        raise ValueError(f"the Inception Score needs 2 images, got {len(logits)}")
+    found = library("metric_isc").isc_features_to_metric(logits.cpu(), splits, True, SEED)
+    return found["inception_score_mean"], found["inception_score_std"] if splits > 1 else None

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+ROWS = 2**13  # of features that are float64 at a time
 WELL_CONDITIONED = 1e-7  # smallest over largest pivot: rounding then moves a root by 1e-9 of the largest
 
 
 def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and covariance (d, d) over N - 1 of features (N, d), in float64 on the CPU.
+    """Mean (d,) and covariance (d, d) over N - 1 of features (N, d), in float64 where these are.
 
     ValueError: not a matrix, fewer than 2 rows, or a value that is not finite.
     """
@@ -15,27 +16,30 @@ def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"features must be a matrix (N, d), got shape {tuple(features.shape)}")
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least 2 images, got {len(features)}")
-    features = features.detach().cpu().double()
+    features = features.detach()
     bad = int((~torch.isfinite(features)).any(dim=1).sum())
     if bad:
         raise ValueError(f"{bad} of {len(features)} images have features that are not finite")
-    mean = features.mean(dim=0)
-    centred = features - mean
-    return mean, centred.T @ centred / (len(features) - 1)
+    mean = torch.stack([rows.double().sum(dim=0) for rows in features.split(ROWS)]).sum(dim=0) / len(features)
+    scatter = mean.new_zeros(len(mean), len(mean))
+    for rows in features.split(ROWS):
+        centred = rows.double() - mean
+        scatter.addmm_(centred.T, centred)
+    return mean, scatter / (len(features) - 1)
 
 
 def frechet_distance(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), computed in float64. arXiv:1706.08500 eq. 6.
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64, where the statistics are. arXiv:1706.08500 eq. 6.
 
-    ValueError: shapes that disagree, or a statistic that is not finite.
+    Never below 0, which rounding could make it. ValueError: shapes that disagree, or a statistic that is not finite.
     """
-    mean_1, cov_1, mean_2, cov_2 = (t.detach().cpu().double() for t in (mean_1, cov_1, mean_2, cov_2))
+    mean_1, cov_1, mean_2, cov_2 = (t.detach().double() for t in (mean_1, cov_1, mean_2, cov_2))
     if mean_1.shape != mean_2.shape or cov_1.shape != cov_2.shape:
         raise ValueError(f"features of {tuple(mean_1.shape)} and {tuple(mean_2.shape)} cannot be compared")
     if not all(torch.isfinite(t).all() for t in (mean_1, cov_1, mean_2, cov_2)):
         raise ValueError("the statistics of the features are not finite")
     trace = cov_1.trace() + cov_2.trace() - 2 * _trace_of_root(cov_1, cov_2)
-    return float((mean_1 - mean_2).square().sum() + trace)
+    return float(((mean_1 - mean_2).square().sum() + trace).clamp(min=0))
 
 
 def _trace_of_root(cov_1: Tensor, cov_2: Tensor) -> Tensor:

@@ -2,16 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from errors import UserError
 from metrics.features import Extractor, Reading
-from metrics.fidelity import inception_score, kernel_distance, precision_recall
+from metrics.fidelity import inception_score, n_splits
 from metrics.frechet import frechet_distance, gaussian_statistics
+from metrics.kernel import SUBSETS, kernel_distance, subset_size
+from metrics.mind import DIRECTIONS, projected_distance
 from metrics.modes import kl_divergence, kl_to_uniform, mean_confidence, n_modes
-from metrics.neighbours import density_coverage
+from metrics.neighbours import (
+    DC_NEIGHBOURS,
+    PR_NEIGHBOURS,
+    Originals,
+    density_coverage,
+    originals,
+    precision_recall,
+)
 
 Score = float | int | list[float] | list[float | None] | None
 
@@ -21,12 +31,22 @@ PLAIN = "inception"
 
 @dataclass(frozen=True)
 class Sets:
-    """What all scores are computed from: an extractor's readings of reals and fakes; classes: names of their y."""
+    """What all scores are computed from: an extractor's readings of reals and fakes; classes: names of their y.
+
+    known: of the images that fakes may be copies of, None for the reals.
+    """
 
     extractor: Extractor
     real: Reading
     fake: Reading
     classes: tuple[str, ...] = ()
+    known: Reading | None = None
+
+    @cached_property
+    def originals(self) -> Originals:
+        """The known image that each fake is nearest to."""
+        known = self.real if self.known is None else self.known
+        return originals(known.features, self.fake.features)
 
 
 def class_accuracy(logits: Tensor, asked: Tensor) -> tuple[float, list[float | None]]:
@@ -62,6 +82,17 @@ def check_classes(real: Tensor, fake: Tensor, classes: Sequence[str]) -> None:
             )
 
 
+def check_sizes(names: Sequence[str], n_real: int, n_fake: int) -> None:
+    """UserError for a metric that needs more images than there are."""
+    for name in names:
+        least = METRICS[name].least
+        if min(n_real, n_fake) < least:
+            raise UserError(
+                f"{name} needs at least {least} reals and {least} fakes, there are {n_real} and {n_fake}: give more "
+                "or choose other --metrics"
+            )
+
+
 def _fid(sets: Sets) -> dict[str, Score]:
     real, fake = sets.real.statistics, sets.fake.statistics
     return {sets.extractor.distance: frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)}
@@ -85,6 +116,14 @@ def _pr(sets: Sets) -> dict[str, Score]:
 def _dc(sets: Sets) -> dict[str, Score]:
     density, coverage = density_coverage(sets.real.features, sets.fake.features)
     return {"density": density, "coverage": coverage}
+
+
+def _mind(sets: Sets) -> dict[str, Score]:
+    return {"mind": projected_distance(sets.real.features, sets.fake.features)}
+
+
+def _memorisation(sets: Sets) -> dict[str, Score]:
+    return {"authpct": 100 * sets.originals.authentic, "duplicates": sets.originals.duplicates}
 
 
 def _intra_fid(sets: Sets) -> dict[str, Score]:
@@ -120,35 +159,50 @@ class Metric:
 
     compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics and
     the fakes' logits: "features" of the reals, "classes" of all images, "names" of the extractor's logits, or that
-    those are the names of the classes "asked" for, or the "library" torch-fidelity; own_name: whether its names say
-    by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked; settings: for
-    the protocol.
+    those are the names of the classes "asked" for, the "training" images, or the "library" torch-fidelity; least: how
+    many reals, and how many fakes, it needs, 2 for a covariance, which is kept of every set; own_name: whether its
+    names say by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked;
+    settings: for the protocol, of the numbers of reals and fakes.
     """
 
     compute: Callable[[Sets], dict[str, Score]]
     better: str
     help: str
     needs: frozenset[str] = frozenset()
+    least: int = 2
     own_name: bool = False
     default: bool = True
-    settings: str = ""
+    settings: Callable[[int, int], str] | None = None
+
+
+def _kid_settings(n_real: int, n_fake: int) -> str:
+    size = subset_size(min(n_real, n_fake))
+    return f"{SUBSETS} subsets of {size}; deviation: over them, divided by n"
+
+
+def _is_settings(n_real: int, n_fake: int) -> str:
+    return f"{n_splits(n_fake)} splits, shuffled; deviation: over them, divided by n"
 
 
 METRICS: dict[str, Metric] = {
     "fid": Metric(_fid, "low", "Frechet distance of the features, arXiv:1706.08500"),
+    # two images a subset: its unbiased estimate divides by n (n - 1)
     "kid": Metric(
-        _kid, "low", "kernel distance of the features, arXiv:1801.01401", frozenset({"features", "library"}),
-        settings="100 subsets of 1000, or of all where there are fewer",
+        _kid, "low", "kernel distance of the features, arXiv:1801.01401", frozenset({"features"}), least=4,
+        settings=_kid_settings,
     ),
     "is": Metric(
-        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"}),
-        settings="10 splits, shuffled",
+        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"}), settings=_is_settings,
     ),
+    # a k-th neighbour beside the image itself
     "pr": Metric(
-        _pr, "high", "precision and recall, arXiv:1904.06991", frozenset({"features", "library"}),
-        settings="k = 3, of the extractor's features",
+        _pr, "high", "precision and recall, arXiv:1904.06991", frozenset({"features"}), least=PR_NEIGHBOURS + 1,
+        settings=lambda *_: f"k = {PR_NEIGHBOURS}, of the extractor's features; closed balls",
     ),
-    "dc": Metric(_dc, "high", "density and coverage, arXiv:2002.09797", frozenset({"features"}), settings="k = 5"),
+    "dc": Metric(
+        _dc, "high", "density and coverage, arXiv:2002.09797", frozenset({"features"}), least=DC_NEIGHBOURS + 1,
+        settings=lambda *_: f"k = {DC_NEIGHBOURS}; open balls",
+    ),
     "modes": Metric(
         _modes, "high", "classes shown, their shares, KL in nats", frozenset({"names"}), own_name=True
     ),
@@ -158,6 +212,15 @@ METRICS: dict[str, Metric] = {
     "intra_fid": Metric(
         _intra_fid, "low", "Frechet distance of each class, and their mean",
         frozenset({"features", "classes"}), default=False,
+    ),
+    "mind": Metric(
+        _mind, "low", "distance along random directions, arXiv:2605.06797", frozenset({"features"}), default=False,
+        settings=lambda *n: f"{DIRECTIONS} directions, {min(n)} images of each kind",
+    ),
+    "memorisation": Metric(
+        _memorisation, "high", "copies of training images; percent that are none, arXiv:2102.08921",
+        frozenset({"features", "training"}), default=False,
+        settings=lambda n_known, _: f"against {n_known} training images",
     ),
 }  # fmt: skip
 

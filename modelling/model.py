@@ -30,7 +30,8 @@ class Model:
     What a network may also have. `spectral_norm`: the sides, of "gd", that are wrapped so unless told otherwise.
     `styles`: G maps latents to styles: `styles(z, y, z_mix, u)` -> ws (N, n_layers, w_dim), `synthesis(ws, *,
     noise=None, double_backward=False)` -> images, `n_layers`, `w_dim`, a `mapping` whose `w_avg` is the mean style,
-    the probability `mixing`, and a call with z_mix, u, truncation, truncation_layers, noise; see styles.py.
+    the probability `mixing`, and a call with z_mix, u, truncation, truncation_layers, noise; see styles.py. Where
+    `layer_noise` is False no layer adds noise.
     `grows_from`, the size in px at which growing starts, None without growing: both have a growing.Stage, work at
     `stage.size`, and G's images have img_size again in eval mode. A module's class says in `lr_scale` how fast its
     parameters learn. layers.GaussianNoise is annealed, batch norm's running statistics are averaged over processes.

@@ -167,7 +167,7 @@ class Generator(nn.Module):
         check_mixing(mixing)
         check_switches(noise=noise, blur=blur)
         self.img_size, self.img_channels, self.z_dim, self.w_dim = img_size, img_channels, z_dim, w_dim
-        self.n_labels, self.mixing = n_labels, mixing
+        self.n_labels, self.mixing, self.layer_noise = n_labels, mixing, noise
         self.stage = Stage(stage_sizes(8, img_size))
         self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels, w_avg_beta=0.995)
         sizes = stage_sizes(4, img_size)

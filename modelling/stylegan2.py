@@ -266,7 +266,7 @@ class Generator(nn.Module):
         check_choice("architecture", architecture, ("skip", "orig"))
         _check_clamp(conv_clamp)
         self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
-        self.w_dim, self.mixing = w_dim, mixing
+        self.w_dim, self.mixing, self.layer_noise = w_dim, mixing, noise
         channels = level_channels(len(levels), channel_base, channel_max)
         halves = half_levels(len(levels), n_half)
         self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels)

@@ -255,6 +255,9 @@ def test_same_images_whatever_holds_them(kind: str, tmp_path: Path) -> None:
     path = WRITERS[kind](tmp_path / kind, files)
     train, test, both = (load(path, tmp_path, split=s) for s in ("train", "test", "all"))
     assert train.label_names == ("cat", "dog")
+    assert (
+        train.fitting == "the largest centred piece of the aspect, resized by Lanczos where the size differs"
+    )
     assert [f.removeprefix("set/") for f in train.files] == [
         "train/cat/1.png",
         "train/cat/2.PNG",
@@ -776,6 +779,8 @@ def test_digits() -> None:
     assert test.images.shape == (300, 32, 32, 1)
     assert load_dataset("digits", img_size=16, img_channels=3, split="all").images.shape == (1797, 16, 16, 3)
     assert set(train.labels.tolist()) == set(test.labels.tolist()) == set(range(10))
+    assert train.fitting == "8 x 8 px, bicubic to 28 x 28 px, zeros around them to 32 x 32"
+    assert not train.images[:, [0, 1, 30, 31]].any() and train.images[:, 2].any()
     assert (train.images.min(), train.images.max()) == (0, 255)
     assert (
         train.fingerprint
@@ -813,8 +818,9 @@ def test_mnist_is_padded_to_32_or_left_at_28(tmp_path: Path) -> None:
     data = load_dataset("mnist", img_size=32, img_channels=1, **how)
     assert data.images.shape == (6, 32, 32, 1)
     assert (data.images[:, 2:30, 2:30, 0] == pixels).all()
-    assert data.images.sum() == pixels.sum()
-    assert (load_dataset("mnist", img_size=28, img_channels=3, **how).images == pixels[..., None]).all()
+    assert data.images.sum() == pixels.sum() and data.fitting == "28 x 28 px, zeros around them to 32 x 32"
+    as_it_is = load_dataset("mnist", img_size=28, img_channels=3, **how)
+    assert (as_it_is.images == pixels[..., None]).all() and as_it_is.fitting is None
     test = load_dataset("mnist", img_size=28, img_channels=1, split="test", **how)
     assert test.labels.tolist() == [0, 1, 2, 3]
 

@@ -1,5 +1,6 @@
 """Whole evaluations: equal to torch-fidelity's own, equal on any number of processes, and refusals in one line."""
 
+import copy
 import io
 import json
 import os
@@ -9,8 +10,10 @@ import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -25,8 +28,10 @@ from generation.indexed import (
     real_images,
     reference_index,
 )
+from generation.pictures import GAP, LINE_HEIGHT
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
+from generation.sampling import sample_chunks
 from generation.version import code_version
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
@@ -35,7 +40,7 @@ from metrics.classifiers import DigitCNN
 from metrics.features import READ_AT_ONCE, Extractor, load_extractor, save_extractor
 from metrics.score import METRICS
 from modelling import build_generator
-from tests.running import ROOT, cheap
+from tests.running import ROOT, cheap, small
 from tests.running import run as train
 from tests.test_tools import export, refused
 from tests.test_training import different
@@ -54,6 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> Path:
     """A run with ten classes."""
     return export(folder / "run", 10, tuple("0123456789"))
+
+
+@pytest.fixture(scope="module")
+def noisy(folder: Path) -> Path:
+    """A run whose layers add noise, with strengths that are not 0."""
+    return export(folder / "noisy", model="stylegan2")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +123,8 @@ def break_generator(run: Path) -> Path:
     return run
 
 
+FEW_NOISY = ["--n_fake", 300, "--n_real", 200, "--metrics", "fid"]
+
 IN_ONE_GROUP = """
 import json, sys
 from unittest.mock import patch
@@ -127,23 +140,27 @@ sys.exit(max(codes))
 
 @dataclass
 class Pair:
-    """What two processes made of three evaluations: all metrics, less than a chunk for each, a broken generator."""
+    """What two processes made of four evaluations: all metrics with the strip of neighbours, less than a chunk for
+    each, a generator with layer noise, a broken one."""
 
     done: subprocess.CompletedProcess
     lines: list[dict]
+    noisy: dict
+    strip: bytes
     n_statistics: int  # files that the first one left
 
 
 @pytest.fixture(scope="module")
-def pair(run: Path, weights: Path, folder: Path) -> Pair:
+def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
     """All under one launch: each start costs seconds."""
     (script := folder / "in_one_group.py").write_text(IN_ONE_GROUP)
     caches = [folder / "cache-2", folder / "cache-few"]
     broken = break_generator(export(folder / "broken"))
     few = ["--n_fake", 40, "--n_real", 200, "--metrics", "fid", "intra_fid", "--balanced"]
     commands = [
-        [str(run), *flags(weights, *every_metric(caches[0]))],
+        [str(run), *flags(weights, *every_metric(caches[0]), "--neighbours", folder / "two.png")],
         [str(run), *flags(weights, *few, "--cache_dir", caches[1])],
+        [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", caches[1])],
         [str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", caches[1])],
     ]
     before = len(lines_of(run)) if (run / "scores.jsonl").exists() else 0
@@ -153,8 +170,11 @@ def pair(run: Path, weights: Path, folder: Path) -> Pair:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
         text=True, timeout=300,
     )  # fmt: skip
-    assert done.stdout.count("exit codes [0, 0, 2]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
-    return Pair(done, lines_of(run)[before:], len(list((caches[0] / "statistics").iterdir())))
+    assert done.stdout.count("exit codes [0, 0, 0, 2]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    n_statistics = len(list((caches[0] / "statistics").iterdir()))
+    return Pair(
+        done, lines_of(run)[before:], last_line(noisy), (folder / "two.png").read_bytes(), n_statistics
+    )
 
 
 class Pixels(torch.utils.data.Dataset):
@@ -200,7 +220,7 @@ def of_the_library(real: Tensor, fake: Tensor, weights: Path) -> dict[str, float
     torch_fidelity.register_feature_extractor("tiny", Tiny)
     return torch_fidelity.calculate_metrics(
         input1=Pixels(fake), input2=Pixels(real), fid=True, kid=True, isc=True, prc=True,
-        feature_extractor="tiny", feature_extractor_weights_path=str(weights), kid_subset_size=len(real),
+        feature_extractor="tiny", feature_extractor_weights_path=str(weights), kid_subset_size=len(real) // 2,
         batch_size=READ_AT_ONCE, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
 
@@ -211,11 +231,13 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     """All metrics, the reals read anew by both."""
     cache = folder / "cache-1"
     code_version.cache_clear()  # this process may be older than the last change of the code
-    assert evaluate.main([str(run), *flags(weights, *every_metric(cache))]) == 0
+    strip = folder / "one.png"
+    assert evaluate.main([str(run), *flags(weights, *every_metric(cache), "--neighbours", strip)]) == 0
     one, two = last_line(run), pair.lines[0]
     assert capsys.readouterr().out.count("fid[digits-cnn]") == 2  # and intra_fid
-    assert len(list((cache / "statistics").iterdir())) == pair.n_statistics == 2
-    assert one == two
+    # of as many reals as fakes, and of all, whose copies the fakes may be
+    assert len(list((cache / "statistics").iterdir())) == pair.n_statistics == 4
+    assert one == two and strip.read_bytes() == pair.strip
     G, config = load_generator(run)
     y = labels_for(data, N, config, balanced=False)
     fakes = generated(G, N, 0, y)
@@ -229,13 +251,24 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
         "precision": "precision",
         "recall": "recall",
     }.items():
-        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=1e-6), ours
+        rel = 1e-5 if ours == "kid" else 1e-6  # theirs is of single precision
+        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=rel), ours
     assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
 
 
 def test_two_processes_share_less_than_a_chunk(pair: Pair) -> None:
     assert len(pair.lines) == 2 and pair.lines[1]["protocol"]["n_real"] == 200
-    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2  # and intra_fid: the main process alone prints
+    assert (
+        pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 1
+    )  # and intra_fid: the main process alone prints
+
+
+def test_two_processes_draw_the_layer_noise_of_one(
+    noisy: Path, weights: Path, folder: Path, pair: Pair
+) -> None:
+    argv = [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", folder / "cache-1")]
+    assert evaluate.main(argv) == 0
+    assert last_line(noisy) == pair.noisy and pair.noisy["protocol"]["layer_noise"] == "random"
 
 
 def test_two_processes_fail_together_where_one_does(pair: Pair) -> None:
@@ -286,6 +319,36 @@ def test_what_is_scored_follows_the_seed_and_the_chunk(data: ImageData, kind: st
         images = noise_images(data, n, seed) if kind == "noise" else generated(G, n, seed, None)
         seen += [images.chunk(start, start + 2) for start in (0, READ_AT_ONCE)]
     assert different(seen[:4]) and all(torch.equal(a, b) for a, b in zip(seen[:2], seen[4:], strict=True))
+
+
+@pytest.mark.parametrize("model", ["stylegan", "stylegan2"])
+def test_layer_noise_is_random_in_scores_and_constant_in_pictures(
+    model: str, extractor: Extractor, data: ImageData, tmp_path: Path
+) -> None:
+    """A function of seed and chunk: the same again, another for equal latents elsewhere; grids know none of it."""
+    G, _ = load_generator(export(tmp_path / "run", model=model))
+    scored = [generated(G, 600, seed, None).chunk(0, READ_AT_ONCE) for seed in (0, 0)]
+    constant = torch.cat(list(sample_chunks(G, READ_AT_ONCE, 0)))
+    assert torch.equal(*scored) and different([scored[0], constant])
+    assert torch.equal(generated(G, 600, 0, None, noise="constant").chunk(0, READ_AT_ONCE), constant)
+    same = torch.ones(1, G.z_dim).expand(READ_AT_ONCE, -1)
+    with pytest.MonkeyPatch.context() as patch:  # latents that tell images apart no more
+        patch.setattr("generation.indexed.latents", lambda *_: same)
+        images = [generated(G, 600, 0, None).chunk(start, start + 2) for start in (0, READ_AT_ONCE)]
+    assert different([*images[0], *images[1]])
+    line = Evaluator(extractor, data, PLAIN, n_fake=9, metrics=["fid"], cache_dir=tmp_path).score(G, step=0)
+    assert line["protocol"]["layer_noise"] == "random"
+
+
+def test_without_layer_noise_none_is_named(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
+    silent = build_generator(
+        "stylegan2", img_size=16, img_channels=1, z_dim=4, noise=False, channel_base=64
+    ).eval()
+    for G in (silent, Restless()):
+        line = Evaluator(extractor, data, PLAIN, n_fake=9, metrics=["fid"], cache_dir=tmp_path).score(
+            G, step=0
+        )
+        assert line["protocol"]["layer_noise"] is None
 
 
 def test_modes_and_global_randomness_are_as_before(
@@ -387,11 +450,20 @@ def test_a_copy_from_training_and_one_from_disk_draw_the_same(tmp_path: Path) ->
         assert torch.equal(copy(z), loaded(z))
 
 
+@pytest.mark.parametrize("flags_of_run", ["--conditional", small("stylegan2")], ids=["dcgan", "stylegan2"])
 def test_a_score_in_training_is_that_from_disk(
-    weights: Path, extractor: Extractor, data: ImageData, tmp_path: Path
+    weights: Path, extractor: Extractor, data: ImageData, tmp_path: Path, flags_of_run: str
 ) -> None:
     """To the last digit, protocol included: the network of the loop, in its layout, against generator/."""
-    loop = train("--log_name a --conditional --ema --n_steps 3", tmp_path)
+    loop = train(f"--log_name a {flags_of_run} --ema --n_steps 3", tmp_path)
+    if "stylegan2" in flags_of_run:  # three steps leave the strengths about where they began, at 0
+        for network in (loop.emas["ema"][0].module, loop.task.networks["G"]):
+            for name, weight in network.named_parameters():
+                nn.init.constant_(weight, 0.5) if name.endswith("strength") else None
+        export = {"ema": loop.emas["ema"][0].module, "raw": loop.task.networks["G"]}
+        loop.task.export(
+            tmp_path / "a" / "generator", {k: loop.task.for_sampling(v) for k, v in export.items()}, 3
+        )
     _, config = load_generator(tmp_path / "a")
     evaluator = Evaluator(extractor, data, config, n_fake=300, cache_dir=tmp_path)
     with cheap():  # as the run measured its batch norm
@@ -400,6 +472,9 @@ def test_a_score_in_training_is_that_from_disk(
             line = evaluator.score(G, step=3, weights=name, batch_norm=batch_norm_of(G))
             append_score(loop.log.folder / "scores.jsonl", line)
             in_training = last_line(loop.log.folder)
+            assert in_training["protocol"]["layer_noise"] == (
+                "random" if "stylegan2" in flags_of_run else None
+            )
             assert evaluate.main([str(tmp_path / "a"), *flags(weights, "--n", 300, "--weights", name)]) == 0
             assert line["fid[digits-cnn]"] > 0 and in_training == last_line(loop.log.folder)
 
@@ -471,6 +546,63 @@ def test_labels_of_more_fakes_than_reals_go_round(data: ImageData) -> None:
     assert torch.equal(y[: len(data)], torch.from_numpy(data.labels)) and torch.equal(y[len(data) :], y[:5])
 
 
+def test_all_reals_up_to_the_number_of_fakes(run: Path, weights: Path, tmp_path: Path) -> None:
+    words = ["--metrics", "fid", "--cache_dir", tmp_path, "--split", "test"]
+    for n, n_real in ((310, 300), (290, 290)):
+        assert evaluate.main([str(run), *flags(weights, *words, "--n", n)]) == 0
+        about = last_line(run)["protocol"]
+        assert (about["n_fake"], about["n_real"]) == (n, n_real)
+
+
+def test_copies_are_looked_for_among_all_images(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training images themselves are all copies, which is said; other scores keep their number of reals."""
+    words = ["--n", 200, "--metrics", "fid", "memorisation", "--cache_dir", tmp_path, "--fakes"]
+    assert evaluate.main([str(run), *flags(weights, *words, "train")]) == 0
+    line, said = last_line(run), capsys.readouterr()
+    assert line["duplicates[digits-cnn]"] == 1 and line["authpct[digits-cnn]"] == 0
+    assert (
+        line["protocol"]["n_real"] == 200
+        and "against 1497 training" in line["protocol"]["settings"]["memorisation"]
+    )
+    assert said.err.count("100% of the fakes are as near to a training image as copies are") == 1
+    assert "--neighbours FILE.png shows them" in said.err
+    assert evaluate.main([str(run), *flags(weights, *words, "noise", "--n_real", 300)]) == 0
+    line, said = last_line(run), capsys.readouterr()
+    assert line["duplicates[digits-cnn]"] == 0 and "as copies are" not in said.err
+    assert "against 300 training" in line["protocol"]["settings"]["memorisation"]
+
+
+def test_the_strip_shows_copies_above_their_originals(
+    run: Path, weights: Path, data: ImageData, tmp_path: Path
+) -> None:
+    """Fakes that are training images: both rows are equal, no training image comes twice."""
+    file = tmp_path / "new" / "strip.png"
+    words = [
+        "--n",
+        300,
+        "--metrics",
+        "fid",
+        "--cache_dir",
+        tmp_path,
+        "--fakes",
+        "train",
+        "--neighbours",
+        file,
+    ]
+    assert evaluate.main([str(run), *flags(weights, *words)]) == 0
+    strip = torch.from_numpy(np.array(Image.open(file)))  # (H, W, 3)
+    side, top, gap = 64, LINE_HEIGHT, GAP
+    left = strip.shape[1] - 16 * (side + gap)
+    columns = [strip[:, left + i * (side + gap) :][:, :side] for i in range(16)]
+    upper, lower = ([column[start : start + side] for column in columns] for start in (top, top + side + gap))
+    assert all(torch.equal(a, b) for a, b in zip(upper, lower, strict=True)) and different(upper)
+    known = images_of(data)[:, 0]
+    for picture in upper:  # each pixel as a square of 4
+        assert (picture[::4, ::4, 0] == known).flatten(1).all(1).any()
+
+
 # -- the best step ----------------------------------------------------------------------------------
 
 
@@ -496,6 +628,26 @@ def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
     assert best_scores(tmp_path / "none") == [] and best_step(tmp_path / "none") is None
 
 
+@pytest.mark.gpu
+def test_features_on_cuda_stay_there(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
+    """Read anew and from the cache; about what the CPU reads and scores."""
+    there = replace(extractor, module=copy.deepcopy(extractor.module).cuda())
+    scores = []
+    for reader in (extractor, there, there):
+        evaluator = Evaluator(
+            reader, data, PLAIN, n_fake=300, metrics=["fid", "kid", "pr", "dc", "mind", "memorisation"],
+            fakes=noise_images(data, 300, 0), cache_dir=tmp_path,
+        )  # fmt: skip
+        scores.append(evaluator.score(step=0))
+        held = (evaluator.real.features, evaluator.real.statistics.covariance, evaluator.known.features)
+        assert {x.device.type for x in held} == {reader.device.type}
+    names = [name for name in scores[0] if "[" in name]
+    assert len(names) == 10 and all(scores[1][name] == scores[2][name] for name in names)
+    assert [scores[1][name] for name in names] == pytest.approx(
+        [scores[0][name] for name in names], rel=1e-3, abs=0.02
+    )
+
+
 # -- refusals ---------------------------------------------------------------------------------------
 
 
@@ -506,7 +658,16 @@ def test_refusals_before_anything_is_computed(
         return refused(capsys, evaluate.main, where, *flags(weights, "--cache_dir", tmp_path, *more))
 
     plain = export(tmp_path / "plain")
-    assert "1498 reals are asked for" in line("--n", 60, "--n_real", 1498) and "--n_real" in line("--n", 1498)
+    assert "1498 reals are asked for" in line("--n", 60, "--n_real", 1498)
+    assert "kid needs at least 4 reals and 4 fakes, there are 3 and 3" in line(
+        "--n", 3, "--metrics", "fid", "kid"
+    )
+    assert "dc needs at least 6 reals" in line("--n", 60, "--n_real", 5)  # by default all are computed
+    assert "give FILE.png" in line("--n", 60, "--neighbours", "strip.jpg")
+    copies = line("--n", 60, "--split", "test", "--neighbours", "strip.png")
+    assert (
+        "memorisation: it looks for copies of the images of the training, train: leave --split out" in copies
+    )
     assert "--metrics intra_fid: it needs one class" in line("--n", 60, "--metrics", "intra_fid", where=plain)
     few = ("--n", 18, "--n_real", 300, "--balanced", "--metrics", "intra_fid")
     assert "of the fakes there are: 8 1, 9 1;" in line(*few)

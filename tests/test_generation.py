@@ -366,8 +366,10 @@ def test_tensors_arrays_and_image_data_are_folders(
     values = [found["fid[digits-cnn]"] for found in scores]
     assert values[0] > 0 and values == values[:1] * len(values)
     assert all((found["protocol"]["n_real"], found["protocol"]["n_fake"]) == (40, 40) for found in scores)
+    crops = [found["protocol"]["crop"] for found in scores]
+    assert crops[2] == crops[5] == "as they are" and "Lanczos" in crops[0] and crops[0] == crops[4]
     same = compare(real, real, **how)
-    assert abs(same["fid[digits-cnn]"]) < 1e-9
+    assert 0 <= same["fid[digits-cnn]"] < 1e-9
 
 
 def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
@@ -412,7 +414,8 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits, digits), {"metrics": ["accuracy"]}, "metrics accuracy: digits-cnn reads"),
         ((digits, digits), {"n": 101}, "n 101: fake has 100 images"),
         ((digits, digits), {"n_real": 101}, "101 reals are asked for, but .* has 100 images: lower .*n_real"),
-        ((digits, digits[:1]), {}, "1 images: a covariance needs at least 2"),
+        ((digits, digits[:1]), {}, "fid needs at least 2 reals and 2 fakes, there are 1 and 1: give more or"),
+        ((digits[:1], digits), {"metrics": ["pr"]}, "pr needs at least 4 reals and 4 fakes, there are 1 and 100"),
         ((digits[0], digits), {}, r"real: images of shape \(1, 16, 16\): four axes"),
         ((digits, digits.int()), {}, "fake: images of type torch.int32"),
         ((digits, tmp_path / "nowhere"), {}, "nowhere"),

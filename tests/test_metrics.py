@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -28,11 +29,13 @@ from metrics.features import (
     weights_file,
     weights_owner,
 )
-from metrics.fidelity import inception_score, kernel_distance, precision_recall
+from metrics.fidelity import inception_score, library
 from metrics.frechet import frechet_distance, gaussian_statistics
+from metrics.kernel import kernel_distance
+from metrics.mind import projected_distance
 from metrics.modes import class_shares, kl_divergence, kl_to_uniform, mean_confidence, n_modes
-from metrics.neighbours import density_coverage
-from metrics.score import METRICS, Sets, check_classes, class_accuracy, score
+from metrics.neighbours import density_coverage, nearest, originals, precision_recall
+from metrics.score import METRICS, Sets, check_classes, check_sizes, class_accuracy, score
 
 
 def random_covariance(dim: int, rank: int, seed: int) -> Tensor:
@@ -88,7 +91,7 @@ def test_distance_of_commuting_covariances_is_the_norm_of_the_roots_difference()
 def test_distance_is_zero_for_equal_and_symmetric_also_for_singular_covariances(rank: int) -> None:
     first, second = random_covariance(20, rank, 0), random_covariance(20, 20, 1)
     means = torch.randn(2, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    assert abs(frechet_distance(means[0], first, means[0], first)) < 1e-12
+    assert 0 <= frechet_distance(means[0], first, means[0], first) < 1e-12
     there = frechet_distance(means[0], first, means[1], second)
     assert there == pytest.approx(frechet_distance(means[1], second, means[0], first), rel=1e-12)
     assert there > float((means[0] - means[1]).square().sum())
@@ -353,13 +356,41 @@ def test_fast_and_careful_ways_to_the_trace_agree() -> None:
 
 
 def test_kernel_distance_by_its_formula() -> None:
-    real, fake = gaussian_features(40, 3, 0), gaussian_features(40, 3, 1, 0.5)
-    within = [(x.double() @ x.double().T / 3 + 1) ** 3 for x in (real, fake)]
-    off = ~torch.eye(40, dtype=torch.bool)
-    between = (real.double() @ fake.double().T / 3 + 1) ** 3
-    expected = within[0][off].mean() + within[1][off].mean() - 2 * between.mean()
-    mean, deviation = kernel_distance(real, fake)  # of 40 images every subset is the whole set
-    assert mean == pytest.approx(float(expected), rel=1e-5) and deviation < 1e-5 * mean
+    """Of 4 images a subset has two: the one product of different ones, twice, less the mean of all four between."""
+    real, fake = (gaussian_features(4, 3, i, i / 2).double() for i in (0, 1))
+    draw, values = np.random.RandomState(2020), []
+    for _ in range(100):
+        x, y = fake[draw.choice(4, 2, replace=False)], real[draw.choice(4, 2, replace=False)]
+        within = sum((float(pair[0] @ pair[1]) / 3 + 1) ** 3 for pair in (x, y))
+        between = sum((float(a @ b) / 3 + 1) ** 3 for a in x for b in y) / 4
+        values.append(within - 2 * between)
+    mean, deviation = kernel_distance(real, fake)
+    assert mean == pytest.approx(np.mean(values), rel=1e-12)
+    assert deviation == pytest.approx(np.std(values), rel=1e-12) and deviation > 0
+    with pytest.raises(ValueError, match="needs 4 images of each kind, got 3 and 9"):
+        kernel_distance(real[:3], torch.zeros(9, 3))
+
+
+def test_kernel_distance_nears_the_whole_sets() -> None:
+    """Halves of 400: the mean over subsets is about the estimate of all, their deviation is none of rounding."""
+    real, fake = (gaussian_features(400, 3, i, i / 4).double() for i in (0, 1))
+    kernels = [(x @ y.T / 3 + 1) ** 3 for x, y in ((real, real), (fake, fake), (real, fake))]
+    off = ~torch.eye(400, dtype=torch.bool)
+    expected = float(kernels[0][off].mean() + kernels[1][off].mean() - 2 * kernels[2].mean())
+    mean, deviation = kernel_distance(real, fake)
+    assert mean == pytest.approx(expected, abs=3 * deviation / 10) and 0.05 * mean < deviation < mean
+
+
+@pytest.mark.parametrize("n", [2000, 2300])
+def test_kernel_distance_is_torch_fidelity_s(n: int) -> None:
+    """Its own default: 100 subsets of 1000, the same draws."""
+    real, fake = gaussian_features(2000, 16, 0).double(), gaussian_features(n, 16, 1, 0.1).double()
+    expected = library("metric_kid").kid_features_to_metric(fake, real, verbose=False)
+    found = kernel_distance(real, fake)
+    names = [f"kernel_inception_distance_{name}" for name in ("mean", "std")]
+    assert found == pytest.approx([expected[name] for name in names], rel=1e-9, abs=1e-12)
+    single = kernel_distance(real.float(), fake.float())
+    assert single == pytest.approx(found, rel=1e-5)
 
 
 def test_inception_score_by_hand() -> None:
@@ -368,8 +399,12 @@ def test_inception_score_by_hand() -> None:
     assert inception_score(sure)[0] == pytest.approx(4, rel=0.15)  # ten splits of 20 are not quite even
     assert inception_score(torch.eye(4)[:1].repeat(30, 1) * 100) == pytest.approx((1, 0), abs=1e-12)
     assert inception_score(torch.zeros(30, 4)) == pytest.approx((1, 0), abs=1e-12)
-    # Two images, so two splits of one image each, whose p(y|x) is p(y).
-    assert inception_score(torch.tensor([[5.0, 0.0], [0.0, 5.0]])) == pytest.approx((1, 0), abs=1e-12)
+    # Two images are one split, which has no deviation; four are two of two.
+    mean, deviation = inception_score(torch.tensor([[50.0, 0.0], [0.0, 50.0]]))
+    assert mean == pytest.approx(2, abs=1e-12) and deviation is None
+    assert inception_score(torch.eye(4) * 100) == pytest.approx((2, 0), abs=1e-12)
+    with pytest.raises(ValueError, match="needs 2 images, got 1"):
+        inception_score(torch.zeros(1, 4))
 
 
 def test_inception_score_of_worked_logits() -> None:
@@ -383,13 +418,98 @@ def test_inception_score_of_worked_logits() -> None:
 # -- neighbours ------------------------------------------------------------------------------------
 
 
+def brute(real: Tensor, fake: Tensor) -> tuple[float, float, float, float]:
+    """Precision, recall, density, coverage by all distances, in float64."""
+    real, fake = real.double(), fake.double()
+    to_fake = (real[:, None] - fake).norm(dim=2)
+    of_real, of_fake = (
+        (x[:, None] - x).norm(dim=2).sort(1).values for x in (real, fake)
+    )  # the first is itself
+    precision = (to_fake <= of_real[:, 3:4]).any(0).double().mean()
+    recall = (to_fake <= of_fake[:, 3]).any(1).double().mean()
+    inside = to_fake < of_real[:, 5:6]
+    return (
+        float(precision),
+        float(recall),
+        int(inside.sum()) / (5 * len(fake)),
+        float(inside.any(1).double().mean()),
+    )
+
+
+def close_sets(offset: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Reals (300, 12) and fakes (400, 12), float64, of which precision and the others are far from 0 and from 1."""
+    real, fake = gaussian_features(300, 12, 0).double(), gaussian_features(400, 12, 1).double()
+    return real + offset, fake * 0.9 + 0.45 + offset
+
+
+@pytest.mark.parametrize("cells", [2**24, 2000], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e8])
+def test_neighbours_by_brute_force_whatever_the_offset(
+    offset: float, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics.neighbours.CELLS", cells)
+    expected = brute(*close_sets())
+    assert all(0.05 < value < 0.95 for value in (*expected[:2], expected[3])), expected
+    real, fake = close_sets(offset)
+    assert (*precision_recall(real, fake), *density_coverage(real, fake)) == expected
+    copies = [originals(*close_sets(shift)) for shift in (0.0, offset)]
+    assert torch.equal(copies[0].index, copies[1].index)
+    assert copies[0].authentic == copies[1].authentic and copies[0].duplicates == copies[1].duplicates
+
+
+def test_precision_and_recall_are_torch_fidelity_s() -> None:
+    real, fake = close_sets()
+    expected = library("metric_prc").prc_features_to_metric(fake, real, verbose=False)
+    assert precision_recall(real, fake) == pytest.approx(
+        (expected["precision"], expected["recall"]), abs=1e-7
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e18])
+def test_neighbours_of_any_scale_are_exact(scale: float) -> None:
+    """Also among near copies, which products in single precision cannot order."""
+    points = gaussian_features(200, 40, 0).double() * scale
+    near = points[:50] * (1 + 1e-9 * gaussian_features(50, 40, 2).double())
+    rows, points = torch.cat([near, gaussian_features(30, 40, 1).double() * scale]), torch.cat([points, near])
+    distances = (rows[:, None] - points).square().sum(2)
+    squared, index = nearest(rows, points, 3)
+    expected = distances.topk(3, largest=False)
+    assert torch.equal(index, expected.indices)
+    assert_close(squared, expected.values, rtol=1e-12, atol=0.0)
+    own = torch.arange(len(points))
+    squared, index = nearest(points, points, 1, own)
+    distances = (points[:, None] - points).square().sum(2).fill_diagonal_(torch.inf)
+    assert torch.equal(index[:, 0], distances.argmin(1))
+    assert_close(squared[:, 0], distances.amin(1), rtol=1e-12, atol=0.0)
+
+
+def test_equal_images_are_at_distance_0() -> None:
+    """A generator of one image, and sets of one image alone, have scores, by balls of radius 0."""
+    real = gaussian_features(60, 5, 0)
+    one = real[:1].repeat(70, 1)
+    assert precision_recall(real, one) == (1, 1 / 60)
+    assert precision_recall(one, one) == (1, 1)
+    assert density_coverage(one, one) == (0, 0)  # open balls of radius 0 are empty
+    assert originals(real, one).distance.tolist() == [0] * 70
+    assert originals(one, real).limit == 0
+
+
+def test_closed_and_open_balls_on_their_border() -> None:
+    """Reals 1 apart on a line: their third neighbours at 2 or 3, their fifth at 3, 4 or 5."""
+    real = torch.arange(8.0)[:, None]
+    beyond = torch.tensor(
+        [[-3.0], [-2.0], [9.0], [10.5]]
+    )  # on the balls around 0 and 7 of radius 3, but the last
+    assert precision_recall(real, beyond)[0] == 0.75
+    edge = torch.tensor([[-5.0]])
+    assert density_coverage(real, edge) == (0, 0)
+    assert density_coverage(real, edge + 0.5)[1] == 1 / 8
+
+
 def test_precision_and_recall_are_1_on_identical_sets_and_0_on_far_ones() -> None:
     real = gaussian_features(60, 5, 0)
     assert precision_recall(real, real.clone()) == (1, 1)
     assert precision_recall(real, real + 1000) == (0, 0)
-    # All fakes on one real: each within reach of it, and hardly a real within reach of them.
-    precision, recall = precision_recall(real, real[:1].repeat(60, 1))
-    assert precision == 1 and recall <= 2 / 60
     with pytest.raises(ValueError, match="more than 3 images of each kind, got 3"):
         precision_recall(real, real[:3])
 
@@ -406,20 +526,103 @@ def test_density_and_coverage_by_hand() -> None:
         density_coverage(real, fake, k=4)
 
 
-def test_density_and_coverage_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metrics.neighbours.DC_ROWS", 7)  # several pieces, the last one short
-    real, fake = gaussian_features(30, 3, 0), gaussian_features(40, 3, 1, 1.5)
-    inside = torch.zeros(30, 40, dtype=torch.bool)
-    for i in range(30):
-        reach = sorted(float((real[i] - other).norm()) for other in real)[5]
-        inside[i] = torch.tensor([float((real[i] - x).norm()) < reach for x in fake])
-    expected = float(inside.sum() / (5 * 40)), float(inside.any(1).float().mean())
-    assert density_coverage(real, fake) == pytest.approx(expected, rel=1e-6) and 0 < expected[1] < 1
-
-
 def test_identical_sets_have_density_and_coverage_1() -> None:
     real = gaussian_features(60, 5, 0)
     assert density_coverage(real, real.clone()) == (1, 1)
+
+
+# -- copies of training images -----------------------------------------------------------------------
+
+
+def test_copies_by_hand() -> None:
+    """Training images at 0, 1, 3, 7: their neighbours are 1, 1, 2, 4 away, the hundredth part of them 1."""
+    known = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    found = originals(known, torch.tensor([[0.0], [-1.0], [-1.5], [4.5], [5.5], [11.5]]))
+    assert found.index.tolist() == [0, 0, 0, 2, 3, 3]
+    assert found.distance.tolist() == [0, 1, 1.5, 1.5, 1.5, 4.5]
+    assert found.own.tolist() == [1, 1, 1, 2, 4, 4] and found.limit == pytest.approx(1)
+    assert found.ratio.tolist() == [0, 1, 1.5, 0.75, 0.375, 1.125]
+    assert found.authentic == pytest.approx(2 / 6) and found.duplicates == pytest.approx(2 / 6)
+    with pytest.raises(ValueError, match="got 1 of them"):
+        originals(known[:1], known)
+
+
+def test_copies_are_told_from_new_images() -> None:
+    """Of the same Gaussian about 1 % by definition, and half are nearer than the training image's own neighbour."""
+    known, new = gaussian_features(4000, 6, 0), gaussian_features(3000, 6, 1)
+    found = originals(known, new)
+    assert 0.004 < found.duplicates < 0.02 and 0.45 < found.authentic < 0.55
+    quantised = (known[:3000] * 20).round() / 20 + 0.002 * new  # far less than the way to a neighbour
+    found = originals(known, quantised)
+    assert found.duplicates > 0.5 and found.authentic < 0.02
+    found = originals(known, known[:3000])
+    assert found.duplicates == 1 and found.authentic == 0 and float(found.ratio.max()) == 0
+
+
+def test_copies_among_equal_training_images() -> None:
+    """A set that holds images twice: exact copies are found all the same."""
+    known = gaussian_features(100, 4, 0).repeat(2, 1)
+    found = originals(known, known[:50])
+    assert found.limit == 0 and found.duplicates == 1 and found.authentic == 0
+
+
+# -- MIND ------------------------------------------------------------------------------------------
+
+
+def test_mind_on_a_line_by_quantiles() -> None:
+    """In one dimension every direction is 1 or -1: three times the mean of the squared steps between sorted values."""
+    real, fake = torch.tensor([[4.0], [0.0], [1.0]]), torch.tensor([[2.0], [9.0], [0.0]])
+    # 0, 1, 4 and 0, 2, 9
+    assert projected_distance(real, fake) == pytest.approx(3 * (0 + 1 + 25) / 3, rel=1e-12)
+
+
+def test_mind_of_shifted_sets() -> None:
+    """3 d E[(u.mu)^2] = 3 |mu|^2 for any shift of a set, and nothing for none; in any pieces."""
+    real, mu = gaussian_features(500, 8, 0), torch.zeros(8)
+    mu[3] = 0.7
+    found = projected_distance(real, real + mu)
+    assert found == pytest.approx(3 * 0.49, rel=0.1) and found != pytest.approx(3 * 0.49, rel=1e-6)
+    assert projected_distance(real, real.flip(0)) < 1e-30  # projections of one row round by its place
+    many = projected_distance(real, real + mu, n_directions=40_000)
+    assert many == pytest.approx(3 * 0.49, rel=0.02)
+
+
+def test_mind_of_samples_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two Gaussians apart by mu; of the larger set a fixed draw; no piece of the directions moves it."""
+    real, fake = gaussian_features(20_000, 5, 0), gaussian_features(12_000, 5, 1)
+    fake[:, 0] += 1
+    found = projected_distance(real, fake)
+    assert found == pytest.approx(3, rel=0.1) and found == projected_distance(real, fake)
+    assert projected_distance(real, fake + 1e4) == pytest.approx(
+        projected_distance(real - 1e4, fake), rel=1e-6
+    )
+    monkeypatch.setattr("metrics.mind.CELLS", 7 * len(fake))
+    assert projected_distance(real, fake) == pytest.approx(found, rel=1e-12)
+
+
+# -- on CUDA ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_scores_on_cuda_are_the_cpu_s() -> None:
+    def scores(device: str) -> list[float]:
+        real, fake = (x.float().to(device) for x in close_sets(3.0))
+        statistics = [gaussian_statistics(x) for x in (real, fake)]
+        assert statistics[0][1].device.type == device
+        copies = originals(real, fake)
+        few = [gaussian_statistics(x[:8]) for x in (real, fake)]  # singular covariances
+        return [
+            frechet_distance(*statistics[0], *statistics[1]), frechet_distance(*few[0], *few[1]),
+            *kernel_distance(real, fake), *precision_recall(real, fake), *density_coverage(real, fake),
+            projected_distance(real, fake), copies.authentic, copies.duplicates, copies.limit,
+        ]  # fmt: skip
+
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True  # as training leaves it
+        assert scores("cuda") == pytest.approx(scores("cpu"), rel=1e-6)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -446,7 +649,9 @@ def test_every_metric_tells_the_reference_from_noise(name: str, extractor: Extra
     assert same.keys() == other.keys() and METRICS[name].better in ("low", "high")
     assert all(("[digits-cnn]" in key) != METRICS[name].own_name for key in same)
     first = next(iter(same))
-    if name not in ("is", "modes"):  # these look at the fakes alone
+    if name == "memorisation":  # to it the reference itself is what is worst
+        assert same[first] < 1 < other[first] and same["duplicates[digits-cnn]"] == 1
+    elif name not in ("is", "modes"):  # these look at the fakes alone
         assert (same[first] < other[first]) == (METRICS[name].better == "low")
 
 
@@ -505,8 +710,35 @@ def test_reading_as_asked_keeps_the_order(extractor: Extractor) -> None:
 
 
 def test_without_torch_fidelity_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torch_fidelity", "torch_fidelity.metric_kid"):
+    for name in ("torch_fidelity", "torch_fidelity.metric_isc"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match="pip install 'torch-fidelity>=0.4,<0.5'"):
-        kernel_distance(torch.zeros(5, 2), torch.zeros(5, 2))
-    assert density_coverage(gaussian_features(9, 2, 0), gaussian_features(9, 2, 0)) == (1, 1)
+        inception_score(torch.zeros(5, 2))
+    features = gaussian_features(9, 2, 0)
+    assert density_coverage(features, features) == (1, 1) and kernel_distance(features, features)[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("fid", 2), ("kid", 4), ("is", 2), ("pr", 4), ("dc", 6), ("mind", 2)]
+)
+def test_every_metric_says_how_many_images_it_needs(name: str, least: int, extractor: Extractor) -> None:
+    """And with so many it is a number."""
+    images = random_images(least, 0)
+    check_sizes(["modes", name], least, least)
+    for sizes in ((least - 1, 9), (9, least - 1)):
+        with pytest.raises(
+            ValueError, match=f"{name} needs at least {least} reals and {least} fakes, there are {sizes[0]} "
+        ):
+            check_sizes([name], *sizes)
+    found = score([name], sets_of(extractor, images, 255 - images))
+    assert math.isfinite(next(iter(found.values())))
+
+
+def test_settings_say_what_was_done() -> None:
+    kid = [METRICS["kid"].settings(*sizes) for sizes in ((10_000, 10_000), (300, 10_000), (10_000, 9))]
+    assert [text.split(";")[0] for text in kid] == [f"100 subsets of {n}" for n in (1000, 150, 4)]
+    assert (
+        METRICS["is"].settings(5, 10_000).startswith("10 splits") and METRICS["is"].settings(99, 9)[0] == "4"
+    )
+    assert "closed" in METRICS["pr"].settings(9, 9) and "open" in METRICS["dc"].settings(9, 9)
+    assert "50000" in METRICS["memorisation"].settings(50_000, 10)

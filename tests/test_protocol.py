@@ -39,6 +39,10 @@ def test_lines_compare_by_what_moves_a_score() -> None:
     )
     assert protocol_key({"protocol": about}) != protocol_key({"protocol": about | {"seed": 1}})
     assert protocol_key({"protocol": about}) == protocol_key({"protocol": about | {"truncation": None}})
+    # scores of before were of constant noise; of a generator without any the key is the old one, which runs remember
+    assert protocol_key({"protocol": about}) == protocol_key({"protocol": about | {"layer_noise": None}})
+    assert protocol_key({"protocol": about}) != protocol_key({"protocol": about | {"layer_noise": "random"}})
+    assert len(json.loads(protocol_key({"protocol": about}))) == 13
 
 
 def test_lines_that_hold_no_number_are_passed_over(tmp_path: Path) -> None:

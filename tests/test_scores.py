@@ -82,6 +82,12 @@ def test_a_run_is_scored_against_its_own_split(tmp_path: Path, weights: Path, sp
     assert (line["protocol"]["split"], line["protocol"]["reference"]) == (split, "digits")
 
 
+def test_more_fakes_than_reals_are_held_against_all(tmp_path: Path, weights: Path) -> None:
+    run(f"--log_name a --n_steps 1 --split test {scored(weights)} --eval_n 310", tmp_path)
+    (line,) = lines_of(tmp_path / "a")
+    assert (line["protocol"]["n_fake"], line["protocol"]["n_real"]) == (310, 300)
+
+
 def test_a_resumed_run_has_the_same_scores(tmp_path: Path, weights: Path) -> None:
     """Stopped at step 5 after an evaluation that its checkpoint knows of; lines after the checkpoint are cut."""
     command = f"--n_steps 8 --checkpoint_interval 5 {scored(weights)}"
@@ -230,7 +236,7 @@ def test_flags_that_do_not_fit(flags: str, words: str) -> None:
     ("flags", "words"),
     [
         ("--eval_n 64 --extractor digits-cnn --metric_weights absent", "absent"),
-        ("--eval_n 5000 --extractor digits-cnn", "lower n_real"),
+        ("--eval_n 3 --extractor digits-cnn --metrics fid kid", "kid needs at least 4 reals .* 3 and 3"),
         ("--eval_n 64 --extractor digits-cnn --metrics accuracy", "^metrics accuracy"),
     ],
 )

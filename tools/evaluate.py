@@ -40,6 +40,7 @@ from tools.common import (
     add_machine_flags,
     add_truncation_flags,
     append_line,
+    make_folder,
     positive,
     scores_file,
     together,
@@ -66,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
     about = "number of fakes [10000]; under torchrun say --n_fake, since --n could be one of its own"
     p.add_argument("--n", "--n_fake", type=positive, default=FEW, help=about)
-    p.add_argument("--n_real", type=positive, help="number of reals (default: as many as fakes)")
+    about = "number of reals (default: as many as fakes, or all where there are fewer)"
+    p.add_argument("--n_real", type=positive, help=about)
     about = "of the reals (default: that of the training)"
     p.add_argument("--split", choices=(*SPLIT_ORDER, "all"), help=about)
     about = (
@@ -76,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fakes", default=GENERATOR, metavar=f"{GENERATOR}|test|train|noise|PATH", help=about)
     about = "fakes of a generator of classes take turns through them (default: the labels of the reference)"
     p.add_argument("--balanced", action="store_true", help=about)
+    about = "draw the fakes most like copies above the training images that they are nearest to; adds memorisation"
+    p.add_argument("--neighbours", type=Path, metavar="FILE.png", help=about)
     add_truncation_flags(p)
     p.add_argument("--seed", type=whole, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
@@ -130,7 +134,7 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    n_real = args.n if args.n_real is None else args.n_real
+    n_real = min(args.n, len(data)) if args.n_real is None else args.n_real
     if args.split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
     kind = f"{kind}, {others.fingerprint}"
@@ -145,6 +149,8 @@ SCORE_FORMATS = {
     "kl_uniform": "{:.4f} nats",
     "kl_data": "{:.4f} nats",
     "class_accuracy": "{:.1%}",
+    "authpct": "{:.1f} %",
+    "duplicates": "{:.1%}",
 }
 TITLES = {
     "classes": "classes shown",
@@ -152,6 +158,7 @@ TITLES = {
     "kl_data": "KL to data",
     "class_accuracy": "read as asked",
 }
+MANY_COPIES = 0.1  # of the fakes
 N_LISTED = 20  # classes shown one by one
 
 
@@ -214,6 +221,7 @@ def make_evaluator(
         balanced=args.balanced,
         fakes=load_fakes(args, config, data),
         cache_dir=args.cache_dir,
+        neighbours=args.neighbours is not None,
     )
     if split == held.get("split") and data.fingerprint != held.get("fingerprint"):
         warn("the reference is not the data that the run was trained on")
@@ -232,12 +240,33 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
     if process() == 0:
         print(score_table(line))
         append_line(scores_file(args.run), line)
+        show_copies(line, evaluator, args.neighbours)
+
+
+def show_copies(line: dict[str, Any], evaluator: Evaluator | PointEvaluator, file: Path | None) -> None:
+    """Write the strip of neighbours; say where many fakes are as near to a training image as copies are."""
+    if file is not None:
+        try:
+            make_folder(file.parent)
+            with disk.replacing(file) as temporary:
+                evaluator.picture.save(temporary, "PNG")
+            print(f"wrote {file}")
+        except OSError as error:
+            raise UserError(f"--neighbours {file} cannot be written: {error.strerror or error}") from None
+    share = next((value for name, value in line.items() if name.partition("[")[0] == "duplicates"), 0.0)
+    if share > MANY_COPIES:
+        warn(
+            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be: the "
+            f"generator repeats what it was trained on; {file or '--neighbours FILE.png'} shows them"
+        )
 
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, join the other processes, evaluate."""
     args = parser().parse_args(argv)
+    if args.neighbours is not None and args.neighbours.suffix.lower() != ".png":
+        raise UserError(f"--neighbours {args.neighbours}: a picture is written: give FILE.png")
     with together(args.device) as device, blaming_user():
         evaluate(args, device)
     return 0

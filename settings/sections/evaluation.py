@@ -24,7 +24,10 @@ class EvaluationSettings(Section):
         at_resume="free",
     )
     eval_n: int = flag(
-        10_000, "number of fakes, and of reals they are compared with", least=2, at_resume="free"
+        10_000,
+        "number of fakes; they are compared with as many reals, or all where there are fewer",
+        least=2,
+        at_resume="free",
     )
     extractor: str | None = flag(
         None,

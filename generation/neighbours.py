@@ -1,0 +1,54 @@
+"""A strip of the fakes that are most like copies, each above the training image that it is nearest to."""
+
+from PIL import Image, ImageFont
+from torch import Tensor
+
+from generation.indexed import IndexedImages
+from generation.pictures import picture_table, to_picture
+from metrics.features import READ_AT_ONCE
+from metrics.neighbours import Originals
+
+COLUMNS = 16
+SIDE = 64  # px, at least, of a picture
+LEGEND = 4  # px beside the text above a picture
+
+
+def likest(found: Originals, n: int) -> list[int]:
+    """The fakes with the smallest ratio to their training image's own distance, in that order, one a training image."""
+    shown: dict[int, int] = {}
+    index = found.index.tolist()
+    for fake in found.ratio.argsort(stable=True).tolist():
+        shown.setdefault(index[fake], fake)
+        if len(shown) == n:
+            break
+    return list(shown.values())
+
+
+def chosen(images: IndexedImages, index: list[int]) -> list[Tensor]:
+    """Images (C, H, W) by index, drawn in the chunks in which they are scored."""
+    chunks: dict[int, Tensor] = {}
+    for start in sorted({i - i % READ_AT_ONCE for i in index}):
+        whole = images.chunk(start, min(start + READ_AT_ONCE, images.n))
+        chunks |= {i: whole[i - start].clone() for i in index if 0 <= i - start < len(whole)}
+    return [chunks[i] for i in index]
+
+
+def neighbour_picture(found: Originals, fakes: IndexedImages, known: IndexedImages) -> Image.Image:
+    """The fakes most like copies above their training images; titles: the distance between them and, after a stroke,
+    that of the training image to its nearest other one, where there is room for both, else their ratio."""
+    index = likest(found, COLUMNS)
+    pairs = [chosen(fakes, index), chosen(known, [int(found.index[i]) for i in index])]
+    rows = [[_enlarged(image) for image in images] for images in pairs]
+    width = rows[0][0].width - LEGEND
+    both = [f"{float(found.distance[i]):.3g} / {float(found.own[i]):.3g}" for i in index]
+    font = ImageFont.load_default()
+    ratios = [f"{ratio:.2g}" for ratio in found.ratio[index].tolist()]
+    titles = both if all(font.getlength(text) <= width for text in both) else ratios
+    return picture_table(titles, [("fake", rows[0]), ("training", rows[1])])
+
+
+def _enlarged(image: Tensor) -> Image.Image:
+    """In colour, every pixel repeated so often that the shorter side is SIDE or more."""
+    times = -(-SIDE // min(image.shape[1:]))
+    large = image.expand(3, -1, -1).repeat_interleave(times, 1).repeat_interleave(times, 2)
+    return to_picture(large)
