@@ -118,9 +118,9 @@ def _accuracy(sets: Sets) -> dict[str, Score]:
 class Metric:
     """A row of METRICS.
 
-    compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics and
-    the fakes' logits: "features" of the reals, "classes" of all images, "names" of the extractor's logits, or that
-    those are the names of the classes "asked" for, or the "library" torch-fidelity; own_name: whether its names say
+    compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics:
+    "features" of the reals, "classes" of all images, the extractor's "logits", or "names" of them, or that those are
+    the names of the classes "asked" for, or the "library" torch-fidelity; own_name: whether its names say
     by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked; settings: for
     the protocol.
     """
@@ -141,7 +141,7 @@ METRICS: dict[str, Metric] = {
         settings="100 subsets of 1000, or of all where there are fewer",
     ),
     "is": Metric(
-        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"}),
+        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library", "logits"}),
         settings="10 splits, shuffled",
     ),
     "pr": Metric(
