@@ -22,7 +22,6 @@ from images.decoding import Shape, open_image, read_member
 from images.headers import upright
 from images.own import as_image_data
 from images.sources import load_dataset
-from metrics.inception import NAME as INCEPTION
 from modelling.layers import Size, as_size
 
 # A folder or archive, images in memory, or a torch Dataset of them.
@@ -76,7 +75,7 @@ def in_memory(given: ImageSet, name: str) -> ImageData:
 def compare(
     real: ImageSet,
     fake: ImageSet,
-    extractor: str = INCEPTION,
+    extractor: str | None = None,
     *,
     metrics: Sequence[str] | None = None,
     n: int | None = None,
@@ -91,7 +90,8 @@ def compare(
     real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
     ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
     the images in memory on the other side, else that of the first fake; images in memory stay as they are.
-    extractor: the network that reads them, its file in metric_weights or where tools.train_classifier wrote it.
+    extractor: the network that reads them, None for Inception where its weights are, else the reader shipped for the
+    data set, else lite0; its file in metric_weights or where it is shipped or tools.train_classifier wrote it.
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all
     fakes, and as many reals as fakes or all. Says so on stderr where they are few. ValueError with what does not fit.
     """
@@ -102,7 +102,11 @@ def compare(
     kind = f"images of {fakes.name}, {fakes.fingerprint}"
     evaluator = Evaluator(
         open_extractor(
-            extractor, None if metric_weights is None else Path(metric_weights), cache_dir, device
+            extractor,
+            None if metric_weights is None else Path(metric_weights),
+            cache_dir,
+            device,
+            dataset=reals.name if isinstance(real, ImageData) else None,
         ),
         reals,
         UNLABELLED,

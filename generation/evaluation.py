@@ -104,6 +104,8 @@ class Evaluator:
         """Rows of METRICS to compute; ValueError for one that is unknown or cannot be, or without torch-fidelity."""
         classes, names = tuple(self.extractor.classes), tuple(self.data.label_names)
         lacks: dict[str, str] = {}
+        if not self.extractor.has_logits:
+            lacks["logits"] = f"{self.extractor.name} has features alone and reads no classes"
         if not classes:
             lacks["names"] = f"{self.extractor.name} reads no classes that have names"
         if self.reals.y is None or self.y is None:

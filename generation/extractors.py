@@ -1,4 +1,4 @@
-"""The networks that read images, by name: where their weights are found, and how they are loaded."""
+"""The networks that read images, by name: where their weights are found, how they are loaded, and which is usual."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,51 +9,111 @@ from tqdm import tqdm
 
 from errors import UserError, tell
 from images.cache import cache_dirs, cache_folder
-from metrics.features import EXTRACTORS, Extractor, load_extractor, weights_file
-from metrics.inception import N_BYTES, NAME, SHA256, download, find_inception, load_inception
+from metrics.dinov2 import DINOV2, load_dinov2
+from metrics.features import EXTRACTORS, Extractor, load_extractor, shipped_file, weights_file
+from metrics.inception import N_BYTES, download, find_inception, load_inception
+from metrics.inception import NAME as INCEPTION
+from metrics.lite0 import NAME as LITE0
+from metrics.lite0 import load_lite0
 from ops.distributed import agree, from_main
+
+
+def _found_inception(cache_dir: str | None) -> Path | None:
+    return find_inception([weights_file(folder, INCEPTION).parent for folder in cache_dirs(cache_dir)])
 
 
 def _open_inception(given: Path | None, cache_dir: str | None, device: str | torch.device) -> Extractor:
     def find() -> Path:
-        folders = [weights_file(folder, NAME).parent for folder in cache_dirs(cache_dir)]
-        if (found := find_inception(folders)) is not None:
+        if (found := _found_inception(cache_dir)) is not None:
             return found
-        with tqdm(desc=NAME, total=N_BYTES, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            return download(weights_file(cache_folder(cache_dir), NAME).parent, bar.update)
+        with tqdm(desc=INCEPTION, total=N_BYTES, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            return download(weights_file(cache_folder(cache_dir), INCEPTION).parent, bar.update)
 
     file = from_main(find) if given is None else given
-    extractor = agree(lambda: load_inception(file, trusted=given is not None, device=device))
-    if extractor.name != NAME:
-        tell(
-            f"warning: {file} is not the published network (sha256 {extractor.checksum}, that one has {SHA256}): "
-            f"its scores are named [{extractor.name}] and cannot be compared with published ones"
-        )
-    return extractor
+    return agree(lambda: load_inception(file, trusted=given is not None, device=device))
+
+
+def _open_lite0(given: Path | None, cache_dir: str | None, device: str | torch.device) -> Extractor:
+    return agree(lambda: load_lite0(given, device))
+
+
+def _open_dinov2(
+    name: str, given: Path | None, cache_dir: str | None, device: str | torch.device
+) -> Extractor:
+    return agree(lambda: load_dinov2(name, given, device))
 
 
 def _open_classifier(
     name: str, given: Path | None, cache_dir: str | None, device: str | torch.device
 ) -> Extractor:
-    files = [weights_file(folder, name) for folder in cache_dirs(cache_dir)] if given is None else [given]
+    if given is not None:
+        files = [given]
+    elif (shipped := shipped_file(name)) is not None:
+        files = [shipped]
+    else:
+        files = [weights_file(folder, name) for folder in cache_dirs(cache_dir)]
     file = next((file for file in files if file.is_file()), files[0])
-    return agree(lambda: load_extractor(name, file, device))
+
+    def load() -> Extractor:
+        extractor = load_extractor(name, file, device)
+        if given is None and extractor.name != name:
+            raise UserError(
+                f"{file} is not as it was shipped (its checksum is {extractor.checksum}): get it again"
+            )
+        return extractor
+
+    return agree(load)
 
 
 # Name -> (the file that the user gave or None, cache folder, device) -> the loaded network.
 OPENERS: dict[str, Callable[[Path | None, str | None, str | torch.device], Extractor]] = {
-    NAME: _open_inception,
+    INCEPTION: _open_inception,
+    LITE0: _open_lite0,
     **{name: partial(_open_classifier, name) for name in EXTRACTORS},
+    **{name: partial(_open_dinov2, name) for name in DINOV2},
 }
 
 
-def open_extractor(
-    name: str, weights: Path | None = None, cache_dir: str | None = None, device: str | torch.device = "cpu"
-) -> Extractor:
-    """The network of that name on a device; weights: its file, None to look in the cache folder and, once, to fetch it.
+def usual_extractor(
+    dataset: str | None, weights: str | Path | None = None, cache_dir: str | None = None
+) -> str:
+    """The name of the network that reads where none was asked for; what is chosen in Inception's place is said.
 
-    All processes of a group call it together. ValueError: an unknown name, or weights that cannot be had.
+    Inception where its weights are on this machine, or named by `weights`; else the reader shipped for that data set
+    (None: images of any other kind), else Lite0. All processes of a group call it together.
     """
+    if weights is not None or from_main(lambda: _found_inception(cache_dir) is not None):
+        return INCEPTION
+    shipped = {row.dataset: name for name, row in EXTRACTORS.items() if row.shipped is not None}
+    name = LITE0 if dataset is None else shipped.get(dataset, LITE0)
+    tell(
+        f"note: images are read by {name}, since the weights of {INCEPTION} are not on this machine; --extractor "
+        f"{INCEPTION} downloads them ({N_BYTES / 1e6:.0f} MB), --extractor {name} chooses without this note"
+    )
+    return name
+
+
+def open_extractor(
+    name: str | None,
+    weights: Path | None = None,
+    cache_dir: str | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    dataset: str | None = None,
+) -> Extractor:
+    """The network of that name on a device, None for the usual one of that data set.
+
+    weights: its file, None to look where it is shipped, in the cache folder and, once, to fetch it. All processes of a
+    group call it together. ValueError: an unknown name, or weights that cannot be had.
+    """
+    if name is None:
+        name = usual_extractor(dataset, weights, cache_dir)
     if name not in OPENERS:
         raise UserError(f"--extractor {name}: choose one of {', '.join(OPENERS)}")
-    return OPENERS[name](weights, cache_dir, device)
+    extractor = OPENERS[name](weights, cache_dir, device)
+    if extractor.name != name:
+        tell(
+            f"warning: {weights} does not hold the published weights of {name} (its checksum is {extractor.checksum}): "
+            f"its scores are named [{extractor.name}] and cannot be compared with those of others"
+        )
+    return extractor

@@ -19,7 +19,6 @@ from images.batches import ImageData
 from images.cache import cache_folder
 from images.sources import DATASETS
 from metrics.features import Extractor
-from metrics.inception import NAME as INCEPTION
 from metrics.mixture import MIXTURES
 from ops.rng import generator
 
@@ -35,6 +34,7 @@ class ImageView:
 
     def __init__(self, dataset: str) -> None:
         """dataset: any name, that of the data set's row or of a user's own images."""
+        self.dataset = dataset
 
     def latents(self, z_dim: int, about: dict[str, Any], seed: int) -> tuple[Tensor, Tensor | None]:
         """The fixed latents (n, z_dim) and labels of previews."""
@@ -69,9 +69,9 @@ class ImageView:
         cache_dir: str | None,
         device: str | torch.device,
     ) -> Extractor:
-        """What scores are read by; ValueError where its weights are missing."""
+        """What scores are read by, None: what is usual; ValueError where its weights are missing."""
         given = None if weights is None else Path(weights)
-        return open_extractor(INCEPTION if extractor is None else extractor, given, cache_dir, device)
+        return open_extractor(extractor, given, cache_dir, device, dataset=self.dataset)
 
     def evaluator(
         self, reader: Extractor, data: ImageData, about: dict[str, Any], *, cache_dir: str | None, **how: Any

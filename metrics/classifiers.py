@@ -7,14 +7,19 @@ from torch.nn import functional as F
 _RESIZE = "bilinear with antialias to {0} x {0} where the size differs"
 
 
+def check_pixels(images: Tensor) -> None:
+    """ValueError unless they are uint8 (N, 1 or 3, H, W)."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
+        given = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")
+
+
 def prepared(images: Tensor, size: int, channels: int, dtype: torch.dtype) -> Tensor:
     """uint8 (N, 1 or 3, H, W) -> (N, channels, size, size) in [-1, 1] of a dtype, rectangles squeezed.
 
     Colour is weighed to grey by ITU-R 601, grey repeated to colour. ValueError for anything else.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != torch.uint8:
-        given = f"{images.dtype} {tuple(images.shape)}"
-        raise ValueError(f"the extractor reads uint8 images (N, 1 or 3, H, W), got {given}")
+    check_pixels(images)
     x = images.to(dtype) / 127.5 - 1
     if x.shape[1] == 3 and channels == 1:
         x = (x * x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
@@ -24,7 +29,7 @@ def prepared(images: Tensor, size: int, channels: int, dtype: torch.dtype) -> Te
 
 
 class DigitCNN(nn.Module):
-    """Reads digits in 32 x 32 grey: two convolutions with pooling, 128 features, 10 logits."""
+    """Reads digits in 32 x 32 grey: three convolutions with pooling, 128 features, 10 logits; 188,234 parameters."""
 
     size = 32
     channels = 1
@@ -35,7 +40,8 @@ class DigitCNN(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.dense = nn.Linear(64 * 8 * 8, self.n_features)
+        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
+        self.dense = nn.Linear(64 * 4 * 4, self.n_features)
         self.head = nn.Linear(self.n_features, 10)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -44,8 +50,8 @@ class DigitCNN(nn.Module):
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Prepared images (N, 1, 32, 32) -> features (N, 128) after their ReLU, logits (N, 10)."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = F.max_pool2d(F.relu(conv(x)), 2)
         x = F.dropout(x, 0.25, self.training)
         # (N, C, H, W) -> (N, C * H * W)
         features = F.relu(self.dense(x.flatten(1)))

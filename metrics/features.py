@@ -16,12 +16,14 @@ from errors import NotFinite, UserError, shown
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
+from metrics.weights import named_for
 from tensorfile import fault_of, faults_of, in_one_line, read_safetensors
 
 # Images go through an extractor so many at a time, so that no other setting can move a score.
 READ_AT_ONCE = 256
 # Part of the key of cached statistics: raise it when the same weights would read an image differently.
 VERSION = 3
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 ROUNDING = 1e-12  # of a covariance, relative to its largest variance
 MAX_FEATURES = 2**14
 MAX_SIDE = 1024  # of what a classifier reads
@@ -33,7 +35,8 @@ class ExtractorRow:
 
     mode_share: share of the images from which a class counts as shown, 0: from one image on; classes: names of
     its logits in order, None where the metadata has them as a JSON list; owner: the extractor whose file it
-    reads, None for one of its own.
+    reads, None for one of its own; dataset: whose usual reader it is; shipped: checksum of the weights that stand in
+    assets/, None for an extractor that everyone trains.
     """
 
     build: Callable[[Mapping[str, str]], nn.Module]
@@ -41,6 +44,8 @@ class ExtractorRow:
     mode_share: float = 0.01
     classes: tuple[str, ...] | None = None
     owner: str | None = None
+    dataset: str | None = None
+    shipped: str | None = None
 
     def classes_in(self, metadata: Mapping[str, str]) -> tuple[str, ...]:
         """Names of the logits in order; ValueError where metadata that should have them have not."""
@@ -63,18 +68,24 @@ def _side(metadata: Mapping[str, str]) -> int:
 
 
 _DIGITS = tuple("0123456789")
+# Checksums of the weights in assets/, whose README.md says how they were made.
+_MNIST_SHA256 = "0"
+_DIGITS_SHA256 = "de1a3c844911c48a7e2e1f733065954ac3d0d1b24197217358028d099c28e1fb"
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 EXTRACTORS: dict[str, ExtractorRow] = {
     "mnist-cnn": ExtractorRow(
-        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset mnist", classes=_DIGITS
+        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset mnist", classes=_DIGITS,
+        dataset="mnist", shipped=_MNIST_SHA256,
     ),
     "digits-cnn": ExtractorRow(
-        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset digits", classes=_DIGITS
+        lambda _: DigitCNN(), "python -m tools.train_classifier --dataset digits", classes=_DIGITS,
+        dataset="digits", shipped=_DIGITS_SHA256,
     ),
     "stacked-mnist-cnn": ExtractorRow(
         lambda _: StackedDigitCNN(), "python -m tools.train_classifier --dataset mnist",
         mode_share=0, classes=tuple(f"{i:03d}" for i in range(1000)), owner="mnist-cnn",
+        dataset="stacked-mnist", shipped=_MNIST_SHA256,
     ),
     "cifar10-cnn": ExtractorRow(
         lambda _: ColourCNN(len(_CIFAR10)), "python -m tools.train_classifier --dataset cifar10", classes=_CIFAR10
@@ -92,7 +103,7 @@ class Extractor:
 
     classes: names of its logits in order, none for logits that name nothing to look for; mode_share: a class counts
     as shown from this share of the images on, 0: from one image on; distance: what the field calls the Frechet distance
-    of its features.
+    of its features; has_logits: whether it tells classes at all, named or not.
     """
 
     name: str
@@ -102,6 +113,7 @@ class Extractor:
     classes: tuple[str, ...] = ()
     mode_share: float = 0.01
     distance: str = "fid"
+    has_logits: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -144,6 +156,13 @@ def weights_file(cache_dir: str | Path, name: str) -> Path:
     return Path(cache_dir) / "classifiers" / f"{weights_owner(name)}.safetensors"
 
 
+def shipped_file(name: str) -> Path | None:
+    """Where the weights of an extractor stand that are part of the toolkit; None for one of which none are."""
+    if name not in EXTRACTORS or EXTRACTORS[name].shipped is None:
+        return None
+    return ASSETS / f"{weights_owner(name)}.safetensors"
+
+
 def checksum(state: dict[str, Tensor]) -> str:
     """sha256 over names, shapes and bytes of the tensors: the same for equal weights in any file."""
     digest = hashlib.sha256()
@@ -165,6 +184,7 @@ def save_extractor(file: Path, module: nn.Module, metadata: dict[str, str]) -> s
 def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") -> Extractor:
     """The named extractor in eval mode, float32, with weights from `file`.
 
+    With other weights than the shipped ones it is named for them, `mnist-cnn:3f2a1b9c`.
     ValueError: unknown name, no such file (names the command that makes it), a file of another network, or
     weights that differ from the checksum written beside them.
     """
@@ -184,7 +204,9 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         classes = row.classes_in(metadata)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that no layer can have
         reason = shown(str(error).split("\n")[0])
-        raise ValueError(f"{file} does not hold the weights of {name}: {reason}") from None
+        raise ValueError(
+            f"{file} does not hold the weights of {name}: {reason}; `{row.make}` makes them anew"
+        ) from None
     content = checksum(state)
     if metadata.get("checksum", content) != content:
         raise ValueError(f"{file} is damaged (its checksum differs); make it anew: `{row.make}`")
@@ -192,7 +214,8 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
     if metadata.get("extractor", owner) != owner:
         raise UserError(f"{file} holds {metadata['extractor']}, not {owner}; check --metric_weights")
     module = module.requires_grad_(False).eval().to(device)
-    return Extractor(name, module, content, metadata, classes, row.mode_share)
+    named = named_for(name, content, row.shipped)
+    return Extractor(named, module, content, metadata, classes, row.mode_share)
 
 
 def to_uint8(x: Tensor) -> Tensor:

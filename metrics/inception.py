@@ -5,7 +5,6 @@ sha256 and read with weights_only=True, before torch-fidelity's own loader, whic
 sees a copy of the tensors.
 """
 
-import hashlib
 import http.client
 import io
 import urllib.request
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import disk
-from disk import Unreadable
 from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
+from metrics.lite0 import NAME as LITE0
 from metrics.score import PLAIN
-from tensorfile import faults_of, in_one_line, read_torch
+from metrics.weights import BLOCK, foreign, named_for, read_state, sha256_of
 
 NAME = PLAIN
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -29,7 +28,6 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 N_BYTES = 95_628_359
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 TIMEOUT = 30.0  # seconds without an answer
-BLOCK = 1 << 20  # bytes
 N_IMAGES = 64  # at a time: at 299 px the first layers hold 17 MB an image
 
 
@@ -60,18 +58,6 @@ def hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def sha256_of(file: Path) -> str:
-    """sha256 of a file's bytes; ValueError for one that cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as opened:
-            while block := opened.read(BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
-
-
 def _blocks(tick: Callable[[int], object]) -> Iterator[bytes]:
     """The bytes of the published file as they arrive."""
     with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
@@ -98,7 +84,7 @@ def download(folder: Path, tick: Callable[[int], object]) -> Path:
         raise UserError(
             f"no Inception weights and no way to get them ({' '.join(str(error).split())}): download {URL} "
             f"({N_BYTES:,} bytes, sha256 {SHA256}) and put it into {folder} as {FILE}, or name it with "
-            f"--metric_weights; or choose an offline network with --extractor: {', '.join(EXTRACTORS)}"
+            f"--metric_weights; or choose an offline network with --extractor: {', '.join((LITE0, *EXTRACTORS))}"
         ) from None
     return file
 
@@ -109,24 +95,6 @@ def find_inception(folders: Sequence[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def read_state(file: Path, published: bool = False) -> dict[str, Tensor]:
-    """Tensors by name from a .pth file that is not trusted; ValueError for anything else.
-
-    published: it is the published file byte for byte, in whatever form of torch's that may be.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True) if published else read_torch(file)
-    except Unreadable as error:
-        raise ValueError(f"{file} does not hold the weights of {NAME}: {error.for_command_line}") from None
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and torch.is_tensor(v) for k, v in state.items()
-    ):
-        raise ValueError(f"{file} does not hold the weights of {NAME}: it is no dict of tensors")
-    if faults := in_one_line(faults_of(state, state)):
-        raise ValueError(f"{file} does not hold the weights of {NAME}: {faults}")
-    return state
-
-
 def load_inception(file: Path, *, trusted: bool, device: str | torch.device = "cpu") -> Extractor:
     """The network with the weights of `file`, in eval mode; its checksum is that of the file.
 
@@ -134,8 +102,6 @@ def load_inception(file: Path, *, trusted: bool, device: str | torch.device = "c
     is then named for them, `inception:3f2a1b9c`. ValueError: no such file, other shapes, or, where the file was only
     found, other bytes than the published.
     """
-    if not file.is_file():
-        raise UserError(f"--metric_weights {file}: there is no such file")
     found = sha256_of(file)
     if found != SHA256 and not trusted:
         raise ValueError(
@@ -143,9 +109,9 @@ def load_inception(file: Path, *, trusted: bool, device: str | torch.device = "c
             f"{N_BYTES:,} bytes; delete it to have it downloaded again"
         )
     try:
-        module = InceptionReader(read_state(file, found == SHA256))
+        module = InceptionReader(read_state(file, NAME, found == SHA256))
     except RuntimeError as error:  # load_state_dict: names or shapes
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{file} does not hold the weights of {NAME}: {reason}") from None
-    name = NAME if found == SHA256 else f"{NAME}:{found[:8]}"
-    return Extractor(name, module.requires_grad_(False).eval().to(device), found, {})
+        raise foreign(file, NAME, " ".join(str(error).split())[:300]) from None
+    return Extractor(
+        named_for(NAME, found, SHA256), module.requires_grad_(False).eval().to(device), found, {}
+    )

@@ -5,11 +5,13 @@ from torch import Tensor
 
 
 def class_shares(logits: Tensor) -> Tensor:
-    """Share of the images (N, K) whose largest logit is each class: (K,), float64, sums to 1.
+    """Share of the images (N, K) whose largest logit is each class: (K,), float64, sums to 1 but for K = 0.
 
     ValueError: no images, or a logit that is not finite (its class would be arbitrary).
     """
     _check(logits)
+    if logits.shape[1] == 0:
+        return torch.zeros(0, dtype=torch.float64)
     counts = torch.bincount(logits.argmax(dim=1).cpu(), minlength=logits.shape[1])
     return counts.double() / len(logits)
 

@@ -157,12 +157,12 @@ def _accuracy(sets: Sets) -> dict[str, Score]:
 class Metric:
     """A row of METRICS.
 
-    compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics and
-    the fakes' logits: "features" of the reals, "classes" of all images, "names" of the extractor's logits, or that
-    those are the names of the classes "asked" for, the "training" images, or the "library" torch-fidelity; least: how
-    many reals, and how many fakes, it needs, 2 for a covariance, which is kept of every set; own_name: whether its
-    names say by themselves that a classifier has read them; default: whether tools.evaluate computes it unasked;
-    settings: for the protocol, of the numbers of reals and fakes.
+    compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics:
+    "features" of the reals, "classes" of all images, the extractor's "logits", or "names" of them, or that those are
+    the names of the classes "asked" for, the "training" images, or the "library" torch-fidelity; least: how many reals,
+    and how many fakes, it needs, 2 for a covariance, which is kept of every set; own_name: whether its names say by
+    themselves that a classifier has read them; default: whether tools.evaluate computes it unasked; settings: for the
+    protocol, of the numbers of reals and fakes.
     """
 
     compute: Callable[[Sets], dict[str, Score]]
@@ -192,7 +192,8 @@ METRICS: dict[str, Metric] = {
         settings=_kid_settings,
     ),
     "is": Metric(
-        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library"}), settings=_is_settings,
+        _is, "high", "Inception Score, arXiv:1606.03498", frozenset({"library", "logits"}),
+        settings=_is_settings,
     ),
     # a k-th neighbour beside the image itself
     "pr": Metric(

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
+from metrics.features import shipped_file
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,13 +22,9 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits-cnn with random weights."""
-    file = tmp_path_factory.mktemp("weights") / "digits-cnn.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
-    return file
+def weights() -> Path:
+    """The weights of digits-cnn that are shipped."""
+    return shipped_file("digits-cnn")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -37,8 +37,9 @@ from images.batches import ImageData, images_of
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
-from metrics.features import READ_AT_ONCE, Extractor, load_extractor, save_extractor
+from metrics.features import READ_AT_ONCE, Extractor, load_extractor
 from metrics.score import METRICS
+from metrics.weights import sha256_of
 from modelling import build_generator
 from tests.running import ROOT, cheap, small
 from tests.running import run as train
@@ -68,18 +69,8 @@ def noisy(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(folder: Path) -> Path:
-    """Random weights of digits-cnn, whose features of digits and noise lie apart."""
-    file = folder / "digits-cnn.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
-    return file
-
-
-@pytest.fixture(scope="module")
 def extractor(weights: Path) -> Extractor:
-    """The same, loaded."""
+    """digits-cnn as it is shipped."""
     return load_extractor("digits-cnn", weights)
 
 
@@ -718,10 +709,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_inception_weights_that_are_nowhere(
     run: Path, offline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, evaluate.main, run, "--n", 20, "--cache_dir", offline, "--device", "cpu")
+    given = ("--extractor", "inception", "--n", 20, "--cache_dir", offline, "--device", "cpu")
+    line = refused(capsys, evaluate.main, run, *given)
     for said in (
         "no Inception weights", "refused", inception.FILE, "95,628,359 bytes", inception.SHA256, inception.URL,
-        str(offline / "classifiers"), "--metric_weights", "--extractor", "mnist-cnn", "digits-cnn",
+        str(offline / "classifiers"), "--metric_weights", "--extractor", "lite0", "mnist-cnn", "digits-cnn",
     ):  # fmt: skip
         assert said in line
     assert not list((offline / "classifiers").iterdir())
@@ -747,7 +739,7 @@ def test_a_download_is_verified_before_it_is_there(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"as published"))
     other = tmp_path / "x"
     other.write_bytes(b"as published")
-    monkeypatch.setattr(inception, "SHA256", inception.sha256_of(other))
+    monkeypatch.setattr(inception, "SHA256", sha256_of(other))
     ticks: list[int] = []
     assert inception.download(tmp_path, ticks.append).read_bytes() == b"as published" and sum(ticks) == 12
     assert inception.find_inception([tmp_path / "no", tmp_path]) == tmp_path / inception.FILE
@@ -788,18 +780,14 @@ def test_random_inception_weights_by_path_work_and_are_named(
             nn.init.kaiming_normal_(weight, nonlinearity="relu")
     file = tmp_path / "random.pth"
     torch.save(state, file)
-    short = inception.sha256_of(file)[:8]
+    short = sha256_of(file)[:8]
     argv = ["--n", "6", "--metric_weights", str(file), "--cache_dir", str(tmp_path), "--device", "cpu"]
     assert evaluate.main([str(run), *argv]) == 0
     said = capsys.readouterr().err
-    assert (
-        "is not the published network" in said
-        and inception.SHA256 in said
-        and inception.sha256_of(file) in said
-    )
+    assert f"{file} does not hold the published weights of inception" in said and sha256_of(file) in said
     line = last_line(run)
     assert f"fid[inception:{short}]" in line and "fid" not in line and "classes" not in line
-    assert line["protocol"]["extractor_sha256"] == inception.sha256_of(file)
+    assert line["protocol"]["extractor_sha256"] == sha256_of(file)
     assert line[f"fid[inception:{short}]"] > 1e-3 and line[f"is[inception:{short}]"] >= 1
     assert line[f"precision[inception:{short}]"] >= 0 and line[f"kid[inception:{short}]"] is not None
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor, weights_file
+from metrics.features import save_extractor
 from settings.section import of
 from settings.sections import FIELDS
 from settings.sections.loss import weight_name
@@ -35,7 +35,7 @@ HALFLIFE = "--ema --ema_halflife 100"
 SCORES = (
     "--eval_interval 1 --eval_n 8 --extractor digits-cnn --metric_weights {files}/a.safetensors --n_steps 4"
 )
-FOUND = "--eval_interval 3 --eval_n 8 --extractor digits-cnn --cache_dir {files}/cache"
+FOUND = "--eval_interval 3 --eval_n 8 --extractor digits-cnn"
 MNIST = "--dataset mnist --data_root {files}/mnist --img_size 32 --batch_size 2"
 
 
@@ -208,7 +208,7 @@ def test_every_flag_has_its_witness() -> None:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What flags name: images, two small MNISTs, two files of an extractor's weights."""
+    """What flags name: images, two small MNISTs, an extractor's weights."""
     folder = tmp_path_factory.mktemp("given")
     write_images(folder / "images", [f"{i}.png" for i in range(16)])
     write_mnist(folder / "mnist")
@@ -217,8 +217,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_idx(train_images, np.zeros((6, 28, 28)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for file in (folder / "a.safetensors", weights_file(folder / "cache", "digits-cnn")):
-            save_extractor(file, DigitCNN(), {})
+        save_extractor(folder / "a.safetensors", DigitCNN(), {})
     return folder
 
 

@@ -407,7 +407,7 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"<html>")
     for given, more, words in (
-        ((digits, digits), {"extractor": "vgg"}, "extractor vgg: choose one of inception, mnist-cnn"),
+        ((digits, digits), {"extractor": "vgg"}, "extractor vgg: choose one of inception, lite0, mnist-cnn"),
         ((digits, digits), {"metric_weights": tmp_path / "no"}, "no weights of digits-cnn at .* give .*metric_weights"),
         ((digits, digits), {"metrics": ["fie"]}, "metrics fie: choose among fid, kid"),
         ((digits, digits), {"metrics": []}, "metrics: name at least one of fid, kid"),

@@ -21,7 +21,7 @@ FLOORS = (
 )
 # Floors that know torch alone, and floors without trackers, devices and files of runs.
 N_TORCH_ONLY, N_PURE = 2, 3
-PURE = {"torch", "torchvision", "torch_fidelity", "numpy", "PIL", "safetensors", "networkx"}
+PURE = {"torch", "torchvision", "torch_fidelity", "timm", "numpy", "PIL", "safetensors", "networkx"}
 LIBRARIES_OF = {"disk": {"msgspec"}, "tensorfile": {"numpy", "safetensors"}}
 
 

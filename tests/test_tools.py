@@ -91,7 +91,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """digits-cnn as its tool writes it, after one epoch."""
     file = tmp_path_factory.mktemp("classifier") / "digits-cnn.safetensors"
     assert train_classifier.main(["--dataset", "digits", "--epochs", "1", "--out", str(file)]) == 0
@@ -121,17 +121,23 @@ def score_of(run: Path, weights: Path, *flags: object) -> dict:
 # -- classifier ------------------------------------------------------------------------------------
 
 
-def test_classifier_learns_and_says_where_it_stands(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_classifier_learns_and_says_where_it_stands_and_how_to_use_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--dataset", "digits", "--cache_dir", str(tmp_path)]
     assert train_classifier.main([*argv, "--epochs", "3"]) == 0
     printed = capsys.readouterr().out
-    assert str(tmp_path / "classifiers" / "digits-cnn.safetensors") in printed
+    file = tmp_path / "classifiers" / "digits-cnn.safetensors"
+    named = load_extractor("digits-cnn", file).name
+    assert (
+        f"--extractor digits-cnn --metric_weights {file} reads with it; its scores are named [{named}]"
+        in printed
+    )
+    assert re.fullmatch("digits-cnn:[0-9a-f]{8}", named)
     assert float(printed.split("test accuracy ")[1].split("%")[0]) > 80
 
 
-def test_classifier_is_a_function_of_its_seed(weights: Path, tmp_path: Path) -> None:
+def test_classifier_is_a_function_of_its_seed(learned: Path, tmp_path: Path) -> None:
     torch.manual_seed(3)  # what a caller did before must not matter
     state = torch.random.get_rng_state()
     for seed, name in ((0, "same"), (1, "other")):
@@ -139,7 +145,7 @@ def test_classifier_is_a_function_of_its_seed(weights: Path, tmp_path: Path) -> 
         assert train_classifier.main([*argv[:-1], argv[-1] + ".safetensors"]) == 0
     read = [
         load_extractor("digits-cnn", f).checksum
-        for f in (weights, *(tmp_path / f"{n}.safetensors" for n in ("same", "other")))
+        for f in (learned, *(tmp_path / f"{n}.safetensors" for n in ("same", "other")))
     ]
     assert read[0] == read[1] != read[2]
     assert torch.equal(state, torch.random.get_rng_state())
@@ -472,17 +478,15 @@ def test_weights_of_other_label_counts_are_refused(
 def test_evaluate_refuses(
     run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = ("--extractor", "digits-cnn")
-    given = (*read, "--metric_weights", weights)
+    given = ("--extractor", "digits-cnn", "--metric_weights", weights)
     assert "does not exist" in refused(capsys, evaluate.main, tmp_path / "none", *given)
     assert "is no run" in refused(capsys, evaluate.main, tmp_path, *given)
     assert "has 1497 images" in refused(capsys, evaluate.main, run, *given, "--n", 1498)
     assert "at least 2" in refused(capsys, evaluate.main, run, *given, "--n", 1)
     assert "ema, raw" in refused(capsys, evaluate.main, run, *given, "--weights", "ema-0.5")
     assert "mnist-cnn" in refused(capsys, evaluate.main, run, "--extractor", "vgg")
-    assert "train_classifier --dataset digits" in refused(
-        capsys, evaluate.main, run, *read, "--cache_dir", tmp_path, "--n", N
-    )
+    untrained = ("--extractor", "cifar10-cnn", "--cache_dir", tmp_path)
+    assert "train_classifier --dataset cifar10" in refused(capsys, evaluate.main, run, *untrained, "--n", N)
     assert "--data" in refused(capsys, evaluate.main, run, *given, "--data", tmp_path / "none", "--n", N)
 
 

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from images.cache import cache_folder
 from losses import METHODS, PENALTIES
-from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor, weights_file
 from tests.running import ROOT
 
 FILE = ROOT / "docs" / "walkthrough.ipynb"
@@ -95,9 +92,7 @@ def test_links_of_the_text_lead_to_files() -> None:
 def test_the_readmes_python_runs(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With random weights in the place of those that the classifier's training would have written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(scratch / "cache"))
-    save_extractor(weights_file(cache_folder(None), "digits-cnn"), DigitCNN(), {"extractor": "digits-cnn"})
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     few = re.sub(r"n_steps=\d+", "n_steps=2", block)

@@ -25,6 +25,7 @@ from errors import UserError, blaming_user
 from games import game_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore, load_checkpoint
+from generation.extractors import usual_extractor
 from generation.generator import find_generator, load_generator, read_config
 from images.batches import ImageData
 from images.own import OWN, as_image_data
@@ -178,6 +179,7 @@ def run_plan(
     check_loggers(plan.config)
     with accelerated(plan.config) as accelerator:
         config = with_derived(plan.config, {"mixed_precision": accelerator.mixed_precision})
+        config = with_reader(config, OWN if images is not None else config.dataset)
         game = game_of(config)
         with blaming_user():
             game.refuse_unfit(config)
@@ -199,6 +201,15 @@ def run_plan(
             finally:
                 loop.log.close(loop.step)
     return Run(folder.path, loop)
+
+
+def with_reader(config: TrainConfig, dataset: str) -> TrainConfig:
+    """The config with the network that reads its samples, chosen once and written down: a resumed run has the same."""
+    reads = config.eval_interval is not None and DATASETS[config.dataset].kind == "images"
+    if not reads or config.extractor is not None:
+        return config
+    chosen = usual_extractor(dataset, config.metric_weights, config.cache_dir)
+    return with_derived(config, {"extractor": chosen})
 
 
 def assemble(

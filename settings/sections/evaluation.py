@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from errors import UserError
+from metrics.dinov2 import DINOV2
 from metrics.features import EXTRACTORS
 from metrics.inception import NAME as INCEPTION
+from metrics.lite0 import NAME as LITE0
 from metrics.score import METRICS
 from settings.section import Section, flag
 
@@ -31,14 +33,15 @@ class EvaluationSettings(Section):
     )
     extractor: str | None = flag(
         None,
-        f"network that reads images for scores (default: {INCEPTION})",
-        choices=lambda: (INCEPTION, *EXTRACTORS),
+        f"network that reads images for scores (default: {INCEPTION} where its weights are, else the data set's own "
+        f"reader, else {LITE0})",
+        choices=lambda: (INCEPTION, LITE0, *EXTRACTORS, *DINOV2),
         usual=True,
         at_resume="free",
     )
     metric_weights: str | None = flag(
         None,
-        "file of its weights (default: where tools.train_classifier or a download put it)",
+        "file of its weights (default: what is shipped, or where tools.train_classifier or a download put it)",
         at_resume="free",
     )
     metrics: tuple[str, ...] = flag(

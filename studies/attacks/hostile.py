@@ -70,7 +70,7 @@ def attack(table: Table, lab: Lab, case: Case, rng: random.Random, index: int) -
     data = row.build(folder)
     argv = case.command("--data", str(data), n_steps=1)
     # the scores of so few pictures are not what is looked at here
-    for flag in ("--eval_interval", "--eval_n", "--extractor", "--metric_weights"):
+    for flag in ("--eval_interval", "--eval_n", "--extractor"):
         place = argv.index(flag)
         del argv[place : place + 2]
     (child,) = case.run(argv)

@@ -19,8 +19,6 @@ from PIL import Image
 from torch import Tensor
 
 from generation.checkpoint import CheckpointError, load_checkpoint
-from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
 from studies.attacks.children import (
     GRACE_S,
     LIMIT_MB,
@@ -69,21 +67,17 @@ class Lab:
     kept: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.data, self.weights = self.folder / "data", self.folder / "weights.safetensors"
+        self.data = self.folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         with np.load(ROOT / "assets" / "digits.npz") as file:
             for i, image in enumerate(file["images"][:N_IMAGES]):
                 Image.fromarray(image).resize((24, 24)).save(self.data / f"{i:04d}.png")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            save_extractor(self.weights, DigitCNN(), {"extractor": "digits-cnn"})
 
     def command(
         self, scratch: Path, *words: str, name: str | None = "run", n_steps: int = N_STEPS
     ) -> list[str]:
         """The tiny run, its folder and caches inside scratch."""
-        places = {"data": self.data, "metric_weights": self.weights}
-        places |= {"cache_dir": scratch / "cache", "runs_dir": scratch / "runs"}
+        places = {"data": self.data, "cache_dir": scratch / "cache", "runs_dir": scratch / "runs"}
         named = [] if name is None else ["--log_name", name]
         flags = [text for key, value in places.items() for text in (f"--{key}", str(value))]
         return ["gan_mnist.py", *shlex.split(TINY), "--n_steps", str(n_steps), *flags, *named, *words]
