@@ -25,6 +25,7 @@ from generation.indexed import (
     real_images,
     reference_index,
 )
+from generation.pictures import to_picture
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
 from generation.version import code_version
@@ -127,11 +128,24 @@ sys.exit(max(codes))
 
 @dataclass
 class Pair:
-    """What two processes made of three evaluations: all metrics, less than a chunk for each, a broken generator."""
+    """What two processes made of four evaluations: all metrics, less than a chunk for each, a broken generator, two
+    folders."""
 
     done: subprocess.CompletedProcess
     lines: list[dict]
     n_statistics: int  # files that the first one left
+
+
+def two_folders(folder: Path, weights: Path, cache: Path) -> list[str]:
+    """Flags that hold 40 digits against 270 others, in files."""
+    data = load_dataset("digits", img_size=16, img_channels=1)
+    parts = {"reals": torch.arange(270), "fakes": torch.arange(270, 310)}
+    for name in [name for name in parts if not (folder / name).exists()]:
+        (folder / name).mkdir()
+        for i, image in enumerate(images_of(data, parts[name])):
+            to_picture(image).save(folder / name / f"{i:03d}.png")
+    names = ["--reals", folder / "reals", "--fakes", folder / "fakes"]
+    return flags(weights, *names, "--n_real", 270, "--cache_dir", cache)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +159,7 @@ def pair(run: Path, weights: Path, folder: Path) -> Pair:
         [str(run), *flags(weights, *every_metric(caches[0]))],
         [str(run), *flags(weights, *few, "--cache_dir", caches[1])],
         [str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", caches[1])],
+        two_folders(folder, weights, folder / "cache-two"),
     ]
     before = len(lines_of(run)) if (run / "scores.jsonl").exists() else 0
     done = subprocess.run(
@@ -153,7 +168,7 @@ def pair(run: Path, weights: Path, folder: Path) -> Pair:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
         text=True, timeout=300,
     )  # fmt: skip
-    assert done.stdout.count("exit codes [0, 0, 2]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("exit codes [0, 0, 2, 0]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
     return Pair(done, lines_of(run)[before:], len(list((caches[0] / "statistics").iterdir())))
 
 
@@ -235,7 +250,16 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
 
 def test_two_processes_share_less_than_a_chunk(pair: Pair) -> None:
     assert len(pair.lines) == 2 and pair.lines[1]["protocol"]["n_real"] == 200
-    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2  # and intra_fid: the main process alone prints
+    # and intra_fid, and the two folders: the main process alone prints
+    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 1
+
+
+def test_two_processes_compare_folders_as_one_does(
+    folder: Path, weights: Path, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(two_folders(folder, weights, folder / "cache-alone")) == 0
+    table = capsys.readouterr().out.strip()
+    assert "40 fakes, 270 reals of reals" in table and table in pair.done.stdout
 
 
 def test_two_processes_fail_together_where_one_does(pair: Pair) -> None:

@@ -67,9 +67,9 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=choices, help="where to compute [auto]")
 
 
-def add_generator_flags(parser: argparse.ArgumentParser) -> None:
-    """RUN, --weights and --checkpoint."""
-    parser.add_argument("run", metavar="RUN", help="runs/NAME or a generator/ folder")
+def add_generator_flags(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """RUN, --weights and --checkpoint; nargs "?" where RUN may be absent."""
+    parser.add_argument("run", metavar="RUN", nargs=nargs, help="runs/NAME or a generator/ folder")
     parser.add_argument(
         "--weights", help="ema, raw or ema-DECAY (default: the averaged ones where the run has any)"
     )
