@@ -41,8 +41,8 @@ from settings.files import from_dict
 from settings.presets import PRESETS
 from settings.resume import FREE_ON_RESUME
 from settings.values import read_settings
-from tools import evaluate
-from tools.common import positive, tool_parser
+from tools import evaluate, tool_parser
+from tools.common import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 

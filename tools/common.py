@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
-from errors import Parser, shown, tell
+from errors import shown, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
 from ops.launched import world_size
@@ -49,16 +49,6 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be a finite number")
     return value
-
-
-def tool_parser(module: str, doc: str | None) -> Parser:
-    """A parser that refuses abbreviations and prints the module's own text as its help."""
-    return Parser(
-        prog=f"python -m {module}",
-        description=doc,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:

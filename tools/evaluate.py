@@ -39,6 +39,7 @@ from images.sources import DATASETS, ImageData, load_dataset
 from metrics.score import METRICS
 from ops.distributed import process
 from settings.command_line import size
+from tools import tool_parser
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
@@ -47,7 +48,6 @@ from tools.common import (
     positive,
     scores_file,
     together,
-    tool_parser,
     warn,
     whole,
 )

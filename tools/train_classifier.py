@@ -28,7 +28,8 @@ from images.cache import Progress, cache_folder
 from images.sources import load_dataset
 from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
 from ops.rng import generator, key
-from tools.common import add_machine_flags, positive, tool_parser, warn, whole
+from tools import tool_parser
+from tools.common import add_machine_flags, positive, warn, whole
 from training.device import choose_device
 
 LEAST = 10  # images of each class to learn from
