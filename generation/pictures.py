@@ -97,12 +97,12 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def histogram(values: Tensor, limit: float, n_bins: int = 80) -> Image.Image:
-    """How often values occur between -limit and limit, the highest bar as high as the picture; what is beyond is in the
-    outermost bars."""
-    counts = torch.histc(values.flatten().float().clamp(-limit, limit), n_bins, -limit, limit)
+    """How often values occur between -limit and limit, the highest bar as high as the picture; what is beyond is not
+    drawn."""
+    counts = torch.histc(values.flatten().float(), n_bins, -limit, limit)
     picture = Image.new("RGB", (SIDE, SIDE // 2), WHITE)
     pen, width = ImageDraw.Draw(picture), SIDE / n_bins
-    for i, share in enumerate((counts / counts.max()).tolist()):
+    for i, share in enumerate((counts / counts.max().clamp(min=1)).tolist()):
         if share > 0:
             box = [i * width, (1 - share) * (SIDE // 2 - 1), (i + 1) * width - 1, SIDE // 2 - 1]
             pen.rectangle(box, fill=REAL)
