@@ -26,7 +26,8 @@ from metrics.fidelity import library
 from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.score import METRICS, Sets, score
 from modelling import build_generator
-from tools.common import positive, tool_parser
+from tools import tool_parser
+from tools.common import positive
 
 Z_DIM = 128
 LABELS = {"n_labels": 0, "multi_hot": False}

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from errors import UserError, shown
+from errors import UserError, shown, tell
 from generation.evaluation import Evaluator
 from generation.extractors import open_extractor
 from generation.generator import check_device
 from generation.indexed import chosen_images
+from generation.neighbours import save_strip
 from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
@@ -23,11 +24,13 @@ from images.headers import upright
 from images.own import as_image_data
 from images.sources import load_dataset
 from modelling.layers import Size, as_size
+from ops.distributed import process
 
 # A folder or archive, images in memory, or a torch Dataset of them.
 ImageSet = str | os.PathLike[str] | Tensor | np.ndarray | torch.utils.data.Dataset | ImageData
 
 UNLABELLED = {"n_labels": 0, "multi_hot": False, "label_names": []}
+CHANNELS = {1: "in grey", 3: "in colour"}
 GREY_MODES = ("1", "L", "I", "F")  # and what begins so: LA, I;16
 
 
@@ -54,11 +57,22 @@ def load_sets(
     held = {name: in_memory(which, name) for name, which in given.items() if name not in paths}
     shapes = [tuple(held[name].images.shape[1:]) for name in ("fake", "real") if name in held]
     if paths:
-        height, width, channels = shapes[0] if shapes else first_shape(paths["fake"].expanduser())
+        firsts = {name: first_shape(path.expanduser()) for name, path in paths.items()}
+        height, width, channels = shapes[0] if shapes else firsts["fake"]
+        if not shapes:
+            channels = max(shape[2] for shape in firsts.values())
+        if any(shape[2] != channels for shape in firsts.values()):
+            tell(f"note: one set is grey, the other in colour; both are read {CHANNELS[channels]}")
         size = as_size((height, width)) if img_size is None else img_size
     for name, path in paths.items():
         data = load_dataset(
-            "folder", img_size=size, img_channels=channels, split="all", data=path, cache_dir=cache_dir
+            "folder",
+            img_size=size,
+            img_channels=channels,
+            split="all",
+            data=path,
+            cache_dir=cache_dir,
+            is_main=process() == 0,
         )
         held[name] = replace(data, name=path.name)
     return held["real"], held["fake"]
@@ -84,21 +98,25 @@ def compare(
     metric_weights: str | os.PathLike[str] | None = None,
     cache_dir: str | None = None,
     device: str | torch.device = "cpu",
+    neighbours: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """How far one set of images is from another: the scores by name, and under "protocol" how they were measured.
 
     real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
     ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
-    the images in memory on the other side, else that of the first fake; images in memory stay as they are.
+    the images in memory on the other side, else that of the first fake; images in memory stay as they are. Grey files
+    against files in colour are read in colour, which is said.
     extractor: the network that reads them, None for Inception where its weights are, else the reader shipped for the
     data set, else lite0; its file in metric_weights or where it is shipped or tools.train_classifier wrote it.
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all
-    fakes, and as many reals as fakes or all. Says so on stderr where they are few. ValueError with what does not fit.
+    fakes, and as many reals as fakes or all; what fakes may be copies of are all reals unless n_real is given.
+    neighbours: the PNG to draw the fakes in that are most like copies. Says so on stderr where images are few. All
+    processes of a group call it together. ValueError with what does not fit.
     """
     check_device(device)
     reals, fakes = load_sets(real, fake, img_size, cache_dir)
     n = len(fakes) if n is None else n
-    n_real = min(n, len(reals)) if n_real is None else n_real
+    n_drawn = min(n, len(reals)) if n_real is None else n_real
     kind = f"images of {fakes.name}, {fakes.fingerprint}"
     evaluator = Evaluator(
         open_extractor(
@@ -114,9 +132,12 @@ def compare(
         n_real=n_real,
         split="all",
         metrics=[metrics] if isinstance(metrics, str) else metrics,
-        fakes=chosen_images(fakes, reals, n, n_real, kind, "fake"),
+        fakes=chosen_images(fakes, reals, n, n_drawn, kind, "fake"),
         cache_dir=cache_folder(cache_dir),
+        neighbours=neighbours is not None,
     )
     line = evaluator.score(step=0)
+    if evaluator.picture is not None:
+        save_strip(evaluator.picture, Path(neighbours))
     about = {k: v for k, v in line["protocol"].items() if k != "step"}
     return {k: v for k, v in line.items() if k not in ("step", "date")} | {"protocol": about}

@@ -1,8 +1,12 @@
 """A strip of the fakes that are most like copies, each above the training image that it is nearest to."""
 
+from pathlib import Path
+
 from PIL import Image, ImageFont
 from torch import Tensor
 
+import disk
+from errors import UserError
 from generation.indexed import IndexedImages
 from generation.pictures import picture_table, to_picture
 from metrics.features import READ_AT_ONCE
@@ -45,6 +49,17 @@ def neighbour_picture(found: Originals, fakes: IndexedImages, known: IndexedImag
     ratios = [f"{ratio:.2g}" for ratio in found.ratio[index].tolist()]
     titles = both if all(font.getlength(text) <= width for text in both) else ratios
     return picture_table(titles, [("fake", rows[0]), ("training", rows[1])])
+
+
+def save_strip(picture: Image.Image, file: Path) -> None:
+    """Write the strip as a PNG; UserError where it cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        disk.remove_stale(file.parent)
+        with disk.replacing(file) as temporary:
+            picture.save(temporary, "PNG")
+    except OSError as error:
+        raise UserError(f"--neighbours {file} cannot be written: {error.strerror or error}") from None
 
 
 def _enlarged(image: Tensor) -> Image.Image:

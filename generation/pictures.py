@@ -97,12 +97,12 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def histogram(values: Tensor, limit: float, n_bins: int = 80) -> Image.Image:
-    """How often values occur between -limit and limit, the highest bar as high as the picture; what is beyond is in the
-    outermost bars."""
-    counts = torch.histc(values.flatten().float().clamp(-limit, limit), n_bins, -limit, limit)
+    """How often values occur between -limit and limit, the highest bar as high as the picture; what is beyond is not
+    drawn."""
+    counts = torch.histc(values.flatten().float(), n_bins, -limit, limit)
     picture = Image.new("RGB", (SIDE, SIDE // 2), WHITE)
     pen, width = ImageDraw.Draw(picture), SIDE / n_bins
-    for i, share in enumerate((counts / counts.max()).tolist()):
+    for i, share in enumerate((counts / counts.max().clamp(min=1)).tolist()):
         if share > 0:
             box = [i * width, (1 - share) * (SIDE // 2 - 1), (i + 1) * width - 1, SIDE // 2 - 1]
             pen.rectangle(box, fill=REAL)
@@ -115,17 +115,26 @@ def curves(
     x_label: str = "",
     y_label: str = "",
     size: tuple[int, int] = (480, 260),
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] | None = None,
 ) -> Image.Image:
     """Lines (x, y) by name over common axes, which are labelled with their least and greatest values; a legend above.
 
-    Points that are not finite are gaps. size: (width, height) in px. ValueError without any finite point.
+    Points that are not finite are gaps. size: (width, height) in px; bands: (x, low, high), all finite, shaded behind
+    the lines of their names. ValueError without any finite point.
     """
+    bands = bands or {}
     points = {
         name: [(float(x), float(y)) for x, y in zip(*line, strict=True)] for name, line in series.items()
     }
     shown = [point for line in points.values() for point in line if all(map(math.isfinite, point))]
     if not shown:
         raise ValueError(f"curves of {', '.join(series) or 'nothing'}: there is no finite point")
+    shown += [
+        (float(x), float(y))
+        for x_all, *sides in bands.values()
+        for side in sides
+        for x, y in zip(x_all, side, strict=True)
+    ]
     (x_min, x_max), (y_min, y_max) = ((min(values), max(values)) for values in zip(*shown, strict=True))
     font, (width, height) = ImageFont.load_default(), size
     ticks = [f"{y:.4g}" for y in (y_min, y_max)]
@@ -142,6 +151,12 @@ def curves(
     pen.rectangle([n * FINER for n in (left, top, right, bottom)], outline=LINE, width=FINER)
     if y_min < 0 < y_max:
         pen.line([n * FINER for n in (*place(x_min, 0), *place(x_max, 0))], fill=LINE, width=FINER)
+    for name, colour in zip(points, itertools.cycle(COLOURS)):
+        if name in bands:
+            x, low, high = bands[name]
+            around = [*zip(x, low, strict=True), *reversed([*zip(x, high, strict=True)])]
+            pale = tuple((c + 3 * 255) // 4 for c in colour)
+            pen.polygon([n * FINER for point in around for n in place(*point)], fill=pale)
     for line, colour in zip(points.values(), itertools.cycle(COLOURS)):
         for is_finite, part in itertools.groupby(line, lambda point: all(map(math.isfinite, point))):
             if is_finite:

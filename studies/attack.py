@@ -44,7 +44,8 @@ from studies.attacks import (
 )  # fmt: skip
 from studies.attacks.children import adopt_orphans, kill_group, orphans, own_children
 from studies.attacks.runs import Case, Lab, preload, scratch_random
-from tools.common import finite, positive, tool_parser
+from tools import tool_parser
+from tools.common import finite, positive
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from settings.command_line import make_parser
 from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
-from tools import evaluate, sample, train_classifier, traverse
+from tools import evaluate, sample, table, train_classifier, traverse
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # parsed by others, or translated before argparse sees it
@@ -60,6 +60,7 @@ def known_flags(command: str) -> set[str]:
         parsers = {
             "evaluate": evaluate.parser,
             "sample": sample.parser,
+            "table": table.parser,
             "train_classifier": train_classifier.parser,
             "traverse": traverse.parser,
         }

@@ -28,7 +28,7 @@ from generation.indexed import (
     real_images,
     reference_index,
 )
-from generation.pictures import GAP, LINE_HEIGHT
+from generation.pictures import GAP, LINE_HEIGHT, to_picture
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
 from generation.sampling import sample_chunks
@@ -131,14 +131,26 @@ sys.exit(max(codes))
 
 @dataclass
 class Pair:
-    """What two processes made of four evaluations: all metrics with the strip of neighbours, less than a chunk for
-    each, a generator with layer noise, a broken one."""
+    """What two processes made of five evaluations: all metrics with the strip of neighbours, less than a chunk for
+    each, a generator with layer noise, a broken one, two folders."""
 
     done: subprocess.CompletedProcess
     lines: list[dict]
     noisy: dict
     strip: bytes
     n_statistics: int  # files that the first one left
+
+
+def two_folders(folder: Path, weights: Path, cache: Path) -> list[str]:
+    """Flags that hold 40 digits against 270 others, in files."""
+    data = load_dataset("digits", img_size=16, img_channels=1)
+    parts = {"reals": torch.arange(270), "fakes": torch.arange(270, 310)}
+    for name in [name for name in parts if not (folder / name).exists()]:
+        (folder / name).mkdir()
+        for i, image in enumerate(images_of(data, parts[name])):
+            to_picture(image).save(folder / name / f"{i:03d}.png")
+    names = ["--reals", folder / "reals", "--fakes", folder / "fakes"]
+    return flags(weights, *names, "--n_real", 270, "--cache_dir", cache)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,7 @@ def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
         [str(run), *flags(weights, *few, "--cache_dir", caches[1])],
         [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", caches[1])],
         [str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", caches[1])],
+        two_folders(folder, weights, folder / "cache-two"),
     ]
     before = len(lines_of(run)) if (run / "scores.jsonl").exists() else 0
     done = subprocess.run(
@@ -161,7 +174,7 @@ def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
         text=True, timeout=300,
     )  # fmt: skip
-    assert done.stdout.count("exit codes [0, 0, 0, 2]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("exit codes [0, 0, 0, 2, 0]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
     n_statistics = len(list((caches[0] / "statistics").iterdir()))
     return Pair(
         done, lines_of(run)[before:], last_line(noisy), (folder / "two.png").read_bytes(), n_statistics
@@ -249,9 +262,8 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
 
 def test_two_processes_share_less_than_a_chunk(pair: Pair) -> None:
     assert len(pair.lines) == 2 and pair.lines[1]["protocol"]["n_real"] == 200
-    assert (
-        pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 1
-    )  # and intra_fid: the main process alone prints
+    # and intra_fid, and the two folders: the main process alone prints
+    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 2
 
 
 def test_two_processes_draw_the_layer_noise_of_one(
@@ -260,6 +272,14 @@ def test_two_processes_draw_the_layer_noise_of_one(
     argv = [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", folder / "cache-1")]
     assert evaluate.main(argv) == 0
     assert last_line(noisy) == pair.noisy and pair.noisy["protocol"]["layer_noise"] == "random"
+
+
+def test_two_processes_compare_folders_as_one_does(
+    folder: Path, weights: Path, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(two_folders(folder, weights, folder / "cache-alone")) == 0
+    table = capsys.readouterr().out.strip()
+    assert "40 fakes, 270 reals of reals" in table and table in pair.done.stdout
 
 
 def test_two_processes_fail_together_where_one_does(pair: Pair) -> None:

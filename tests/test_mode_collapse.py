@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
 import gan_ring8
 from generation.pictures import REAL, WHITE, histogram, picture_table, stack
+from generation.version import code_version
 from settings.presets import PRESETS
 from studies import mode_collapse
-from studies.mode_collapse import PARTS, Run
+from studies.mode_collapse import PARTS, Run, Scored
+from studies.runs import score_all, train_all
 
 STEPS = 10
 
@@ -33,94 +34,77 @@ def test_every_preset_of_the_study_has_its_twin() -> None:
 
 
 def test_seeds_come_after_methods() -> None:
-    args = mode_collapse.parser().parse_args(["--methods", "gan", "wgan", "--mnist_steps", "2000"])
+    args = mode_collapse.parser().parse_args(["--methods", "gan", "wgan"])
     runs = mode_collapse.planned(args, args.part, args.methods, args.seeds)
-    names = [(run.name, run.n_steps) for run in runs]
+    names = [(run.training.name, run.n_steps) for run in runs]
     assert names[:3] == [("ring8-gan-0", 25_000), ("ring8-wgan-0", 25_000), ("ring8-gan-1", 25_000)]
-    assert names[-1] == ("mnist-wgan-2", 2000) and len(names) == 2 * 2 * 3
+    assert names[-1] == ("mnist-wgan-1", 5 * 2000) and len(names) == 2 * (3 + 2)
+    args = mode_collapse.parser().parse_args(["--mnist_steps", "2000", "--seeds", "7"])
+    runs = mode_collapse.planned(args, ["mnist"], ["gan"], args.seeds)
+    assert [(run.training.name, run.n_steps) for run in runs] == [("mnist-gan-7", 2000)]
 
 
-def test_row_and_groups_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Mean and deviation over seeds; which methods are complete in all, some and no seeds."""
+def test_row_and_groups_by_hand(tmp_path: Path) -> None:
+    """Mean and the sample's deviation over seeds, a dash for one; which methods are complete in how many seeds."""
     given = {
         "gan": [score_line(modes_1pct=1), score_line(modes_1pct=3)],
         "wgan": [score_line(modes_1pct=8), score_line(modes_1pct=7)],
         "hinge": [score_line(modes_1pct=8), score_line(modes_1pct=8, high_quality=0.7)],
+        "sngan": [score_line(modes_1pct=5)],
     }
-    runs = [Run("ring8", method, seed, STEPS, tmp_path) for method in given for seed in (0, 1)]
-    monkeypatch.setattr(Run, "score", lambda run: given[run.method][run.seed])
+    runs = [
+        Scored(Run("ring8", method, seed, STEPS, tmp_path), line)
+        for method, lines in given.items()
+        for seed, line in enumerate(lines)
+    ]
     lines = mode_collapse.table_of("ring8", runs)
-    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines[2:5]}
-    assert cells["gan"][:3] == ["0 of 2", "8.0 ± 0.0", "2.0 ± 1.0"]
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines[2:6]}
+    assert cells["gan"][:3] == ["0 of 2", "8.0 ± 0.0", "2.0 ± 1.4"]
     assert cells["wgan"][0] == "1 of 2" and cells["hinge"][0] == "2 of 2"
-    assert cells["hinge"][3] == "60.0% ± 10.0%"
+    assert cells["hinge"][3] == "60.0% ± 14.1%" and cells["sngan"][2] == "5.0 ± –"
     assert "optimizer=RMSprop" in cells["wgan"][-1] and "lr" not in cells["gan"][-1]
-    assert lines[-1].endswith("In every seed: hinge. In some: wgan (1 of 2). In none: gan.")
+    assert lines[-1].endswith("In every seed: hinge. In some: wgan (1 of 2). In none: gan, sngan.")
 
 
 def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
     """One run in a process of its own, one here; a second call trains nothing; the report has table and pictures."""
     runs = [Run("ring8", method, 0, STEPS, tmp_path / "runs") for method in ("wgan", "wgan-gp")]
-    runs[0].runs_dir.mkdir()
-    assert gan_ring8.main([*runs[1].command([])[2:], "--loggers"]) == 0
-    mode_collapse.train_all(runs, 2, ["--loggers"])
-    log = runs[0].runs_dir / "ring8-wgan-0.log"
-    said = log.read_text()
-    assert f"step {STEPS} of {STEPS}" in said and not (runs[0].runs_dir / "ring8-wgan-gp-0.log").exists()
-    mode_collapse.train_all(runs, 2, ["--loggers"])
-    assert log.read_text() == said
-    mode_collapse.score_all(runs)
-    mode_collapse.score_all(runs)
-    for run in runs:
+    trainings = [run.training for run in runs]
+    trainings[0].runs_dir.mkdir()
+    assert gan_ring8.main([*trainings[1].command()[2:], "--loggers"]) == 0
+    assert train_all(trainings, 2, ["--loggers"]) == []
+    said = trainings[0].log.read_text()
+    assert f"step {STEPS} of {STEPS}" in said and not trainings[1].log.exists()
+    assert train_all(trainings, 2, ["--loggers"]) == []
+    assert trainings[0].log.read_text() == said
+    assert score_all(trainings) == score_all(trainings) == []
+    for run in trainings:
         lines = (run.folder / "scores.jsonl").read_text().splitlines()
         assert len(lines) == 1 and json.loads(lines[0])["protocol"]["n_fake"] == 10_000
     out = tmp_path / "docs" / "report.md"
     mode_collapse.report(runs, out)
     text = out.read_text()
-    assert "2 updates of G, shortened from 5,000; seeds 0." in text and "Scored by version " in text
-    assert "| wgan | " in text and "| wgan-gp | " in text and "standard deviation" in text
+    assert "2 updates of G, shortened from 5,000; seeds 0." in text
+    assert f"Trained by version {code_version()}; scored by version " in text
+    assert "| wgan | " in text and "| wgan-gp | " in text and "beyond the picture" in text
     for name in ("mode_collapse_ring8", "mode_collapse_weights"):
         assert f"images/{name}.png" in text
         with Image.open(out.parent / "images" / f"{name}.png") as picture:
             assert len(picture.convert("RGB").getcolors(1 << 16)) > 2
 
 
-def test_only_scores_taken_alike_count(tmp_path: Path) -> None:
-    """Half a line, other fakes, fewer of them, another step: none is the run's score."""
-    run = Run("ring8", "gan", 0, STEPS, tmp_path)
-    run.folder.mkdir()
-    about = mode_collapse.PROTOCOL | {"step": STEPS}
-    rows = [about, about | {"fakes": "noise"}, about | {"n_fake": 5}, about | {"step": 1}]
-    lines = [json.dumps({"step": 0, "jsd": float(i), "protocol": row}) for i, row in enumerate(rows)]
-    (run.folder / "scores.jsonl").write_text("\n".join([*lines, '{"half', "[1]"]))
-    assert run.score()["jsd"] == 0
-    assert mode_collapse.seeds_there(tmp_path) == [0]
-
-
-def test_runs_of_other_settings_are_not_taken(tmp_path: Path) -> None:
-    run = Run("ring8", "gan", 0, STEPS, tmp_path)
-    assert gan_ring8.main([*run.command([])[2:], "--loggers"]) == 0
-    run.check()
-    saved = json.loads((run.folder / "config.json").read_text())
-    (run.folder / "config.json").write_text(json.dumps(saved | {"lr": 1.0}))
-    with pytest.raises(ValueError, match=r"ring8-gan-0 was trained with another lr \(1.0\)"):
-        run.check()
-
-
-def test_a_failed_run_is_said(tmp_path: Path) -> None:
-    (tmp_path / "ring8-gan-0").mkdir()
-    (tmp_path / "ring8-gan-0" / "mine").touch()
-    with pytest.raises(ValueError, match="ring8-gan-0 ended with exit code 2 .*is no run and is left alone"):
-        mode_collapse.train_all([Run("ring8", "gan", 0, STEPS, tmp_path)], 1, [])
-
-
 def test_bars_are_counts() -> None:
-    """Three quarters of the values in one bar, a quarter in another: full and a third of the height."""
-    values = torch.tensor([0.01] * 75 + [-0.99] * 10 + [-5.0] * 15)
+    """Three quarters of what is within the limits in one bar, a quarter in another: full and a third of the height.
+
+    What is beyond stands nowhere.
+    """
+    values = torch.tensor([0.01] * 75 + [-0.99] * 25 + [-5.0] * 1000 + [1.01] * 1000)
     picture = histogram(values, 1.0, n_bins=4)
     assert picture.size == (320, 160)
     assert picture.getpixel((200, 2)) == REAL and picture.getpixel((40, 100)) == WHITE
     assert picture.getpixel((40, 120)) == REAL and picture.getpixel((120, 150)) == WHITE
+    assert picture.getpixel((300, 150)) == WHITE
+    assert histogram(torch.tensor([9.0]), 1.0).getpixel((0, 150)) == WHITE
 
 
 def test_tables_keep_their_pictures() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import disk
-from errors import Parser, shown, tell
+from errors import shown, tell
 from generation.generator import find_generator
 from generation.protocol import append_score
 from ops.launched import world_size
@@ -51,25 +51,15 @@ def finite(text: str) -> float:
     return value
 
 
-def tool_parser(module: str, doc: str | None) -> Parser:
-    """A parser that refuses abbreviations and prints the module's own text as its help."""
-    return Parser(
-        prog=f"python -m {module}",
-        description=doc,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """--device."""
     choices = ("auto", "cpu", "cuda", "mps")
     parser.add_argument("--device", default="auto", choices=choices, help="where to compute [auto]")
 
 
-def add_generator_flags(parser: argparse.ArgumentParser) -> None:
-    """RUN, --weights and --checkpoint."""
-    parser.add_argument("run", metavar="RUN", help="runs/NAME or a generator/ folder")
+def add_generator_flags(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """RUN, --weights and --checkpoint; nargs "?" where RUN may be absent."""
+    parser.add_argument("run", metavar="RUN", nargs=nargs, help="runs/NAME or a generator/ folder")
     parser.add_argument(
         "--weights", help="ema, raw or ema-DECAY (default: the averaged ones where the run has any)"
     )

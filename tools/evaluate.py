@@ -5,12 +5,14 @@
     python -m tools.evaluate RUN --extractor mnist-cnn --balanced --metrics fid intra_fid
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes test              the floor: real images as fakes
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes noise             the ceiling
+    python -m tools.evaluate --reals PHOTOS --fakes PICTURES --extractor lite0         two folders or archives, no run
     torchrun --standalone --nproc_per_node 2 -m tools.evaluate RUN --n_fake 50000      on several processes alike
 
 RUN is a run's folder or its generator/ folder alone. N fakes are compared with as many reals, or --n_real. Prints a
 table and appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/
-folder that stands alone. Two scores can be compared when their protocols are equal, extractor's checksum included;
-scores of other networks than the published Inception carry their name: fid[mnist-cnn].
+folder that stands alone; of two folders, which are cut to the shape of their first fake, nothing is kept. Two scores
+can be compared when their protocols are equal, extractor's checksum included; scores of other networks than the
+published Inception carry their name: fid[mnist-cnn].
 
 Metrics:
 {METRICS}
@@ -24,10 +26,12 @@ from typing import Any
 
 import disk
 from errors import UserError, blaming_user, cli, shown
+from generation.comparison import compare
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
 from generation.indexed import IndexedImages, chosen_images, noise_images
+from generation.neighbours import save_strip
 from generation.protocol import GENERATOR
 from generation.sampling import with_truncation
 from generation.views import view_of
@@ -35,19 +39,25 @@ from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.score import METRICS
 from ops.distributed import process
+from settings.command_line import size
+from tools import tool_parser
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
     add_truncation_flags,
     append_line,
-    make_folder,
     positive,
     scores_file,
     together,
-    tool_parser,
     warn,
     whole,
 )
+
+# Flags that mean something for a run alone, and those for two folders alone.
+OF_RUNS = (
+    "weights", "checkpoint", "split", "balanced", "truncation", "truncation_layers", "seed", "data_root", "data",
+)  # fmt: skip
+OF_FOLDERS = ("reals", "img_size")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
         f"  {name:<10} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
     )
     p = tool_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
-    add_generator_flags(p)
+    add_generator_flags(p, nargs="?")
+    about = "a folder or archive of images, in place of RUN: what --fakes PATH is held against"
+    p.add_argument("--reals", metavar="PATH", help=about)
     about = "network that reads the images [inception]"
     p.add_argument("--extractor", choices=tuple(OPENERS), help=about)
     about = (
@@ -65,8 +77,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but intra_fid)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
-    about = "number of fakes [10000]; under torchrun say --n_fake, since --n could be one of its own"
-    p.add_argument("--n", "--n_fake", type=positive, default=FEW, help=about)
+    about = f"number of fakes [{FEW}; of --reals all]; under torchrun say --n_fake, since --n could be one of its own"
+    p.add_argument("--n", "--n_fake", type=positive, help=about)
     about = "number of reals (default: as many as fakes, or all where there are fewer)"
     p.add_argument("--n_real", type=positive, help=about)
     about = "of the reals (default: that of the training)"
@@ -80,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--balanced", action="store_true", help=about)
     about = "draw the fakes most like copies above the training images that they are nearest to; adds memorisation"
     p.add_argument("--neighbours", type=Path, metavar="FILE.png", help=about)
+    about = "of --reals and --fakes: a side, or HEIGHTxWIDTH (default: that of the first fake)"
+    p.add_argument("--img_size", type=size, metavar="PX", help=about)
     add_truncation_flags(p)
     p.add_argument("--seed", type=whole, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
@@ -181,8 +195,11 @@ def score_table(result: dict[str, Any]) -> str:
     what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else about["fakes"]
     reference = about["reference"]
     if "split" in about:
-        reference = f"{about['n_real']} reals of {reference} {about['split']}"
-    head = f"step {about['step']}, {what}, seed {about['seed']}: {about['n_fake']} fakes, {reference}"
+        reference = f"{about['n_real']} reals of {reference}"
+        reference += f" {about['split']}" if "step" in about else f", {' x '.join(map(str, about['size']))}"
+    if "step" in about:
+        what = f"step {about['step']}, {what}, seed {about['seed']}"
+    head = f"{what}: {about['n_fake']} fakes, {reference}"
     notes = [f"{about['extractor']} {about['extractor_sha256'][:16]}"] if "extractor" in about else []
     for name in ("truncation", "batch_norm", "labels"):
         if about.get(name) is not None:
@@ -196,12 +213,18 @@ def score_table(result: dict[str, Any]) -> str:
     return "\n".join([head, ", ".join(notes), *rows])
 
 
+def given_of(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of the flags that say something else than when they are left out."""
+    usual = parser().parse_args([])
+    return [name for name in names if getattr(args, name) != getattr(usual, name)]
+
+
 def make_evaluator(
     args: argparse.Namespace, config: dict[str, Any], device: str
 ) -> Evaluator | PointEvaluator:
     """What scores the run as the flags want it."""
-    view, usual = view_of(config["dataset"]), parser().parse_args([args.run])
-    if given := [name for name in view.unfit if getattr(args, name) != getattr(usual, name)]:
+    view = view_of(config["dataset"])
+    if given := given_of(args, view.unfit):
         raise UserError(
             f"--{given[0]}: the points of {config['dataset']} are held against its mixture; leave the flag out"
         )
@@ -228,8 +251,34 @@ def make_evaluator(
     return evaluator
 
 
+def compare_folders(args: argparse.Namespace, device: str) -> None:
+    """Score the images of --fakes against those of --reals, and print."""
+    if given := given_of(args, OF_RUNS):
+        raise UserError(f"--{given[0]} is for a run, and --reals and --fakes name images; leave the flag out")
+    if args.fakes == GENERATOR:
+        raise UserError(f"--reals {args.reals}: name the images to hold against them with --fakes PATH")
+    found = compare(
+        args.reals,
+        args.fakes,
+        args.extractor,
+        metrics=args.metrics,
+        n=args.n,
+        n_real=args.n_real,
+        img_size=args.img_size,
+        metric_weights=args.metric_weights,
+        cache_dir=args.cache_dir,
+        device=device,
+        neighbours=args.neighbours,
+    )
+    if process() == 0:
+        print(score_table(found))
+        say_copies(found, args.neighbours)
+
+
 def evaluate(args: argparse.Namespace, device: str) -> None:
     """Load generator, extractor and reference, score, print and append."""
+    if given := given_of(args, OF_FOLDERS):
+        raise UserError(f"--{given[0]} is for two folders of images, without a RUN; leave the flag out")
     G, config = load_generator(args.run, args.weights, device, args.checkpoint)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     evaluator = make_evaluator(args, config, device)
@@ -240,19 +289,15 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
     if process() == 0:
         print(score_table(line))
         append_line(scores_file(args.run), line)
-        show_copies(line, evaluator, args.neighbours)
+        if args.neighbours is not None:
+            save_strip(evaluator.picture, args.neighbours)
+        say_copies(line, args.neighbours)
 
 
-def show_copies(line: dict[str, Any], evaluator: Evaluator | PointEvaluator, file: Path | None) -> None:
-    """Write the strip of neighbours; say where many fakes are as near to a training image as copies are."""
+def say_copies(line: dict[str, Any], file: Path | None) -> None:
+    """Where the strip of neighbours is; and where many fakes are as near to a training image as copies are."""
     if file is not None:
-        try:
-            make_folder(file.parent)
-            with disk.replacing(file) as temporary:
-                evaluator.picture.save(temporary, "PNG")
-            print(f"wrote {file}")
-        except OSError as error:
-            raise UserError(f"--neighbours {file} cannot be written: {error.strerror or error}") from None
+        print(f"wrote {file}")
     share = next((value for name, value in line.items() if name.partition("[")[0] == "duplicates"), 0.0)
     if share > MANY_COPIES:
         warn(
@@ -267,8 +312,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.neighbours is not None and args.neighbours.suffix.lower() != ".png":
         raise UserError(f"--neighbours {args.neighbours}: a picture is written: give FILE.png")
+    if args.run is None and args.reals is None:
+        raise UserError("name a RUN, or two folders of images: --reals PATH --fakes PATH")
+    if args.run is not None and args.n is None:
+        args.n = FEW
     with together(args.device) as device, blaming_user():
-        evaluate(args, device)
+        (compare_folders if args.run is None else evaluate)(args, device)
     return 0
 
 

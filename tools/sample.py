@@ -33,6 +33,7 @@ from generation.labels import sample_labels
 from generation.pictures import to_picture
 from generation.sampling import with_truncation
 from generation.views import View, view_of
+from tools import tool_parser
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -41,7 +42,6 @@ from tools.common import (
     make_folder,
     parse_with_attributes,
     positive,
-    tool_parser,
     whole,
 )
 from training.device import choose_device

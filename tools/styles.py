@@ -26,6 +26,7 @@ from generation.pictures import to_grid
 from metrics.features import to_uint8
 from modelling import STYLED
 from modelling.styles import truncated_styles
+from tools import tool_parser
 from tools.common import (
     add_device_flag,
     add_generator_flags,
@@ -34,7 +35,6 @@ from tools.common import (
     make_folder,
     parse_with_attributes,
     positive,
-    tool_parser,
     whole,
 )
 from training.device import choose_device

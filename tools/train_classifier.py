@@ -30,7 +30,8 @@ from images.sources import load_dataset
 from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
 from metrics.weights import named_for
 from ops.rng import generator, key
-from tools.common import add_machine_flags, positive, tool_parser, warn, whole
+from tools import tool_parser
+from tools.common import add_machine_flags, positive, warn, whole
 from training.device import choose_device
 
 LEAST = 10  # images of each class to learn from

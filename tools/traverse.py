@@ -30,6 +30,7 @@ from generation.sampling import render
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
 from metrics.modes import assignment_accuracy, confusion
 from modelling.infogan import Generator
+from tools import tool_parser
 from tools.common import (
     add_generator_flags,
     add_machine_flags,
@@ -38,7 +39,6 @@ from tools.common import (
     make_folder,
     positive,
     scores_file,
-    tool_parser,
     whole,
 )
 from training.device import choose_device

@@ -1,0 +1,160 @@
+"""tools.evaluate --reals A --fakes B: two folders of images, held against a computation by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from metrics.classifiers import DigitCNN
+from metrics.features import save_extractor
+from tools import evaluate
+
+N_REAL, N_FAKE = 400, 300
+
+
+def picture_folder(folder: Path, n: int, seed: int, *, high: int = 256, mode: str = "L") -> Path:
+    """n pictures of uniform noise below `high`, 16 x 16."""
+    folder.mkdir()
+    draws = np.random.default_rng(seed)
+    shape = (16, 16) if mode == "L" else (16, 16, 3)
+    for i in range(n):
+        Image.fromarray(draws.integers(0, high, shape, dtype=np.uint8)).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of digits-cnn."""
+    file = tmp_path_factory.mktemp("reader") / "digits-cnn.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
+    return file
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Reals, and darker fakes."""
+    place = tmp_path_factory.mktemp("pictures")
+    return picture_folder(place / "reals", N_REAL, 0), picture_folder(place / "fakes", N_FAKE, 1, high=200)
+
+
+def flags(weights: Path, tmp_path: Path, *more: object) -> list[str]:
+    given = (
+        "--extractor",
+        "digits-cnn",
+        "--metric_weights",
+        weights,
+        "--device",
+        "cpu",
+        "--cache_dir",
+        tmp_path,
+    )
+    return [str(word) for word in (*given, *more)]
+
+
+def moments(folder: Path, weights: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of what the bare network makes of the files, as Pillow reads them."""
+    network = DigitCNN()
+    network.load_state_dict(load_file(weights))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())])
+    with torch.inference_mode():
+        features = network.eval()(torch.from_numpy(pixels)[:, None])[0].double().numpy()
+    return features.mean(axis=0), np.cov(features, rowvar=False)
+
+
+def scores_in(text: str) -> dict[str, float]:
+    """The scores of a printed table that are one number."""
+    rows = [
+        line.split() for line in text.splitlines() if line.startswith(("fid", "kid", "precision", "recall"))
+    ]
+    return {row[0]: float(row[1]) for row in rows}
+
+
+def test_two_folders_by_hand(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """|m1 - m2|^2 + tr(S1 + S2) - 2 sum of the roots of the eigenvalues of S1 S2, of all fakes and of as many reals as
+    there are fakes, or of all."""
+    reals, fakes = folders
+    code = evaluate.main(
+        ["--reals", str(reals), "--fakes", str(fakes), *flags(weights, tmp_path, "--n_real", N_REAL)]
+    )
+    said = capsys.readouterr()
+    assert code == 0 and "300 images are below 10000" in said.err
+    (mean_1, cov_1), (mean_2, cov_2) = (moments(folder, weights) for folder in folders)
+    roots = np.sqrt(np.linalg.eigvals(cov_1 @ cov_2).real.clip(min=0)).sum()
+    by_hand = ((mean_1 - mean_2) ** 2).sum() + np.trace(cov_1) + np.trace(cov_2) - 2 * roots
+    found = scores_in(said.out)["fid[digits-cnn]"]
+    assert (
+        by_hand > 0.01 and abs(found - by_hand) < 6e-4
+    )  # three decimals are printed, rounding noise of null spaces
+    assert "300 fakes, 400 reals of reals, 16 x 16 x 1" in said.out
+    assert not [*reals.rglob("scores.jsonl"), *fakes.rglob("scores.jsonl")]
+
+
+def test_a_set_against_itself_and_by_flags(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reals, fakes = map(str, folders)
+    assert (
+        evaluate.main(
+            ["--reals", reals, "--fakes", reals, *flags(weights, tmp_path, "--metrics", "fid", "pr")]
+        )
+        == 0
+    )
+    found = scores_in(capsys.readouterr().out)
+    assert abs(found["fid[digits-cnn]"]) < 1e-3
+    assert found["precision[digits-cnn]"] == found["recall[digits-cnn]"] == 1
+    how = flags(weights, tmp_path, "--metrics", "fid", "--n", 50, "--n_real", 60, "--img_size", "20x12")
+    assert evaluate.main(["--reals", reals, "--fakes", fakes, *how]) == 0
+    assert "50 fakes, 60 reals of reals, 20 x 12 x 1" in capsys.readouterr().out
+
+
+def test_grey_against_colour_is_said(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are read in colour, whichever of them is grey."""
+    colour = picture_folder(tmp_path / "colour", 20, 2, mode="RGB")
+    for pair in ((folders[0], colour), (colour, folders[0])):
+        how = flags(weights, tmp_path / "cache", "--metrics", "fid", "--n", 20)
+        assert evaluate.main(["--reals", str(pair[0]), "--fakes", str(pair[1]), *how]) == 0
+        said = capsys.readouterr()
+        assert "note: one set is grey, the other in colour; both are read in colour" in said.err
+        assert "16 x 16 x 3" in said.out
+
+
+def test_what_two_folders_refuse(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2."""
+    reals, fakes = folders
+    one = picture_folder(tmp_path / "one", 1, 3)
+    (tmp_path / "empty").mkdir()
+    for given, words in (
+        ([], "name a RUN, or two folders of images: --reals PATH --fakes PATH"),
+        (["--fakes", fakes], "name a RUN, or two folders"),
+        (["--reals", reals], "name the images to hold against them with --fakes PATH"),
+        (
+            ["runs/a", "--reals", reals, "--fakes", fakes],
+            "--reals is for two folders of images, without a RUN",
+        ),
+        (["--reals", reals, "--fakes", one], "covariance needs at least 2"),
+        (["--reals", one, "--fakes", fakes], "covariance needs at least 2"),
+        (["--reals", reals, "--fakes", tmp_path / "empty"], "empty holds no images"),
+        (["--reals", tmp_path / "nowhere", "--fakes", fakes], "nowhere"),
+        (["--reals", reals, "--fakes", fakes, "--n", 301], "--n 301: fake has 300 images; choose 1 to 300"),
+        (["--reals", reals, "--fakes", fakes, "--n_real", 401], "401 reals are asked for, but"),
+        (["--reals", reals, "--fakes", fakes, "--n", 3, "--metrics", "pr"], "more than 3 images"),
+        (["runs/a", "--img_size", 8], "--img_size is for two folders of images, without a RUN"),
+        (["--reals", reals, "--fakes", fakes, "--balanced"], "--balanced is for a run"),
+        (["--reals", reals, "--fakes", fakes, "--split", "test"], "--split is for a run"),
+        (["--reals", reals, "--fakes", fakes, "--img_size", "big"], "'big' is no size"),
+    ):
+        capsys.readouterr()
+        assert evaluate.main([*map(str, given), *flags(weights, tmp_path / "cache")]) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert said[-1].startswith("error: ") and words in said[-1], said

@@ -1,0 +1,499 @@
+"""One table of many runs: a row a setting, with mean and deviation of its scores over seeds.
+
+    python -m tools.table runs/*
+    python -m tools.table runs/* --metrics fid recall --at best --csv runs.csv
+    python -m tools.table runs/* --extractor lite0 --at 20000
+
+Runs that differ in nothing but their seed, name and places are one row; the deviation is the sample's, a dash for one
+run. Reads config.json, scores.jsonl and metrics.jsonl alone. Scores of one table are of one protocol and one version of
+the code: others are refused.
+"""
+
+import argparse
+import ast
+import contextlib
+import csv
+import io
+import json
+import math
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import disk
+from errors import UserError, cli, shown, tell
+from tools import tool_parser
+
+# Not settings and protocol: those import torch, which takes longer than all that is done here.
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_LIMIT = 4 * 2**20  # bytes
+# Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
+NO_SETTING = {
+    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_root", "cache_dir", "data_device", "loggers",
+    "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
+    "eval_patience", "extractor", "metric_weights", "metrics",
+}  # fmt: skip
+OF_OWN_DATA = ("img_size", "flip")  # what a script says of its own data sets alone
+# What a protocol says of a model or a machine, in which the rows of a table may differ; those of one row only in the
+# latter.
+OF_MACHINE = {"step", "device", "torch", "threads", "best_by", "extractor_accuracy"}
+OF_MODEL = {"weights", "labels", "batch_norm", "layer_noise"}
+DASH = "–"
+
+
+# -- what stands in a run's folder ---------------------------------------------------------------------------------
+
+
+class Tick(msgspec.Struct):
+    """What is read of a line of metrics.jsonl."""
+
+    step: int
+    img_per_s: float | None = None
+
+
+class Line(msgspec.Struct):
+    """What must be in a line of scores.jsonl."""
+
+    step: int
+    protocol: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and the line of scores.jsonl that stands for it; clock: (step, seconds of training) along it."""
+
+    path: Path
+    settings: dict[str, Any]
+    asked: dict[str, Any]
+    line: dict[str, Any]
+    clock: list[tuple[int, float]]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was scored."""
+        return self.line["protocol"]
+
+    @property
+    def steps(self) -> int:
+        """How far it was trained, as far as is known."""
+        return max(self.line["step"], self.clock[-1][0] if self.clock else 0)
+
+    @property
+    def img_per_s(self) -> float | None:
+        """Images of the data that D saw a second of training."""
+        steps, seconds = self.clock[-1] if self.clock else (0, 0.0)
+        return steps * self.settings["batch_size"] / seconds if seconds else None
+
+    def score(self, name: str) -> float | None:
+        """A score by its name; None where it is not there or not finite."""
+        value = self.line.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number and abs(value) < sys.float_info.max else None
+
+
+def lines_of(file: Path, kind: type) -> list[Any]:
+    """The lines of a .jsonl that are of a kind, none without a file; the others, as a kill leaves them, are passed
+    over. Unreadable."""
+    found = []
+    for text in disk.read_bytes(file, disk.JSON_LIMIT).splitlines() if file.exists() else ():
+        with contextlib.suppress(disk.Unreadable):
+            found.append(disk.decode_json(text, kind, file.name))
+    return found
+
+
+def clock_of(run: Path, batch_size: int) -> list[tuple[int, float]]:
+    """(step, seconds of training until then) of every line of a run's metrics.jsonl, which holds its speed.
+
+    Scores, pictures and checkpoints take no time of it. Unreadable.
+    """
+    clock, seconds, before = [], 0.0, 0
+    for tick in lines_of(run / "metrics.jsonl", Tick):
+        if tick.step > before and tick.img_per_s and math.isfinite(tick.img_per_s):
+            seconds += (tick.step - before) * batch_size / tick.img_per_s
+            before = tick.step
+            clock.append((before, seconds))
+    return clock
+
+
+def generated_lines(run: Path, extractor: str | None = None) -> list[dict[str, Any]]:
+    """The scores of a run's own images, by one extractor or by any, in the order in which they were taken."""
+    found = []
+    for line in lines_of(run / "scores.jsonl", dict[str, Any]):
+        try:
+            about = msgspec.convert(line, Line).protocol
+        except msgspec.ValidationError:
+            continue  # another's line
+        if about.get("fakes") == "generator" and extractor in (None, about.get("extractor")):
+            found.append(line)
+    return found
+
+
+def best_line(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The line with the best deciding score among those taken most often in the same way, of equal numbers the newest
+    way; None where no line says what decides."""
+    groups: dict[str, list[tuple[float, int, dict[str, Any]]]] = {}
+    for line in lines:
+        about = line["protocol"]
+        match about.get("best_by"):
+            case [str() as name, "low" | "high" as better] if isinstance(line.get(name), int | float):
+                key = json.dumps([name, flat_protocol(about, OF_MACHINE)], sort_keys=True)
+                value = line[name] if better == "low" else -line[name]
+                groups[key] = [*groups.pop(key, []), (value, line["step"], line)]
+    most = max(map(len, groups.values()), default=0)
+    group = next((g for g in reversed(groups.values()) if len(g) == most), None)
+    return None if group is None else min(group, key=lambda row: row[:2])[2]
+
+
+def line_at(lines: Sequence[dict[str, Any]], at: str | int) -> dict[str, Any] | None:
+    """The line that stands for a run: of its last scored step, of the best one, or of a step, the newest of several."""
+    if at == "best":
+        return best_line(lines)
+    step = max((line["step"] for line in lines), default=None) if at == "last" else at
+    return next((line for line in reversed(lines) if line["step"] == step), None)
+
+
+def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
+    """A run with its score; None, which is said, for what is no run or has none. UserError."""
+    try:
+        config = disk.read_json(path / "config.json", dict[str, Any], CONFIG_LIMIT)
+        line = line_at(generated_lines(path, extractor), at)
+        batch_size = config.get("batch_size")
+        known = isinstance(batch_size, int) and batch_size > 0
+        clock = clock_of(path, batch_size) if known else []
+    except disk.Unreadable as error:
+        tell(f"warning: {shown(str(path))} is left out: {error.for_command_line}")
+        return None
+    if line is None:
+        by = f" by {extractor}" if extractor else ""
+        where = "" if at == "last" else f" at step {at}" if at != "best" else " that says which step is best"
+        tell(
+            f"warning: {shown(str(path))} is left out: no score of its images{by}{where}; "
+            f"python -m tools.evaluate {shown(str(path))} takes one"
+        )
+        return None
+    asked = config.pop("asked", None)
+    return Run(path, config, asked if isinstance(asked, dict) else {}, line, clock)
+
+
+# -- settings as flags ---------------------------------------------------------------------------------------------
+
+
+@cache
+def scripts() -> dict[str, tuple[tuple[str, ...], dict[str, Any]]]:
+    """File -> (its data sets, its defaults) of the training scripts, read and not imported."""
+    found = {}
+    for file in sorted(ROOT.glob("gan_*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        said = [node for node in tree.body if isinstance(node, ast.Assign)]
+        values = {node.targets[0].id: node.value for node in said}
+        call = values["main"]
+        given = [values[a.id] if isinstance(a, ast.Name) and a.id in values else a for a in call.args[1:3]]
+        found[file.name] = tuple(map(ast.literal_eval, given))
+    return found
+
+
+def script_of(asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The script that trains on the data set that was asked for, and what it takes for granted then."""
+    for name, (datasets, defaults) in scripts().items():
+        usual = {"dataset": datasets[0], **defaults}
+        # another script takes less for granted on data that are not its own
+        if asked.get("dataset") in datasets and usual.keys() <= asked.keys():
+            return name, usual
+    name = "gan_mnist.py"  # any of images
+    datasets, defaults = scripts()[name]
+    return name, {"dataset": datasets[0]} | {k: v for k, v in defaults.items() if k not in OF_OWN_DATA}
+
+
+def word(value: Any) -> str:
+    """A value as KEY=VALUE takes it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """A saved setting as the flags that ask for it."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        off = [] if name.startswith("no_") else [f"--no-{name}"]  # a flag that says `no` has no opposite
+        return [f"--{name}"] if value else off
+    if name == "penalty_weights" and isinstance(value, dict):
+        names = {penalty: f"{penalty}_weight" for penalty in value} | {"drift": "drift_penalty"}
+        return [text for penalty, weight in value.items() for text in flag_words(names[penalty], weight)]
+    if isinstance(value, dict):
+        return [f"--{name}", *(f"{key}={word(one)}" for key, one in value.items())] if value else []
+    if name == "img_size" and isinstance(value, list):
+        return [f"--{name}", "x".join(map(word, value))]
+    if isinstance(value, list):
+        return [f"--{name}", *map(word, value)]
+    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", word(value)]
+
+
+def command_of(asked: Mapping[str, Any]) -> str:
+    """The command that makes such a run, without its seed: what was asked beside what its script takes for granted."""
+    script, usual = script_of(asked)
+    names = [name for name in asked if name not in NO_SETTING - {"data"} and asked[name] != usual.get(name)]
+    words = [text for name in names for text in flag_words(name, asked[name])]
+    return shlex.join(["python", script, *words])
+
+
+def key_of(value: Any) -> str:
+    """Equal for equal values."""
+    return json.dumps(value, sort_keys=True)
+
+
+def setting_of(run: Run) -> str:
+    """Equal for runs of one row."""
+    return key_of({k: v for k, v in run.settings.items() if k not in NO_SETTING})
+
+
+def titles_of(firsts: Sequence[Run]) -> list[str]:
+    """What sets each of these runs apart from the others, in flags."""
+    kept = [{k: v for k, v in run.settings.items() if k not in NO_SETTING} for run in firsts]
+    names = dict.fromkeys(name for settings in kept for name in settings)
+    unlike = [name for name in names if len({key_of(settings.get(name)) for settings in kept}) > 1]
+    if len(firsts) == 1:
+        unlike = ["model", "method"]
+    titles = [titled(run.asked, unlike) or "as the script does" for run in firsts]
+    if len(set(titles)) < len(titles):  # asked alike, by versions with other defaults
+        titles = [titled(settings, unlike) for settings in kept]
+    if len(firsts) == 1:
+        titles = [titled(kept[0], unlike)]
+    return titles
+
+
+def titled(settings: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Some settings as flags."""
+    return shlex.join([text for name in names for text in flag_words(name, settings.get(name))])
+
+
+# -- what may stand in one table -----------------------------------------------------------------------------------
+
+
+def flat_protocol(about: Mapping[str, Any], free: set[str]) -> dict[str, Any]:
+    """What must be equal: a protocol less what is free, with the settings of each metric by its name."""
+    flat = {name: value for name, value in about.items() if name not in free | {"settings"}}
+    settings = about.get("settings")
+    return flat | {f"settings of {k}": v for k, v in (settings if isinstance(settings, dict) else {}).items()}
+
+
+def refuse_mixture(runs: Sequence[Run], free: set[str]) -> None:
+    """UserError that names the first two values of what is not equal in all protocols."""
+    first = flat_protocol(runs[0].protocol, free)
+    for run in runs[1:]:
+        other = flat_protocol(run.protocol, free)
+        for name in dict.fromkeys((*first, *other)):
+            one, two = first.get(name), other.get(name)
+            taken_by_one = name.startswith("settings of ") and None in (one, two)
+            if key_of(one) != key_of(two) and not taken_by_one:
+                raise UserError(
+                    f"{name} is {shown(word(one), 60)} of {shown(str(runs[0].path))} and {shown(word(two), 60)} of "
+                    f"{shown(str(run.path))}: one table holds scores of one protocol and one version of the code. "
+                    "Choose with --extractor or --at, leave runs out, or score them anew with "
+                    "python -m tools.evaluate RUN"
+                )
+
+
+def rows_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs by setting, each seed once; UserError for what cannot stand in one table."""
+    refuse_mixture(runs, OF_MACHINE | OF_MODEL)
+    rows: dict[str, list[Run]] = {}
+    for run in runs:
+        row = rows.setdefault(setting_of(run), [])
+        twin = next((other for other in row if other.settings.get("seed") == run.settings.get("seed")), None)
+        if twin is None:
+            row.append(run)
+        else:
+            tell(f"warning: {run.path} is left out: {twin.path} has the same setting and seed")
+    for row in rows.values():
+        refuse_mixture(row, OF_MACHINE)
+    return list(rows.values())
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and the sample's deviation (over n - 1), None for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def spread_text(values: Sequence[float]) -> str:
+    """Mean and deviation for people, a dash for the deviation of one value."""
+    mean, deviation = spread(values)
+    return f"{mean:.4g} ± {DASH if deviation is None else f'{deviation:.2g}'}"
+
+
+def score_names(runs: Sequence[Run], wanted: Sequence[str] | None) -> list[str]:
+    """Names of the scores that are one number, of all runs or those wanted by name, with or without an extractor's;
+    UserError."""
+    names = dict.fromkeys(name for run in runs for name in run.line if run.score(name) is not None)
+    names = [name for name in names if name != "step" and "_std" not in name]
+    if wanted is None:
+        return names
+    chosen = [[name for name in names if one in (name, name.partition("[")[0])] for one in wanted]
+    if missing := [one for one, found in zip(wanted, chosen, strict=True) if not found]:
+        raise UserError(f"--metrics {missing[0]}: the runs have {', '.join(names) or 'no scores'}")
+    return [name for found in chosen for name in found]
+
+
+def span(values: Sequence[int]) -> str:
+    """Whole numbers for people: one, or from the least to the greatest."""
+    least, most = min(values), max(values)
+    return f"{least:,}" if least == most else f"{least:,}{DASH}{most:,}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; scores: their values over seeds, None for one that not all of them have."""
+
+    title: str
+    seeds: list[Any]
+    step: list[int]
+    scores: dict[str, list[float] | None]
+    steps: list[int]
+    hours: list[float]
+    img_per_s: list[float]
+    command: str
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], title: str, names: Sequence[str]) -> "Row":
+        """The runs of one setting."""
+        scores = {name: [run.score(name) for run in runs] for name in names}
+        return cls(
+            title,
+            [run.settings.get("seed") for run in runs],
+            [run.line["step"] for run in runs],
+            {name: None if None in values else values for name, values in scores.items()},
+            [run.steps for run in runs],
+            [run.clock[-1][1] / 3600 for run in runs if run.clock],
+            [speed for run in runs if (speed := run.img_per_s)],
+            command_of({"dataset": runs[0].settings.get("dataset")} | runs[0].asked),
+        )
+
+    def cells(self) -> list[str]:
+        """For people."""
+        scores = [DASH if values is None else spread_text(values) for values in self.scores.values()]
+        hours, speed = (statistics.fmean(v) if v else None for v in (self.hours, self.img_per_s))
+        return [
+            f"`{self.title}`", str(len(self.seeds)), span(self.step), *scores, span(self.steps),
+            DASH if hours is None else f"{hours:.3g}", DASH if speed is None else f"{speed:,.0f}",
+        ]  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """For programs: every number as it is, the means of steps, hours and speed."""
+        found: dict[str, Any] = {"setting": self.title, "n": len(self.seeds)}
+        found |= {"seeds": " ".join(map(str, self.seeds)), "step": statistics.fmean(self.step)}
+        for name, values in self.scores.items():
+            found |= dict(
+                zip((name, f"{name} deviation"), spread(values) if values else (None, None), strict=True)
+            )
+        numbers = {"steps": self.steps, "hours": self.hours, "img_per_s": self.img_per_s}
+        found |= {name: statistics.fmean(values) if values else None for name, values in numbers.items()}
+        return found | {"command": self.command}
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    cells = ([shown(cell, 10_000).replace("|", "\\|") for cell in row] for row in rows)
+    return [
+        f"| {' | '.join(titles)} |",
+        "|---" * len(titles) + "|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
+
+
+def table_text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """The table, how its scores were taken, and the command of each row."""
+    scores = [f"`{name}`" for name in rows[0].scores]
+    titles = ["setting", "n", "step", *scores, "steps", "hours", "img/s"]
+    reals = f" against {about['n_real']} reals of {about.get('reference')}" if "n_real" in about else ""
+    by = f" by {about['extractor']} {str(about.get('extractor_sha256'))[:16]}" if "extractor" in about else ""
+    how = f"Scores of {about.get('n_fake')} fakes{reals}{by}, version {about.get('code')}"
+    return "\n".join(
+        [
+            *markdown(titles, (row.cells() for row in rows)),
+            "",
+            f"{shown(how)}; mean ± the sample's deviation over n seeds.",
+            "",
+            *markdown(
+                ["setting", "seeds", "command, with `--seed SEED`"],
+                ([f"`{row.title}`", ", ".join(map(word, row.seeds)), f"`{row.command}`"] for row in rows),
+            ),
+        ]
+    )
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """The rows as CSV."""
+    records = [row.record() for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def make_rows(
+    paths: Iterable[Path], extractor: str | None, at: str | int, metrics: Sequence[str] | None
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of a table of these runs, and the protocol of its scores; UserError."""
+    places = {path.resolve(): path for path in paths}
+    runs = [run for path in places.values() if (run := read_run(path, extractor, at)) is not None]
+    if not runs:
+        raise UserError("none of these is a run with such scores: name folders of runs, as runs/*")
+    groups = rows_of(runs)
+    names = score_names([run for group in groups for run in group], metrics)
+    titles = titles_of([group[0] for group in groups])
+    rows = [Row.of(group, title, names) for group, title in zip(groups, titles, strict=True)]
+    return rows, runs[0].protocol
+
+
+def step_or_word(text: str) -> str | int:
+    """argparse type of --at."""
+    if text in ("last", "best"):
+        return text
+    if text.isascii() and text.isdecimal() and len(text) < 19:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{shown(text, 50)} must be last, best or a step")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = tool_parser("tools.table", __doc__)
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    p.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="scores to show, as fid or fid[lite0] (default: all)"
+    )
+    about = "which score of a run: of its last scored step, of its best one, or of this step [last]"
+    p.add_argument("--at", type=step_or_word, default="last", metavar="last|best|STEP", help=about)
+    p.add_argument("--extractor", metavar="NAME", help="scores by this network alone (default: the newest)")
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too, with all digits")
+    return p
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, refuse what does not belong together, print."""
+    args = parser().parse_args(argv)
+    rows, about = make_rows(args.runs, args.extractor, args.at, args.metrics)
+    print(table_text(rows, about))
+    if args.csv is not None:
+        try:
+            disk.put(args.csv, csv_text(rows))
+        except OSError as error:
+            raise UserError(f"--csv {args.csv} cannot be written: {error.strerror}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
