@@ -1,5 +1,6 @@
 """tools.evaluate --reals A --fakes B: two folders of images, held against a computation by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
 from tools import evaluate
 
 N_REAL, N_FAKE = 400, 300
@@ -23,16 +23,6 @@ def picture_folder(folder: Path, n: int, seed: int, *, high: int = 256, mode: st
     for i in range(n):
         Image.fromarray(draws.integers(0, high, shape, dtype=np.uint8)).save(folder / f"{i:03d}.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of digits-cnn."""
-    file = tmp_path_factory.mktemp("reader") / "digits-cnn.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_extractor(file, DigitCNN(), {"extractor": "digits-cnn"})
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +104,23 @@ def test_a_set_against_itself_and_by_flags(
     assert "50 fakes, 60 reals of reals, 20 x 12 x 1" in capsys.readouterr().out
 
 
+def test_copies_among_the_fakes_are_drawn_and_said(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the fakes are files of the reals, none of which are left out."""
+    mixed = picture_folder(tmp_path / "mixed", 20, 4)
+    for file in sorted(folders[0].iterdir())[-20:]:
+        (mixed / f"copy-{file.name}").write_bytes(file.read_bytes())
+    strip = tmp_path / "new" / "strip.png"
+    how = flags(weights, tmp_path / "cache", "--metrics", "memorisation", "--neighbours", strip)
+    assert evaluate.main(["--reals", str(folders[0]), "--fakes", str(mixed), *how]) == 0
+    said = capsys.readouterr()
+    share = float(re.search(r"duplicates\[digits-cnn\] +([\d.]+)%", said.out)[1])
+    assert 50 <= share < 60 and f"{strip} shows them" in said.err and f"wrote {strip}" in said.out
+    with Image.open(strip) as picture:
+        assert picture.width > 16 * 64
+
+
 def test_grey_against_colour_is_said(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,13 +149,16 @@ def test_what_two_folders_refuse(
             ["runs/a", "--reals", reals, "--fakes", fakes],
             "--reals is for two folders of images, without a RUN",
         ),
-        (["--reals", reals, "--fakes", one], "covariance needs at least 2"),
-        (["--reals", one, "--fakes", fakes], "covariance needs at least 2"),
+        (["--reals", reals, "--fakes", one], "fid needs at least 2 reals and 2 fakes"),
+        (["--reals", one, "--fakes", fakes], "fid needs at least 2 reals and 2 fakes"),
         (["--reals", reals, "--fakes", tmp_path / "empty"], "empty holds no images"),
         (["--reals", tmp_path / "nowhere", "--fakes", fakes], "nowhere"),
         (["--reals", reals, "--fakes", fakes, "--n", 301], "--n 301: fake has 300 images; choose 1 to 300"),
         (["--reals", reals, "--fakes", fakes, "--n_real", 401], "401 reals are asked for, but"),
-        (["--reals", reals, "--fakes", fakes, "--n", 3, "--metrics", "pr"], "more than 3 images"),
+        (
+            ["--reals", reals, "--fakes", fakes, "--n", 3, "--metrics", "pr"],
+            "pr needs at least 4 reals and 4 fakes",
+        ),
         (["runs/a", "--img_size", 8], "--img_size is for two folders of images, without a RUN"),
         (["--reals", reals, "--fakes", fakes, "--balanced"], "--balanced is for a run"),
         (["--reals", reals, "--fakes", fakes, "--split", "test"], "--split is for a run"),
