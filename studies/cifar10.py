@@ -88,16 +88,16 @@ ROWS = {name: row for table in TABLES.values() for name, row in table.items()}
 # Three recipes as narrow as a thread of a CPU wants: each sees thousands of batches within an hour. What differs from
 # the papers' is said with each.
 SMALL: dict[str, tuple[str, ...]] = {
-    # arXiv:1511.06434 at a quarter of its width
+    # arXiv:1511.06434, half as wide as the model's default
     "dcgan": (
         "--model=dcgan", "--method=gan", "--batch_size=64", "--lr=2e-4", "--beta1=0.5",
         "--g_kwargs", "width=32", "--d_kwargs", "width=32",
     ),
-    # arXiv:1802.05957's ResNet at a quarter of its width; two updates of D for one of G, not five, so that G moves
+    # arXiv:1802.05957's ResNet at an eighth of its width; two updates of D for one of G, not five, so that G moves
     # often enough, and constant rates, since the number of steps is not known beforehand
     "sngan": (
         "--model=sngan", "--method=hinge", "--batch_size=64", "--lr=2e-4", "--beta1=0", "--beta2=0.9",
-        "--train_g_interval=2", "--g_kwargs", "width=16", "--d_kwargs", "width=16",
+        "--train_g_interval=2", "--g_kwargs", "width=8", "--d_kwargs", "width=8",
     ),
     # cifar10-stylegan2-ada with 32 channels at 32 px and 64 below (there 512), batches of 32, an average over 20,000
     # images (there 500,000, of 100 million), and without ADA, whose p stays at 0 in so short a run
