@@ -72,6 +72,9 @@ def digits(n: int) -> None:
         row = METRICS[name]
         say(name, seconds, n=n, settings=row.settings(n, n) if row.settings else "")
     say("all", total, n=n)
+    for name in ("mind", "memorisation"):  # of those that are computed if named
+        _, seconds = timed(lambda name=name: score([name], sets))
+        say(name, seconds, n=n, settings=METRICS[name].settings(n, n))
 
 
 def frechet(dimensions: int, n: int) -> None:

@@ -48,7 +48,7 @@ class _Bounds:
         largest = max(float(self._norms(x).max()) for x in (rows, points))
         self.scale = 1 / largest if largest > 0 else 1.0  # no feature is too large or small for the dtype
         self._points, self.norms = self._near(points)
-        self._rows, self.row_norms = self._near(rows)
+        self._rows, self.row_norms = (self._points, self.norms) if rows is points else self._near(rows)
         self._below = ((1 - unit) * self.norms).to(dtype)
         self.row_below = (1 - unit) * self.row_norms
 

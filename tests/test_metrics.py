@@ -438,9 +438,10 @@ def close_sets(offset: float = 0.0) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("cells", [2**24, 2000], ids=["whole", "in pieces"])
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e8])
-def test_neighbours_by_brute_force_whatever_the_offset(
+def test_density_and_coverage_by_brute_force(
     offset: float, cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Precision, recall and copies too, whatever the offset of the features and however many are held at a time."""
     monkeypatch.setattr("metrics.neighbours.CELLS", cells)
     expected = brute(*close_sets())
     assert all(0.05 < value < 0.95 for value in (*expected[:2], expected[3])), expected

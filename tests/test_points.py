@@ -124,7 +124,7 @@ def test_tools_draw_and_score_points(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert line["protocol"]["n_fake"] == 100 and line["protocol"]["best_by"] == ["jsd", "low"]
     for flags in (
         "--extractor mnist-cnn", "--fakes test", "--metrics fid", "--n_real 5", "--balanced", "--metric_weights x",
-        "--split test",
+        "--split test", "--neighbours a.png",
     ):  # fmt: skip
         words = refusal(capsys, evaluate.main, f"{run} {flags}")
         assert f"{flags.split()[0]}: the points of ring8 are held against its mixture" in words

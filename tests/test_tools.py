@@ -481,7 +481,7 @@ def test_evaluate_refuses(
     given = ("--extractor", "digits-cnn", "--metric_weights", weights)
     assert "does not exist" in refused(capsys, evaluate.main, tmp_path / "none", *given)
     assert "is no run" in refused(capsys, evaluate.main, tmp_path, *given)
-    assert "has 1497 images" in refused(capsys, evaluate.main, run, *given, "--n", 1498)
+    assert "has 1497 images" in refused(capsys, evaluate.main, run, *given, "--n_real", 1498)
     assert "at least 2" in refused(capsys, evaluate.main, run, *given, "--n", 1)
     assert "ema, raw" in refused(capsys, evaluate.main, run, *given, "--weights", "ema-0.5")
     assert "mnist-cnn" in refused(capsys, evaluate.main, run, "--extractor", "vgg")

@@ -63,7 +63,7 @@ OF_FOLDERS = ("reals", "img_size")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "\n".join(
-        f"  {name:<10} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
+        f"  {name:<12} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
     )
     p = tool_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
     add_generator_flags(p, nargs="?")
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "file of its weights (default: as tools.train_classifier wrote it; Inception's are downloaded once)"
     )
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
-    about = "scores to compute (default: all that the extractor and the data allow, but intra_fid)"
+    about = "scores to compute (default: all that the extractor and the data allow, but those that are only if named)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
     about = f"number of fakes [{FEW}; of --reals all]; under torchrun say --n_fake, since --n could be one of its own"
     p.add_argument("--n", "--n_fake", type=positive, help=about)
