@@ -1,13 +1,15 @@
 """Scores between two sets of images, wherever they come from: the way from Python to what tools.evaluate measures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from errors import UserError, shown, tell
@@ -30,13 +32,13 @@ from ops.distributed import process
 ImageSet = str | os.PathLike[str] | Tensor | np.ndarray | torch.utils.data.Dataset | ImageData
 
 UNLABELLED = {"n_labels": 0, "multi_hot": False, "label_names": []}
-CHANNELS = {1: "in grey", 3: "in colour"}
+LOOKED_AT = 16  # images, for colour
 GREY_MODES = ("1", "L", "I", "F")  # and what begins so: LA, I;16
 
 
-def first_shape(path: Path) -> Shape:
-    """(H, W, C) of the first image that can be read in a folder or archive; grey where it is. UserError without any."""
-    reason = "it holds no images"
+def first_images(path: Path) -> Iterator[Image.Image]:
+    """The images of a folder or archive as they are shown, what cannot be read left out. UserError without any."""
+    reason, n = "it holds no images", 0
     for member in open_files(path).members():
         try:
             # upright: EXIF may turn it, and with it height and width
@@ -44,8 +46,37 @@ def first_shape(path: Path) -> Shape:
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
             reason = shown(f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
-        return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
-    raise UserError(f"{path}: {reason}")
+        n += 1
+        yield image
+    if not n:
+        raise UserError(f"{path}: {reason}")
+
+
+def first_shape(path: Path) -> Shape:
+    """(H, W, C) of the first image that can be read in a folder or archive; grey where it is. UserError without any."""
+    image = next(first_images(path))
+    return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
+
+
+def without_colour(path: Path) -> bool:
+    """Whether the first images are grey, in whatever form they are stored."""
+    images = (np.asarray(image.convert("RGB")) for image in islice(first_images(path), LOOKED_AT))
+    return all((pixels == pixels[..., :1]).all() for pixels in images)
+
+
+def common_channels(paths: Mapping[str, Path], found: Mapping[str, int]) -> int:
+    """1 or 3, as files of both sets have them; grey ones may be stored in colour. UserError for grey against colour."""
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    coloured = next(name for name, channels in found.items() if channels == 3)
+    if not without_colour(paths[coloured]):
+        grey = next(name for name in found if name != coloured)
+        raise UserError(
+            f"--{coloured}s {paths[coloured]} is in colour, --{grey}s {paths[grey]} is grey: scores would tell that "
+            "first of all; store both alike"
+        )
+    tell(f"note: the images of {paths[coloured]} are grey, stored in colour; both sets are read in grey")
+    return 1
 
 
 def load_sets(
@@ -53,16 +84,18 @@ def load_sets(
 ) -> tuple[ImageData, ImageData]:
     """Both sets, files decoded to one shape: see compare."""
     given = {"real": real, "fake": fake}
-    paths = {name: Path(which) for name, which in given.items() if isinstance(which, str | os.PathLike)}
+    paths = {
+        name: Path(which).expanduser()
+        for name, which in given.items()
+        if isinstance(which, str | os.PathLike)
+    }
     held = {name: in_memory(which, name) for name, which in given.items() if name not in paths}
     shapes = [tuple(held[name].images.shape[1:]) for name in ("fake", "real") if name in held]
     if paths:
-        firsts = {name: first_shape(path.expanduser()) for name, path in paths.items()}
+        firsts = {name: first_shape(path) for name, path in paths.items()}
         height, width, channels = shapes[0] if shapes else firsts["fake"]
         if not shapes:
-            channels = max(shape[2] for shape in firsts.values())
-        if any(shape[2] != channels for shape in firsts.values()):
-            tell(f"note: one set is grey, the other in colour; both are read {CHANNELS[channels]}")
+            channels = common_channels(paths, {name: shape[2] for name, shape in firsts.items()})
         size = as_size((height, width)) if img_size is None else img_size
     for name, path in paths.items():
         data = load_dataset(
@@ -105,7 +138,7 @@ def compare(
     real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
     ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
     the images in memory on the other side, else that of the first fake; images in memory stay as they are. Grey files
-    against files in colour are read in colour, which is said.
+    against files in colour are refused, unless these hold no colour.
     extractor: the network that reads them, None for Inception where its weights are, else the reader shipped for the
     data set, else lite0; its file in metric_weights or where it is shipped or tools.train_classifier wrote it.
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all

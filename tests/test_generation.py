@@ -392,9 +392,9 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
     (tmp_path / "turned" / "a.jpg").write_bytes(whole[: len(whole) // 2])  # passed over
     assert first_shape(tmp_path / "turned") == (30, 20, 3)
     for sets, size, expected in (
-        ((real, tall), None, [16, 12, 3]),  # grey files against files in colour
-        ((tall, real), None, [16, 16, 3]),
-        ((real, tall), (20, 10), [20, 10, 3]),
+        ((real, tall), None, [16, 12, 1]),  # grey, stored in colour
+        ((tall, real), None, [16, 16, 1]),
+        ((real, tall), (20, 10), [20, 10, 1]),
         ((real, digits[60:]), None, [16, 16, 1]),
         ((digits[:40], tall), None, [16, 16, 1]),
     ):

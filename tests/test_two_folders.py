@@ -121,17 +121,26 @@ def test_copies_among_the_fakes_are_drawn_and_said(
         assert picture.width > 16 * 64
 
 
-def test_grey_against_colour_is_said(
+def test_grey_stored_in_colour_is_grey(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both are read in colour, whichever of them is grey."""
-    colour = picture_folder(tmp_path / "colour", 20, 2, mode="RGB")
-    for pair in ((folders[0], colour), (colour, folders[0])):
+    """As torchvision's save_image stores it, on either side."""
+    for folder in ("grey", "colour"):
+        (tmp_path / folder).mkdir()
+    for file in sorted(folders[1].iterdir())[:20]:
+        for folder, mode in (("grey", "L"), ("colour", "RGB")):
+            Image.open(file).convert(mode).save(tmp_path / folder / file.name)
+    found = []
+    for pair in ((folders[0], tmp_path / "grey"), (folders[0], tmp_path / "colour")):
         how = flags(weights, tmp_path / "cache", "--metrics", "fid", "--n", 20)
         assert evaluate.main(["--reals", str(pair[0]), "--fakes", str(pair[1]), *how]) == 0
         said = capsys.readouterr()
-        assert "note: one set is grey, the other in colour; both are read in colour" in said.err
-        assert "16 x 16 x 3" in said.out
+        assert ("are grey, stored in colour; both sets are read in grey" in said.err) == (
+            pair[1].name == "colour"
+        )
+        assert "16 x 16 x 1" in said.out
+        found.append(scores_in(said.out))
+    assert found[0] == found[1]
 
 
 def test_what_two_folders_refuse(
@@ -140,6 +149,7 @@ def test_what_two_folders_refuse(
     """One line, exit code 2."""
     reals, fakes = folders
     one = picture_folder(tmp_path / "one", 1, 3)
+    colour = picture_folder(tmp_path / "colour", 20, 2, mode="RGB")
     (tmp_path / "empty").mkdir()
     for given, words in (
         ([], "name a RUN, or two folders of images: --reals PATH --fakes PATH"),
@@ -151,6 +161,8 @@ def test_what_two_folders_refuse(
         ),
         (["--reals", reals, "--fakes", one], "fid needs at least 2 reals and 2 fakes"),
         (["--reals", one, "--fakes", fakes], "fid needs at least 2 reals and 2 fakes"),
+        (["--reals", reals, "--fakes", colour], "colour is in colour, --reals"),
+        (["--reals", colour, "--fakes", fakes], "store both alike"),
         (["--reals", reals, "--fakes", tmp_path / "empty"], "empty holds no images"),
         (["--reals", tmp_path / "nowhere", "--fakes", fakes], "nowhere"),
         (["--reals", reals, "--fakes", fakes, "--n", 301], "--n 301: fake has 300 images; choose 1 to 300"),
