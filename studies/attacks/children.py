@@ -61,6 +61,9 @@ def watch_operations(folder: Path, watcher: Watcher) -> None:
     sys.addaudithook(hook)
 
 
+STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGINT)
+
+
 @dataclass
 class Child:
     """A command that runs, or has ended: exit code (negative: the signal it died of), seconds, megabytes at most."""
@@ -114,9 +117,12 @@ def start(
     os.set_blocking(read, False)
     sys.stdout.flush(), sys.stderr.flush()
     began = time.monotonic()
+    # until the child has put away its parent's handlers, which would drop them
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     pid = os.fork()
     if pid == 0:
-        _become(argv, scratch, environment or {}, fresh, group, watcher, prepare, program, write)
+        _become(argv, scratch, environment or {}, fresh, group, watcher, prepare, program, write, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(write)
     group = group or pid
     with suppress(OSError):  # it has ended, or runs another program by now
@@ -134,14 +140,16 @@ def _become(
     prepare: Callable[[], None] | None,
     program: Callable[[], int] | None,
     output: int,
+    mask: set[signal.Signals],
 ) -> None:
     """What the child does; never returns."""
     code = 70
     try:
         os.setpgid(0, group)
         # of SIGINT too, whose usual handler would print where this file stood
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGINT):
+        for number in STOPS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1), os.dup2(output, 2)
         os.closerange(3, 256)
@@ -219,8 +227,11 @@ def catches(pid: int, number: int) -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
-    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), None)
-    return caught is None or bool(int(caught, 16) >> (number - 1) & 1)  # None: it has ended
+    masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigCgt:", "SigBlk:")))
+    if len(masks) < 2:
+        return True  # it has ended
+    bit = 1 << (number - 1)
+    return bool(int(masks["SigCgt"], 16) & bit) and not int(masks["SigBlk"], 16) & bit
 
 
 def wait(
