@@ -121,7 +121,7 @@ def score_of(run: Path, weights: Path, *flags: object) -> dict:
 # -- classifier ------------------------------------------------------------------------------------
 
 
-def test_classifier_learns_and_says_where_it_stands_and_how_to_use_it(
+def test_classifier_learns_and_says_where_it_stands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--dataset", "digits", "--cache_dir", str(tmp_path)]

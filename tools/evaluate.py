@@ -1,6 +1,6 @@
 """Score a trained generator: how far its images are from the data, what they show, and how that was measured.
 
-    python -m tools.evaluate RUN                                                 Inception: needs its weights once
+    python -m tools.evaluate RUN                                                 Inception, where its weights are
     python -m tools.evaluate RUN --extractor mnist-cnn                           an offline network in its place
     python -m tools.evaluate RUN --extractor mnist-cnn --balanced --metrics fid intra_fid
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes test              the floor: real images as fakes
@@ -69,11 +69,9 @@ def parser() -> argparse.ArgumentParser:
     add_generator_flags(p, nargs="?")
     about = "a folder or archive of images, in place of RUN: what --fakes PATH is held against"
     p.add_argument("--reals", metavar="PATH", help=about)
-    about = "network that reads the images [inception]"
+    about = "network that reads the images (default: inception where its weights are, else the data's own, else lite0)"
     p.add_argument("--extractor", choices=tuple(OPENERS), help=about)
-    about = (
-        "file of its weights (default: as tools.train_classifier wrote it; Inception's are downloaded once)"
-    )
+    about = "file of its weights (default: as shipped, trained by tools.train_classifier, or downloaded once)"
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but those that are only if named)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
