@@ -149,7 +149,6 @@ def compare(
     check_device(device)
     reals, fakes = load_sets(real, fake, img_size, cache_dir)
     n = len(fakes) if n is None else n
-    n_drawn = min(n, len(reals)) if n_real is None else n_real
     kind = f"images of {fakes.name}, {fakes.fingerprint}"
     evaluator = Evaluator(
         open_extractor(
@@ -165,7 +164,7 @@ def compare(
         n_real=n_real,
         split="all",
         metrics=[metrics] if isinstance(metrics, str) else metrics,
-        fakes=chosen_images(fakes, reals, n, n_drawn, kind, "fake"),
+        fakes=chosen_images(fakes, reals, n, kind, "fake"),
         cache_dir=cache_folder(cache_dir),
         neighbours=neighbours is not None,
     )

@@ -21,6 +21,7 @@ from torch.testing import assert_close
 from generation.evaluation import Evaluator
 from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
 from generation.indexed import (
+    IndexedImages,
     generated,
     labels_for,
     noise_images,
@@ -415,6 +416,27 @@ def test_reals_are_read_once(extractor: Extractor, data: ImageData, tmp_path: Pa
         handle.remove()
 
 
+def test_training_images_that_could_not_be_read_are_read_the_next_time(
+    extractor: Extractor, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reals, which were read before them, do not stand for them."""
+    how = {"n_fake": 40, "metrics": ["memorisation"], "cache_dir": tmp_path}
+    evaluator = Evaluator(extractor, data, PLAIN, **how)
+
+    def failing(extractor: Extractor, images: IndexedImages, *more: object) -> object:
+        if images.n == len(data):
+            raise ValueError("out of memory")
+        return read_images(extractor, images, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="out of memory"):
+        patch.setattr("generation.evaluation.read_images", failing)
+        evaluator.score(Restless(), step=0)
+    line = evaluator.score(Restless(), step=1)
+    assert evaluator.known.statistics.n == len(data) and evaluator.real.statistics.n == 40
+    fresh = Evaluator(extractor, data, PLAIN, **how).score(Restless(), step=1)
+    assert {k: v for k, v in line.items() if k != "date"} == {k: v for k, v in fresh.items() if k != "date"}
+
+
 @pytest.mark.parametrize("metric", ["fid", "kid"])
 def test_other_reals_or_another_extractor_are_read_anew(
     extractor: Extractor, data: ImageData, tmp_path: Path, metric: str
@@ -670,6 +692,8 @@ def test_refusals_before_anything_is_computed(
 
     plain = export(tmp_path / "plain")
     assert "1498 reals are asked for" in line("--n", 60, "--n_real", 1498)
+    for n in (10_000_001, 4 * 10**15):
+        assert f"{n} fakes: at most 10000000 are scored; lower --n" in line("--n", n)
     assert "kid needs at least 4 reals and 4 fakes, there are 3 and 3" in line(
         "--n", 3, "--metrics", "fid", "kid"
     )

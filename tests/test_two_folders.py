@@ -121,6 +121,27 @@ def test_copies_among_the_fakes_are_drawn_and_said(
         assert picture.width > 16 * 64
 
 
+def test_fakes_that_are_training_images_are_told(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where copies are sought the reference is all images, else as many as fakes."""
+    same = ["--reals", folders[0], "--fakes", folders[0]]
+    for metrics, n, words in (
+        (["fid", "memorisation"], 10, "warning: 10 fakes are among the reference of 400 images"),
+        (["fid"], 10, None),
+        (["fid"], 210, "warning: 20 fakes are among the reference of 210 images"),
+    ):
+        how = flags(weights, tmp_path / "cache", "--n", n, "--metrics", *metrics)
+        assert evaluate.main([*map(str, same), *how]) == 0
+        said = capsys.readouterr().err
+        assert said.count("among the reference") == (words is not None) and (words or "") in said
+        assert "the generator repeats" not in said
+    # what is refused is refused before anything else is said
+    how = flags(weights, tmp_path / "cache", "--n_real", 2**63 - 1)
+    assert evaluate.main([*map(str, same), *how]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_grey_stored_in_colour_is_grey(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

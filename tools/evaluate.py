@@ -146,11 +146,10 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    n_real = min(args.n, len(data)) if args.n_real is None else args.n_real
     if args.split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
     kind = f"{kind}, {others.fingerprint}"
-    return chosen_images(others, data, args.n, n_real, kind, f"--fakes {args.fakes}")
+    return chosen_images(others, data, args.n, kind, f"--fakes {args.fakes}")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
@@ -298,9 +297,10 @@ def say_copies(line: dict[str, Any], file: Path | None) -> None:
         print(f"wrote {file}")
     share = next((value for name, value in line.items() if name.partition("[")[0] == "duplicates"), 0.0)
     if share > MANY_COPIES:
+        repeats = ": the generator repeats what it was trained on"
         warn(
-            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be: the "
-            f"generator repeats what it was trained on; {file or '--neighbours FILE.png'} shows them"
+            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be"
+            f"{repeats if line['protocol']['fakes'] == GENERATOR else ''}; {file or '--neighbours FILE.png'} shows them"
         )
 
 
