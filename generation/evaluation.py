@@ -83,6 +83,8 @@ class Evaluator:
         self.reals = real_images(data, reference_index(data, self.n_real), "reference")
         self.neighbours = neighbours
         self.metrics = self._choose(metrics)
+        if metrics is None:
+            self.metrics = self._drop_unfit(min(n_fake, self.n_real))
         check_sizes(self.metrics, self.n_real, n_fake)
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
@@ -152,6 +154,15 @@ class Evaluator:
         if any("library" in METRICS[name].needs for name in chosen):
             library("metric_isc")
         return chosen
+
+    def _drop_unfit(self, n: int) -> list[str]:
+        """The metrics that n images are enough for, all where that is none; says which are left out."""
+        fit = [name for name in self.metrics if METRICS[name].least <= n]
+        if not fit or fit == self.metrics:
+            return self.metrics
+        out = [name for name in self.metrics if name not in fit]
+        tell(f"note: {n} images are too few for {', '.join(out)}: left out")
+        return fit
 
     @property
     def better(self) -> str:
@@ -234,14 +245,14 @@ class Evaluator:
                 with undisturbed(G, self.extractor.device):
                     self.picture = neighbour_picture(sets.originals, images, known)
             judged = (next(iter(found)), self.better)
-            return score_line(
-                step, found, self._protocol(images) | of_generator, self.extractor.device, judged
-            )
+            about = self._protocol(images) | of_generator
+            return score_line(step, found, about, self.extractor.device, judged)
 
         return from_main(line)
 
     def _protocol(self, images: IndexedImages) -> dict[str, Any]:
         """What is to be said of an evaluation of these images, but for what is known of G."""
+        settings = {name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings}
         labels = "balanced: the classes in turn" if self.balanced else "of the reference images"
         return image_protocol(
             self.extractor,
@@ -250,10 +261,10 @@ class Evaluator:
             n_fake=self.n_fake,
             n_real=self.n_real,
             split=self.split,
-            settings={name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings},
+            settings=settings,
             labels=labels if self.fakes is None and self.labels is not None else None,
             seed=self.seed,
-        )
+        ) | {"best_by_settings": settings.get(self.metrics[0])}
 
     def _settings(self, row: Metric) -> str:
         assert row.settings is not None

@@ -87,10 +87,12 @@ def generated(
     was trained to make, and repeat. y: labels (n,) or (n, K); threshold: see generation.latents.latents; how: see
     generation.sampling.generate.
     """
-    how = {"noise": "random"} | how if draws_noise(G) else how
+    how = {"noise": "repeatable"} | how if draws_noise(G) else how
 
     def chunk(start: int, stop: int) -> Tensor:
-        torch.manual_seed(key(seed, "evaluation", start))  # of what a generator draws by itself
+        torch.manual_seed(
+            key(seed, "evaluation", start)
+        )  # of layer noise and what a generator draws by itself
         z = latents(seed, start, stop - start, G.z_dim, threshold)
         return render(G, z, None if y is None else y[start:stop], **how)
 

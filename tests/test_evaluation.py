@@ -38,7 +38,8 @@ from images.batches import ImageData, images_of
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
-from metrics.features import READ_AT_ONCE, Extractor, load_extractor
+from metrics.features import READ_AT_ONCE, Extractor, extract, load_extractor
+from metrics.fidelity import library
 from metrics.score import METRICS
 from metrics.weights import sha256_of
 from modelling import build_generator
@@ -247,17 +248,22 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     y = labels_for(data, N, config, balanced=False)
     fakes = generated(G, N, 0, y)
     fake = torch.cat([fakes.chunk(i, min(i + READ_AT_ONCE, N)) for i in range(0, N, READ_AT_ONCE)])
-    expected = of_the_library(images_of(data, reference_index(data, N)), fake, weights)
+    reals = images_of(data, reference_index(data, N))
+    expected = of_the_library(reals, fake, weights)
+    # its kernel distance is of the features' precision: of single ones it is 1e-5 off its own value in double
+    network = load_extractor("digits-cnn", weights)
+    features = [extract(network, [images])[0].double() for images in (fake, reals)]
+    expected |= library("metric_kid").kid_features_to_metric(*features, kid_subset_size=N // 2, verbose=False)
     for ours, theirs in {
         "fid": "frechet_inception_distance",
         "kid": "kernel_inception_distance_mean",
+        "kid_std": "kernel_inception_distance_std",
         "is": "inception_score_mean",
         "is_std": "inception_score_std",
         "precision": "precision",
         "recall": "recall",
     }.items():
-        rel = 1e-5 if ours == "kid" else 1e-6  # theirs is of single precision
-        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=rel), ours
+        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=1e-6), ours
     assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
 
 
@@ -435,6 +441,27 @@ def test_training_images_that_could_not_be_read_are_read_the_next_time(
     assert evaluator.known.statistics.n == len(data) and evaluator.real.statistics.n == 40
     fresh = Evaluator(extractor, data, PLAIN, **how).score(Restless(), step=1)
     assert {k: v for k, v in line.items() if k != "date"} == {k: v for k, v in fresh.items() if k != "date"}
+
+
+def test_what_was_not_asked_for_is_left_out_of_few_images(
+    extractor: Extractor, data: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Evaluator(extractor, data, PLAIN, n_fake=3, cache_dir=tmp_path).score(Restless(), step=0)
+    assert "note: 3 images are too few for kid, pr, dc: left out\n" in capsys.readouterr().err
+    assert "fid[digits-cnn]" in line and not {"kid[digits-cnn]", "density[digits-cnn]"} & line.keys()
+    assert line["protocol"]["best_by_settings"] is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("kid", "100 subsets of 20;"), ("memorisation", "against 1497 training images"), ("fid", None)],
+)
+def test_the_settings_of_the_score_that_decides_are_said(
+    extractor: Extractor, data: ImageData, tmp_path: Path, metric: str, words: str | None
+) -> None:
+    how = {"n_fake": 40, "metrics": [metric, "pr"], "cache_dir": tmp_path}
+    said = Evaluator(extractor, data, PLAIN, **how).score(Restless(), step=0)["protocol"]["best_by_settings"]
+    assert said is None if words is None else said.startswith(words)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
@@ -697,7 +724,8 @@ def test_refusals_before_anything_is_computed(
     assert "kid needs at least 4 reals and 4 fakes, there are 3 and 3" in line(
         "--n", 3, "--metrics", "fid", "kid"
     )
-    assert "dc needs at least 6 reals" in line("--n", 60, "--n_real", 5)  # by default all are computed
+    assert "dc needs at least 6 reals" in line("--n", 60, "--n_real", 5, "--metrics", "dc")
+    assert "fid needs at least 2 reals" in line("--n", 1)
     assert "give FILE.png" in line("--n", 60, "--neighbours", "strip.jpg")
     copies = line("--n", 60, "--split", "test", "--neighbours", "strip.png")
     assert (

@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 
 from errors import UserError
 from generation import compare, load_generator, sample
-from generation.comparison import first_shape
+from generation.comparison import first_size, stored_channels
 from generation.generator import export_generator, file_sha256
 from generation.indexed import opposite_index
 from generation.pictures import to_grid, to_picture
@@ -383,14 +383,15 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
     }
     real = pictures(tmp_path / "real", digits[:40].expand(-1, 3, -1, -1))  # in colour
     tall = pictures(tmp_path / "tall", digits[60:, :, :, 2:14])
-    assert first_shape(real) == (16, 16, 3) and first_shape(tall) == (16, 12, 1)
+    assert first_size(real) == (16, 16) and first_size(tall) == (16, 12)
+    assert stored_channels(real) == 3 and stored_channels(tall) == 1
     turned = Image.new("RGB", (30, 20))
     turned.getexif()[0x0112] = 6  # a quarter turn
     (tmp_path / "turned").mkdir()
     turned.save(tmp_path / "turned" / "b.jpg", exif=turned.getexif())
     whole = (tmp_path / "turned" / "b.jpg").read_bytes()
     (tmp_path / "turned" / "a.jpg").write_bytes(whole[: len(whole) // 2])  # passed over
-    assert first_shape(tmp_path / "turned") == (30, 20, 3)
+    assert first_size(tmp_path / "turned") == (30, 20) and stored_channels(tmp_path / "turned") == 3
     for sets, size, expected in (
         ((real, tall), None, [16, 12, 1]),  # grey, stored in colour
         ((tall, real), None, [16, 16, 1]),
@@ -402,6 +403,9 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
 
 
 def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    tint = digits.expand(-1, 3, -1, -1).clone()
+    tint[:, 0] = 255 - tint[:, 0]
+    colour, grey = pictures(tmp_path / "colour", tint[:40]), pictures(tmp_path / "grey", digits[:40])
     how = {"extractor": "digits-cnn", "metric_weights": weights, "cache_dir": str(tmp_path / "c")}
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
@@ -418,7 +422,11 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits[:1], digits), {"metrics": ["pr"]}, "pr needs at least 4 reals and 4 fakes, there are 1 and 100"),
         ((digits[0], digits), {}, r"real: images of shape \(1, 16, 16\): four axes"),
         ((digits, digits.int()), {}, "fake: images of type torch.int32"),
-        ((digits, tmp_path / "nowhere"), {}, "nowhere"),
+        ((digits, tint), {}, r"real has images of shape \(16, 16, 1\), fake of \(16, 16, 3\)"),
+        ((digits, digits[:, :, 2:]), {}, r"real has images of shape \(16, 16, 1\), fake of \(14, 16, 1\)"),
+        ((colour, digits), {}, "^reals .*colour is in colour, fake is grey"),
+        ((grey, tint), {}, "^fake is in colour, reals .*grey is grey"),
+        ((digits, tmp_path / "nowhere"), {}, "nowhere: no such file or folder; fakes takes a folder"),
         ((digits[:40], tmp_path / "empty"), {}, "empty"),
         ((tmp_path / "empty", tmp_path / "empty"), {}, "empty holds no images"),
         ((digits, digits), {"device": "gpu"}, "device gpu"),
