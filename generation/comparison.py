@@ -22,7 +22,7 @@ from generation.neighbours import check_place, save_strip
 from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
-from images.decoding import open_image, read_member
+from images.decoding import Shape, open_image, read_member
 from images.headers import upright
 from images.own import as_image_data
 from images.sources import load_dataset
@@ -68,6 +68,11 @@ def stored_channels(path: Path) -> int:
     return 1 if all(image.mode.startswith(GREY_MODES) for image in headers) else 3
 
 
+def first_shape(path: Path) -> Shape:
+    """(H, W) of the first image that can be read, and the channels of the first images. UserError without any."""
+    return *first_size(path), stored_channels(path)
+
+
 def has_colour(given: Path | ImageData) -> bool:
     """Whether any of the first images shows colour, in whatever form they are stored."""
     if isinstance(given, Path):
@@ -88,7 +93,7 @@ def common_channels(sets: Mapping[str, Path | ImageData]) -> int:
     grey, coloured = sorted(found, key=found.__getitem__)
     which = sets[coloured]
     if has_colour(which):
-        told = {name: f"--{name}s {x}" if isinstance(x, Path) else f"--{name}" for name, x in sets.items()}
+        told = {name: told_of(name, x) for name, x in sets.items()}
         raise UserError(
             f"{told[coloured]} is in colour, {told[grey]} is grey: scores would tell that first of all; store both "
             "alike"
@@ -110,6 +115,11 @@ def common_size(path: Path) -> tuple[int, int]:
         "--img_size chooses another size"
     )
     return size
+
+
+def told_of(name: str, given: ImageSet) -> str:
+    """How messages call a set."""
+    return f"--{name}s {given}" if isinstance(given, str | os.PathLike) else f"--{name}"
 
 
 @contextmanager
@@ -241,7 +251,7 @@ def compared(
         n_real=n_real,
         split="all",
         metrics=[metrics] if isinstance(metrics, str) else metrics,
-        fakes=chosen_images(fakes, reals, n, kind, "fake"),
+        fakes=chosen_images(fakes, reals, n, kind, told_of("fake", fake)),
         cache_dir=cache_folder(cache_dir),
         neighbours=draw,
     )

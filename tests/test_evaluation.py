@@ -32,7 +32,7 @@ from generation.indexed import (
 from generation.pictures import GAP, LINE_HEIGHT, to_picture
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
-from generation.sampling import sample_chunks
+from generation.sampling import sample_chunks, undisturbed
 from generation.version import code_version
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
@@ -686,6 +686,21 @@ def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
     file.write_text(file.read_text() + json.dumps(accurate) + "\n" + json.dumps(worse) + "\n")
     assert best_scores(file)[-1] == (2, 8)
     assert best_scores(tmp_path / "none") == [] and best_step(tmp_path / "none") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["stylegan", "stylegan2"])
+def test_on_cuda_the_layer_noise_of_scores_is_that_of_a_cpu(model: str, tmp_path: Path) -> None:
+    G, _ = load_generator(export(tmp_path / "run", model=model))
+    for name, weight in G.named_parameters():
+        nn.init.constant_(weight, 0.5) if name.endswith("strength") else None
+    images = []
+    for device, seed in (("cpu", 0), ("cpu", 1), ("cuda", 0)):
+        with undisturbed(G.to(device), torch.device(device)):
+            images.append(generated(G, READ_AT_ONCE, seed, None).chunk(0, READ_AT_ONCE).int())
+    here, other, there = images
+    unlike, alike = ((x - here).abs().double().mean() for x in (other, there))
+    assert alike < 0.1 and alike < 0.1 * unlike
 
 
 @pytest.mark.gpu

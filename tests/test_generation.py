@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 
 from errors import UserError
 from generation import compare, load_generator, sample
-from generation.comparison import first_size, stored_channels
+from generation.comparison import first_shape
 from generation.generator import export_generator, file_sha256
 from generation.indexed import opposite_index
 from generation.pictures import to_grid, to_picture
@@ -383,15 +383,14 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
     }
     real = pictures(tmp_path / "real", digits[:40].expand(-1, 3, -1, -1))  # in colour
     tall = pictures(tmp_path / "tall", digits[60:, :, :, 2:14])
-    assert first_size(real) == (16, 16) and first_size(tall) == (16, 12)
-    assert stored_channels(real) == 3 and stored_channels(tall) == 1
+    assert first_shape(real) == (16, 16, 3) and first_shape(tall) == (16, 12, 1)
     turned = Image.new("RGB", (30, 20))
     turned.getexif()[0x0112] = 6  # a quarter turn
     (tmp_path / "turned").mkdir()
     turned.save(tmp_path / "turned" / "b.jpg", exif=turned.getexif())
     whole = (tmp_path / "turned" / "b.jpg").read_bytes()
     (tmp_path / "turned" / "a.jpg").write_bytes(whole[: len(whole) // 2])  # passed over
-    assert first_size(tmp_path / "turned") == (30, 20) and stored_channels(tmp_path / "turned") == 3
+    assert first_shape(tmp_path / "turned") == (30, 20, 3)
     for sets, size, expected in (
         ((real, tall), None, [16, 12, 1]),  # grey, stored in colour
         ((tall, real), None, [16, 16, 1]),

@@ -264,7 +264,10 @@ def test_what_two_folders_refuse(
         (["--reals", colour, "--fakes", fakes], "store both alike"),
         (["--reals", reals, "--fakes", tmp_path / "empty"], "empty holds no images"),
         (["--reals", tmp_path / "nowhere", "--fakes", fakes], "or folder; --reals takes a folder"),
-        (["--reals", reals, "--fakes", fakes, "--n", 301], "--n 301: fake has 300 images; choose 1 to 300"),
+        (
+            ["--reals", reals, "--fakes", fakes, "--n", 301],
+            f"--n 301: --fakes {fakes} has 300 images; choose 1 to 300",
+        ),
         (["--reals", reals, "--fakes", fakes, "--n_real", 401], "401 reals are asked for, but"),
         (
             ["--reals", reals, "--fakes", fakes, "--n", 3, "--metrics", "pr"],
