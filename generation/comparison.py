@@ -1,7 +1,8 @@
 """Scores between two sets of images, wherever they come from: the way from Python to what tools.evaluate measures."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from generation.evaluation import Evaluator
 from generation.extractors import open_extractor
 from generation.generator import check_device
 from generation.indexed import chosen_images
-from generation.neighbours import save_strip
+from generation.neighbours import check_place, save_strip
 from images.archives import open_files
 from images.batches import ImageData
 from images.cache import cache_folder
@@ -26,23 +27,26 @@ from images.headers import upright
 from images.own import as_image_data
 from images.sources import load_dataset
 from modelling.layers import Size, as_size
-from ops.distributed import process
+from ops.distributed import from_main, process
 
 # A folder or archive, images in memory, or a torch Dataset of them.
 ImageSet = str | os.PathLike[str] | Tensor | np.ndarray | torch.utils.data.Dataset | ImageData
 
 UNLABELLED = {"n_labels": 0, "multi_hot": False, "label_names": []}
-LOOKED_AT = 16  # images, for colour
+LOOKED_AT = 64  # images, for colour
+LARGEST = 1024  # px a side, where no size is asked for
 GREY_MODES = ("1", "L", "I", "F")  # and what begins so: LA, I;16
 
 
-def first_images(path: Path) -> Iterator[Image.Image]:
+def first_images(
+    path: Path, prepare: Callable[[Image.Image], Image.Image] = upright
+) -> Iterator[Image.Image]:
     """The images of a folder or archive as they are shown, what cannot be read left out. UserError without any."""
     reason, n = "it holds no images", 0
     for member in open_files(path).members():
         try:
             # upright: EXIF may turn it, and with it height and width
-            image = upright(open_image(read_member(member)))
+            image = prepare(open_image(read_member(member)))
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
             reason = shown(f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
@@ -52,61 +56,117 @@ def first_images(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: {reason}")
 
 
-def first_shape(path: Path) -> Shape:
-    """(H, W, C) of the first image that can be read in a folder or archive; grey where it is. UserError without any."""
+def first_size(path: Path) -> tuple[int, int]:
+    """(H, W) of the first image that can be read in a folder or archive. UserError without any."""
     image = next(first_images(path))
-    return image.height, image.width, 1 if image.mode.startswith(GREY_MODES) else 3
+    return image.height, image.width
 
 
-def without_colour(path: Path) -> bool:
-    """Whether the first images are grey, in whatever form they are stored."""
-    images = (np.asarray(image.convert("RGB")) for image in islice(first_images(path), LOOKED_AT))
-    return all((pixels == pixels[..., :1]).all() for pixels in images)
+def stored_channels(path: Path) -> int:
+    """3 where any of the first images is stored in colour, else 1."""
+    headers = islice(first_images(path, lambda image: image), LOOKED_AT)
+    return 1 if all(image.mode.startswith(GREY_MODES) for image in headers) else 3
 
 
-def common_channels(paths: Mapping[str, Path], found: Mapping[str, int]) -> int:
-    """1 or 3, as files of both sets have them; grey ones may be stored in colour. UserError for grey against colour."""
-    if len(set(found.values())) == 1:
-        return next(iter(found.values()))
-    coloured = next(name for name, channels in found.items() if channels == 3)
-    if not without_colour(paths[coloured]):
-        grey = next(name for name in found if name != coloured)
+def first_shape(path: Path) -> Shape:
+    """(H, W) of the first image that can be read, and the channels of the first images. UserError without any."""
+    return *first_size(path), stored_channels(path)
+
+
+def has_colour(given: Path | ImageData) -> bool:
+    """Whether any of the first images shows colour, in whatever form they are stored."""
+    if isinstance(given, Path):
+        images = (np.asarray(image.convert("RGB")) for image in islice(first_images(given), LOOKED_AT))
+    else:
+        images = (np.asarray(image) for image in given.images[:LOOKED_AT])
+    return any((pixels != pixels[..., :1]).any() for pixels in images)
+
+
+def common_channels(sets: Mapping[str, Path | ImageData]) -> int:
+    """1 or 3, as the files are to be read: grey may be stored in colour. UserError for grey against colour."""
+    found = {
+        name: stored_channels(which) if isinstance(which, Path) else which.img_channels
+        for name, which in sets.items()
+    }
+    if sorted(found.values()) != [1, 3]:
+        return max(found.values())
+    grey, coloured = sorted(found, key=found.__getitem__)
+    which = sets[coloured]
+    if has_colour(which):
+        told = {name: told_of(name, x) for name, x in sets.items()}
         raise UserError(
-            f"--{coloured}s {paths[coloured]} is in colour, --{grey}s {paths[grey]} is grey: scores would tell that "
-            "first of all; store both alike"
+            f"{told[coloured]} is in colour, {told[grey]} is grey: scores would tell that first of all; store both "
+            "alike"
         )
-    tell(f"note: the images of {paths[coloured]} are grey, stored in colour; both sets are read in grey")
+    if not isinstance(which, Path):  # it stays as it is
+        return 3
+    tell(f"note: the images of {which} are grey, stored in colour; both sets are read in grey")
     return 1
+
+
+def common_size(path: Path) -> tuple[int, int]:
+    """(H, W) to read files at: of the first image, made smaller where it is larger than sets are."""
+    height, width = first_size(path)
+    if (longer := max(height, width)) <= LARGEST:
+        return height, width
+    size = max(1, round(height * LARGEST / longer)), max(1, round(width * LARGEST / longer))
+    tell(
+        f"note: the first image of {path} is {height} x {width}: both sets are read at {size[0]} x {size[1]}, "
+        "--img_size chooses another size"
+    )
+    return size
+
+
+def told_of(name: str, given: ImageSet) -> str:
+    """How messages call a set."""
+    return f"--{name}s {given}" if isinstance(given, str | os.PathLike) else f"--{name}"
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Mistakes in a set of files by the flag that gave it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.for_command_line.replace("--data", f"--{name}s")) from None
 
 
 def load_sets(
     real: ImageSet, fake: ImageSet, img_size: Size | None, cache_dir: str | None
 ) -> tuple[ImageData, ImageData]:
     """Both sets, files decoded to one shape: see compare."""
-    given = {"real": real, "fake": fake}
+    given = {"fake": fake, "real": real}
     paths = {
         name: Path(which).expanduser()
         for name, which in given.items()
         if isinstance(which, str | os.PathLike)
     }
     held = {name: in_memory(which, name) for name, which in given.items() if name not in paths}
-    shapes = [tuple(held[name].images.shape[1:]) for name in ("fake", "real") if name in held]
-    if paths:
-        firsts = {name: first_shape(path) for name, path in paths.items()}
-        height, width, channels = shapes[0] if shapes else firsts["fake"]
-        if not shapes:
-            channels = common_channels(paths, {name: shape[2] for name, shape in firsts.items()})
-        size = as_size((height, width)) if img_size is None else img_size
-    for name, path in paths.items():
-        data = load_dataset(
-            "folder",
-            img_size=size,
-            img_channels=channels,
-            split="all",
-            data=path,
-            cache_dir=cache_dir,
-            is_main=process() == 0,
+    shapes = {name: tuple(data.images.shape[1:]) for name, data in held.items()}
+    if len(set(shapes.values())) == 2:
+        raise UserError(
+            f"--real has images of shape {shapes['real']}, --fake of {shapes['fake']} (H, W, C): scores would tell "
+            "that first of all; make both alike"
         )
+    if paths:
+        for name, path in paths.items():
+            with naming(name):
+                first_size(path)
+        channels = common_channels({**held, **paths})
+        size = img_size
+        if size is None:
+            size = as_size(shapes[next(iter(held))][:2] if held else common_size(paths["fake"]))
+    for name, path in paths.items():
+        with naming(name):
+            data = load_dataset(
+                "folder",
+                img_size=size,
+                img_channels=channels,
+                split="all",
+                data=path,
+                cache_dir=cache_dir,
+                is_main=process() == 0,
+            )
         held[name] = replace(data, name=path.name)
     return held["real"], held["fake"]
 
@@ -137,8 +197,9 @@ def compare(
 
     real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
     ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
-    the images in memory on the other side, else that of the first fake; images in memory stay as they are. Grey files
-    against files in colour are refused, unless these hold no colour.
+    the images in memory on the other side, else that of the first fake, up to 1024 px a side; images in memory stay as
+    they are, and must be of one shape. Grey against colour, as the first images of each set tell, is refused, unless
+    what is stored in colour shows none.
     extractor: the network that reads them, None for Inception where its weights are, else the reader shipped for the
     data set, else lite0; its file in metric_weights or where it is shipped or tools.train_classifier wrote it.
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all
@@ -146,10 +207,35 @@ def compare(
     neighbours: the PNG to draw the fakes in that are most like copies. Says so on stderr where images are few. All
     processes of a group call it together. ValueError with what does not fit.
     """
+    if neighbours is not None:
+        from_main(lambda: check_place(Path(neighbours)))
+    found, picture = compared(
+        real, fake, extractor, metrics=metrics, n=n, n_real=n_real, img_size=img_size, metric_weights=metric_weights,
+        cache_dir=cache_dir, device=device, draw=neighbours is not None,
+    )  # fmt: skip
+    if picture is not None:
+        save_strip(picture, Path(neighbours))
+    return found
+
+
+def compared(
+    real: ImageSet,
+    fake: ImageSet,
+    extractor: str | None,
+    *,
+    metrics: Sequence[str] | None,
+    n: int | None,
+    n_real: int | None,
+    img_size: Size | None,
+    metric_weights: str | os.PathLike[str] | None,
+    cache_dir: str | None,
+    device: str | torch.device,
+    draw: bool,
+) -> tuple[dict[str, Any], Image.Image | None]:
+    """What compare returns, and the strip of neighbours on the main process where it is to be drawn."""
     check_device(device)
     reals, fakes = load_sets(real, fake, img_size, cache_dir)
     n = len(fakes) if n is None else n
-    n_drawn = min(n, len(reals)) if n_real is None else n_real
     kind = f"images of {fakes.name}, {fakes.fingerprint}"
     evaluator = Evaluator(
         open_extractor(
@@ -165,12 +251,11 @@ def compare(
         n_real=n_real,
         split="all",
         metrics=[metrics] if isinstance(metrics, str) else metrics,
-        fakes=chosen_images(fakes, reals, n, n_drawn, kind, "fake"),
+        fakes=chosen_images(fakes, reals, n, kind, told_of("fake", fake)),
         cache_dir=cache_folder(cache_dir),
-        neighbours=neighbours is not None,
+        neighbours=draw,
     )
     line = evaluator.score(step=0)
-    if evaluator.picture is not None:
-        save_strip(evaluator.picture, Path(neighbours))
     about = {k: v for k, v in line["protocol"].items() if k != "step"}
-    return {k: v for k, v in line.items() if k not in ("step", "date")} | {"protocol": about}
+    found = {k: v for k, v in line.items() if k not in ("step", "date")} | {"protocol": about}
+    return found, evaluator.picture

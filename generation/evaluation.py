@@ -30,9 +30,16 @@ from metrics.features import (
 from metrics.fidelity import library
 from metrics.mixture import MIXTURES, mixture_scores
 from metrics.score import METRICS, Metric, Sets, check_classes, check_sizes, score
-from ops.distributed import from_main, process
+from ops.distributed import from_main
 
 FEW = 10_000
+MOST = 10_000_000  # of Inception they are 120 GB of features
+
+
+def check_count(n_fake: int) -> None:
+    """UserError for more fakes than any machine scores."""
+    if n_fake > MOST:
+        raise UserError(f"{n_fake} fakes: at most {MOST} are scored; lower --n, --eval_n in training")
 
 
 class Evaluator:
@@ -67,6 +74,7 @@ class Evaluator:
         self.extractor, self.data, self.config, self.cache_dir = extractor, data, config, cache_dir
         self.n_fake, self.n_real = n_fake, min(n_fake, len(data)) if n_real is None else n_real
         self.n_known = len(data) if n_real is None else n_real
+        check_count(n_fake)
         self.split, self.seed, self.balanced, self.fakes = split, seed, balanced, fakes
         self._check_reference()
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
@@ -75,6 +83,8 @@ class Evaluator:
         self.reals = real_images(data, reference_index(data, self.n_real), "reference")
         self.neighbours = neighbours
         self.metrics = self._choose(metrics)
+        if metrics is None:
+            self.metrics = self._drop_unfit(min(n_fake, self.n_real))
         check_sizes(self.metrics, self.n_real, n_fake)
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
@@ -82,6 +92,7 @@ class Evaluator:
         self.keeps_features, self.looks_for_copies = "features" in needed, "training" in needed
         code_version()  # that which runs now, though the checkout may move on
         self.interrupted = interrupted
+        self._say_overlap()
         # on the main process, from the first score on
         self.picture: Image.Image | None = None
         self.real: Reading | None = None
@@ -98,6 +109,16 @@ class Evaluator:
             raise UserError(
                 f"{self.n_real} reals are asked for, but the reference, {self.data.name} {self.split}, has "
                 f"{len(self.data)} images: lower --n_real, or leave it out"
+            )
+
+    def _say_overlap(self) -> None:
+        if self.fakes is None or self.fakes.source != self.data.fingerprint:
+            return
+        n = self.n_known if self.looks_for_copies else self.n_real
+        if (n_both := self.n_fake + n - len(self.data)) > 0:
+            tell(
+                f"warning: {n_both} fakes are among the reference of {n} images: lower --n and --n_real to less than "
+                "half of the images"
             )
 
     def _choose(self, asked: Sequence[str] | None) -> list[str]:
@@ -134,6 +155,15 @@ class Evaluator:
             library("metric_isc")
         return chosen
 
+    def _drop_unfit(self, n: int) -> list[str]:
+        """The metrics that n images are enough for, all where that is none; says which are left out."""
+        fit = [name for name in self.metrics if METRICS[name].least <= n]
+        if not fit or fit == self.metrics:
+            return self.metrics
+        out = [name for name in self.metrics if name not in fit]
+        tell(f"note: {n} images are too few for {', '.join(out)}: left out")
+        return fit
+
     @property
     def better(self) -> str:
         """Whether the first of the metrics, which decides what is best, should be "low" or "high"."""
@@ -143,25 +173,29 @@ class Evaluator:
         """The reference, and what fakes may be copies of."""
         if from_main(lambda: self.real is not None):
             return
-        self.real = self._reading_of(self.reals, self.keeps_features)
-        if self.n_known == self.n_real or not self.looks_for_copies:
-            self.known = self.real
-        else:
+        real = known = self._reading_of(self.reals, self.keeps_features)
+        if self.n_known != self.n_real and self.looks_for_copies:
             images = real_images(self.data, reference_index(self.data, self.n_known), "training images")
-            self.known = self._reading_of(images, True)
+            known = self._reading_of(images, True)
+        # together: a failure between them leaves neither
+        self.real, self.known = real, known
 
     def _reading_of(self, reals: IndexedImages, with_features: bool) -> Reading | None:
         """What the extractor reads in reals, on the main process, from the cache where that is whole."""
         shape = tuple(self.data.images.shape[1:])
         identity = {"data": self.data.fingerprint, "n": reals.n, "shape": shape, "draw": "reference"}
         file = reading_file(self.extractor, identity, self.cache_dir)
-        held = load_reading(file, with_features, scoring_device(self.extractor)) if process() == 0 else None
-        if from_main(lambda: held is not None):
-            return held
+        kept: list[Reading] = []
+
+        def is_cached() -> bool:
+            held = load_reading(file, with_features, scoring_device(self.extractor))
+            kept.extend([] if held is None else [held])
+            return held is not None
+
+        if from_main(is_cached):
+            return kept[0] if kept else None
         with undisturbed(None, self.extractor.device):
             rows = read_images(self.extractor, reals, reals.kind, self.interrupted)
-
-        kept: list[Reading] = []
 
         def keep() -> None:
             kept.append(read(*rows))
@@ -211,14 +245,14 @@ class Evaluator:
                 with undisturbed(G, self.extractor.device):
                     self.picture = neighbour_picture(sets.originals, images, known)
             judged = (next(iter(found)), self.better)
-            return score_line(
-                step, found, self._protocol(images) | of_generator, self.extractor.device, judged
-            )
+            about = self._protocol(images) | of_generator
+            return score_line(step, found, about, self.extractor.device, judged)
 
         return from_main(line)
 
     def _protocol(self, images: IndexedImages) -> dict[str, Any]:
         """What is to be said of an evaluation of these images, but for what is known of G."""
+        settings = {name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings}
         labels = "balanced: the classes in turn" if self.balanced else "of the reference images"
         return image_protocol(
             self.extractor,
@@ -227,10 +261,10 @@ class Evaluator:
             n_fake=self.n_fake,
             n_real=self.n_real,
             split=self.split,
-            settings={name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings},
+            settings=settings,
             labels=labels if self.fakes is None and self.labels is not None else None,
             seed=self.seed,
-        )
+        ) | {"best_by_settings": settings.get(self.metrics[0])}
 
     def _settings(self, row: Metric) -> str:
         assert row.settings is not None
@@ -248,6 +282,7 @@ class PointEvaluator:
     def __init__(self, data: ImageData, config: dict[str, Any], *, n_fake: int, seed: int = 0) -> None:
         if n_fake < 1:
             raise UserError(f"{n_fake} points: give at least 1")
+        check_count(n_fake)
         self.data, self.n_fake, self.seed = data, n_fake, seed
         self.mixture = MIXTURES[data.name]
         if n_fake < FEW:

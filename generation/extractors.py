@@ -1,7 +1,8 @@
 """The networks that read images, by name: where their weights are found, how they are loaded, and which is usual."""
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -10,12 +11,13 @@ from tqdm import tqdm
 from errors import UserError, tell
 from images.cache import cache_dirs, cache_folder
 from metrics.dinov2 import DINOV2, load_dinov2
-from metrics.features import EXTRACTORS, Extractor, load_extractor, shipped_file, weights_file
+from metrics.features import EXTRACTORS, Extractor, checksum, load_extractor, shipped_file, weights_file
 from metrics.inception import N_BYTES, download, find_inception, load_inception
 from metrics.inception import NAME as INCEPTION
 from metrics.lite0 import NAME as LITE0
 from metrics.lite0 import load_lite0
-from ops.distributed import agree, from_main
+from ops.distributed import agree, from_main, process
+from tensorfile import read_safetensors
 
 
 def _found_inception(cache_dir: str | None) -> Path | None:
@@ -46,23 +48,41 @@ def _open_dinov2(
 def _open_classifier(
     name: str, given: Path | None, cache_dir: str | None, device: str | torch.device
 ) -> Extractor:
-    if given is not None:
-        files = [given]
-    elif (shipped := shipped_file(name)) is not None:
-        files = [shipped]
-    else:
-        files = [weights_file(folder, name) for folder in cache_dirs(cache_dir)]
+    own = [weights_file(folder, name) for folder in cache_dirs(cache_dir)]
+    if given is None and (shipped := shipped_file(name)) is not None:
+        if process() == 0:
+            _say_unread(name, tuple(own))
+        return agree(lambda: _load_shipped(name, shipped, device))
+    files = own if given is None else [given]
     file = next((file for file in files if file.is_file()), files[0])
+    return agree(lambda: load_extractor(name, file, device))
 
-    def load() -> Extractor:
+
+def _load_shipped(name: str, file: Path, device: str | torch.device) -> Extractor:
+    extractor = None
+    with suppress(ValueError):
         extractor = load_extractor(name, file, device)
-        if given is None and extractor.name != name:
-            raise UserError(
-                f"{file} is not as it was shipped (its checksum is {extractor.checksum}): get it again"
-            )
-        return extractor
+    if extractor is None or extractor.name != name:
+        fault = "is not as it was shipped" if file.is_file() else "is missing"
+        raise UserError(
+            f"{file} {fault}, which is part of the toolkit: get the checkout again, or give --metric_weights FILE"
+        )
+    return extractor
 
-    return agree(load)
+
+@cache
+def _say_unread(name: str, files: tuple[Path, ...]) -> None:
+    """Once a command: which file of weights is passed over that was read before any were shipped."""
+    for file in files:
+        if not file.is_file():
+            continue
+        found = None
+        with suppress(ValueError):
+            found = checksum(read_safetensors(file)[0])
+        if found != EXTRACTORS[name].shipped:
+            tell(
+                f"note: {file} is not read any more, {name} is shipped: --metric_weights {file} reads with it"
+            )
 
 
 # Name -> (the file that the user gave or None, cache folder, device) -> the loaded network.

@@ -1,13 +1,13 @@
 """Images by index: of a data set, of a generator, or noise, each a function of its index alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from errors import UserError, tell
+from errors import UserError
 from generation.latents import latents
 from generation.protocol import GENERATOR
 from generation.sampling import draws_noise, render
@@ -20,13 +20,15 @@ class IndexedImages:
     """n images by index, each a function of its index alone up to float rounding.
 
     chunk(start, stop): uint8 (stop - start, C, H, W) on the CPU, READ_AT_ONCE of them from a multiple of it on; y: the
-    class (n,) of each or that it was asked for, None without; kind: what they are, for the protocol.
+    class (n,) of each or that it was asked for, None without; kind: what they are, for the protocol; source: the
+    fingerprint of the data set whose draw they end, None for others.
     """
 
     n: int
     chunk: Callable[[int, int], Tensor]
     y: Tensor | None = None
     kind: str = GENERATOR
+    source: str | None = None
 
 
 def reference_index(data: ImageData, n: int) -> Tensor:
@@ -51,20 +53,16 @@ def real_images(data: ImageData, index: Tensor, kind: str, labelled: bool = True
     return IndexedImages(len(index), lambda start, stop: images_of(data, index[start:stop]), y, kind)
 
 
-def chosen_images(
-    others: ImageData, reference: ImageData, n: int, n_real: int, kind: str, what: str
-) -> IndexedImages:
-    """n images of a data set in place of a generator's, apart from n_real of the reference as far as both find room.
+def chosen_images(others: ImageData, reference: ImageData, n: int, kind: str, what: str) -> IndexedImages:
+    """n images of a data set in place of a generator's, apart from the reference's as far as both find room.
 
-    what: how messages call the set. Says where they are not apart; UserError for too few.
+    what: how messages call the set. UserError for too few.
     """
     if not 0 < n <= len(others):
         raise UserError(f"--n {n}: {what} has {len(others)} images; choose 1 to {len(others)}")
-    if others.fingerprint == reference.fingerprint and n + n_real > len(reference):
-        n_both = n + n_real - len(reference)
-        tell(f"warning: {n_both} fakes are among the reference: take less than half of the images")
     labelled = others.label_names == reference.label_names
-    return real_images(others, opposite_index(others, n), kind, labelled=labelled)
+    images = real_images(others, opposite_index(others, n), kind, labelled=labelled)
+    return replace(images, source=others.fingerprint)
 
 
 def noise_images(data: ImageData, n: int, seed: int) -> IndexedImages:
@@ -89,10 +87,12 @@ def generated(
     was trained to make, and repeat. y: labels (n,) or (n, K); threshold: see generation.latents.latents; how: see
     generation.sampling.generate.
     """
-    how = {"noise": "random"} | how if draws_noise(G) else how
+    how = {"noise": "repeatable"} | how if draws_noise(G) else how
 
     def chunk(start: int, stop: int) -> Tensor:
-        torch.manual_seed(key(seed, "evaluation", start))  # of what a generator draws by itself
+        torch.manual_seed(
+            key(seed, "evaluation", start)
+        )  # of layer noise and what a generator draws by itself
         z = latents(seed, start, stop - start, G.z_dim, threshold)
         return render(G, z, None if y is None else y[start:stop], **how)
 

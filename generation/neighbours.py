@@ -1,6 +1,11 @@
 """A strip of the fakes that are most like copies, each above the training image that it is nearest to."""
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from PIL import Image, ImageFont
 from torch import Tensor
@@ -51,15 +56,31 @@ def neighbour_picture(found: Originals, fakes: IndexedImages, known: IndexedImag
     return picture_table(titles, [("fake", rows[0]), ("training", rows[1])])
 
 
+def check_place(file: Path) -> None:
+    """Make the folder of a strip to come; UserError where it could not be written."""
+    with _blaming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=file.parent):
+            pass
+
+
+@contextmanager
+def _blaming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--neighbours {file} cannot be written: {error.strerror or error}") from None
+
+
 def save_strip(picture: Image.Image, file: Path) -> None:
     """Write the strip as a PNG; UserError where it cannot be written."""
-    try:
+    with _blaming(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         disk.remove_stale(file.parent)
         with disk.replacing(file) as temporary:
             picture.save(temporary, "PNG")
-    except OSError as error:
-        raise UserError(f"--neighbours {file} cannot be written: {error.strerror or error}") from None
 
 
 def _enlarged(image: Tensor) -> Image.Image:

@@ -28,7 +28,7 @@ COMPARABLE = (
     "truncation_layers", "batch_norm", "seed", "extractor_sha256",
 )  # fmt: skip
 # And what was said later: without it a key is as it was, which checkpoints hold.
-COMPARABLE_TOO = ("layer_noise",)
+COMPARABLE_TOO = ("layer_noise", "best_by_settings")
 
 
 # -- what a line says ----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ PLAIN = "inception"
 class Sets:
     """What all scores are computed from: an extractor's readings of reals and fakes; classes: names of their y.
 
-    known: of the images that fakes may be copies of, None for the reals.
+    known: of the images that fakes may be copies of, None where nothing looks for them.
     """
 
     extractor: Extractor
@@ -45,8 +45,8 @@ class Sets:
     @cached_property
     def originals(self) -> Originals:
         """The known image that each fake is nearest to."""
-        known = self.real if self.known is None else self.known
-        return originals(known.features, self.fake.features)
+        assert self.known is not None and self.known.features is not None, "the images that are copied"
+        return originals(self.known.features, self.fake.features)
 
 
 def class_accuracy(logits: Tensor, asked: Tensor) -> tuple[float, list[float | None]]:

@@ -291,7 +291,7 @@ class Generator(nn.Module):
     def synthesis(self, ws: Tensor, *, noise: str | None = None, double_backward: bool = False) -> Tensor:
         """Images (N, img_channels, H, W) from ws (N, n_layers, w_dim).
 
-        noise: "none", "random" or "constant", None for "random" in training and "constant" in eval mode.
+        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode.
         double_backward: the gradient will be differentiated again, choose the form of each convolution for that; the
         images are the same. ValueError for other noise and shapes.
         """

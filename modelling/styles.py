@@ -87,6 +87,8 @@ class Mapping(nn.Module):
 NOISES: dict[str, Callable[[Tensor, Tensor, torch.dtype], Tensor | None]] = {
     "none": lambda x, constant, dtype: None,
     "random": lambda x, constant, dtype: torch.randn(len(x), 1, *x.shape[2:], dtype=dtype, device=x.device),
+    # the same on every device
+    "repeatable": lambda x, constant, dtype: torch.randn(len(x), 1, *x.shape[2:], dtype=dtype).to(x.device),
     "constant": lambda x, constant, dtype: constant.to(dtype),
 }
 

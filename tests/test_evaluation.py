@@ -21,6 +21,7 @@ from torch.testing import assert_close
 from generation.evaluation import Evaluator
 from generation.generator import batch_norm_of, export_generator, load_generator, sampling_copy
 from generation.indexed import (
+    IndexedImages,
     generated,
     labels_for,
     noise_images,
@@ -31,13 +32,14 @@ from generation.indexed import (
 from generation.pictures import GAP, LINE_HEIGHT, to_picture
 from generation.protocol import append_score, best_scores, best_step
 from generation.reading import read_images
-from generation.sampling import sample_chunks
+from generation.sampling import sample_chunks, undisturbed
 from generation.version import code_version
 from images.batches import ImageData, images_of
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
-from metrics.features import READ_AT_ONCE, Extractor, load_extractor
+from metrics.features import READ_AT_ONCE, Extractor, extract, load_extractor
+from metrics.fidelity import library
 from metrics.score import METRICS
 from metrics.weights import sha256_of
 from modelling import build_generator
@@ -246,17 +248,22 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
     y = labels_for(data, N, config, balanced=False)
     fakes = generated(G, N, 0, y)
     fake = torch.cat([fakes.chunk(i, min(i + READ_AT_ONCE, N)) for i in range(0, N, READ_AT_ONCE)])
-    expected = of_the_library(images_of(data, reference_index(data, N)), fake, weights)
+    reals = images_of(data, reference_index(data, N))
+    expected = of_the_library(reals, fake, weights)
+    # its kernel distance is of the features' precision: of single ones it is 1e-5 off its own value in double
+    network = load_extractor("digits-cnn", weights)
+    features = [extract(network, [images])[0].double() for images in (fake, reals)]
+    expected |= library("metric_kid").kid_features_to_metric(*features, kid_subset_size=N // 2, verbose=False)
     for ours, theirs in {
         "fid": "frechet_inception_distance",
         "kid": "kernel_inception_distance_mean",
+        "kid_std": "kernel_inception_distance_std",
         "is": "inception_score_mean",
         "is_std": "inception_score_std",
         "precision": "precision",
         "recall": "recall",
     }.items():
-        rel = 1e-5 if ours == "kid" else 1e-6  # theirs is of single precision
-        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=rel), ours
+        assert two[f"{ours}[digits-cnn]"] == pytest.approx(expected[theirs], rel=1e-6), ours
     assert two["fid[digits-cnn]"] > 0 and two["protocol"]["n_fake"] == N
 
 
@@ -413,6 +420,48 @@ def test_reals_are_read_once(extractor: Extractor, data: ImageData, tmp_path: Pa
         assert read == [60, 40, 40, 40, 60, 40, 40]
     finally:
         handle.remove()
+
+
+def test_training_images_that_could_not_be_read_are_read_the_next_time(
+    extractor: Extractor, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reals, which were read before them, do not stand for them."""
+    how = {"n_fake": 40, "metrics": ["memorisation"], "cache_dir": tmp_path}
+    evaluator = Evaluator(extractor, data, PLAIN, **how)
+
+    def failing(extractor: Extractor, images: IndexedImages, *more: object) -> object:
+        if images.n == len(data):
+            raise ValueError("out of memory")
+        return read_images(extractor, images, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="out of memory"):
+        patch.setattr("generation.evaluation.read_images", failing)
+        evaluator.score(Restless(), step=0)
+    line = evaluator.score(Restless(), step=1)
+    assert evaluator.known.statistics.n == len(data) and evaluator.real.statistics.n == 40
+    fresh = Evaluator(extractor, data, PLAIN, **how).score(Restless(), step=1)
+    assert {k: v for k, v in line.items() if k != "date"} == {k: v for k, v in fresh.items() if k != "date"}
+
+
+def test_what_was_not_asked_for_is_left_out_of_few_images(
+    extractor: Extractor, data: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Evaluator(extractor, data, PLAIN, n_fake=3, cache_dir=tmp_path).score(Restless(), step=0)
+    assert "note: 3 images are too few for kid, pr, dc: left out\n" in capsys.readouterr().err
+    assert "fid[digits-cnn]" in line and not {"kid[digits-cnn]", "density[digits-cnn]"} & line.keys()
+    assert line["protocol"]["best_by_settings"] is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("kid", "100 subsets of 20;"), ("memorisation", "against 1497 training images"), ("fid", None)],
+)
+def test_the_settings_of_the_score_that_decides_are_said(
+    extractor: Extractor, data: ImageData, tmp_path: Path, metric: str, words: str | None
+) -> None:
+    how = {"n_fake": 40, "metrics": [metric, "pr"], "cache_dir": tmp_path}
+    said = Evaluator(extractor, data, PLAIN, **how).score(Restless(), step=0)["protocol"]["best_by_settings"]
+    assert said is None if words is None else said.startswith(words)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
@@ -640,6 +689,21 @@ def test_best_step_compares_like_with_like(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("model", ["stylegan", "stylegan2"])
+def test_on_cuda_the_layer_noise_of_scores_is_that_of_a_cpu(model: str, tmp_path: Path) -> None:
+    G, _ = load_generator(export(tmp_path / "run", model=model))
+    for name, weight in G.named_parameters():
+        nn.init.constant_(weight, 0.5) if name.endswith("strength") else None
+    images = []
+    for device, seed in (("cpu", 0), ("cpu", 1), ("cuda", 0)):
+        with undisturbed(G.to(device), torch.device(device)):
+            images.append(generated(G, READ_AT_ONCE, seed, None).chunk(0, READ_AT_ONCE).int())
+    here, other, there = images
+    unlike, alike = ((x - here).abs().double().mean() for x in (other, there))
+    assert alike < 0.1 and alike < 0.1 * unlike
+
+
+@pytest.mark.gpu
 def test_features_on_cuda_stay_there(extractor: Extractor, data: ImageData, tmp_path: Path) -> None:
     """Read anew and from the cache; about what the CPU reads and scores."""
     there = replace(extractor, module=copy.deepcopy(extractor.module).cuda())
@@ -670,10 +734,13 @@ def test_refusals_before_anything_is_computed(
 
     plain = export(tmp_path / "plain")
     assert "1498 reals are asked for" in line("--n", 60, "--n_real", 1498)
+    for n in (10_000_001, 4 * 10**15):
+        assert f"{n} fakes: at most 10000000 are scored; lower --n" in line("--n", n)
     assert "kid needs at least 4 reals and 4 fakes, there are 3 and 3" in line(
         "--n", 3, "--metrics", "fid", "kid"
     )
-    assert "dc needs at least 6 reals" in line("--n", 60, "--n_real", 5)  # by default all are computed
+    assert "dc needs at least 6 reals" in line("--n", 60, "--n_real", 5, "--metrics", "dc")
+    assert "fid needs at least 2 reals" in line("--n", 1)
     assert "give FILE.png" in line("--n", 60, "--neighbours", "strip.jpg")
     copies = line("--n", 60, "--split", "test", "--neighbours", "strip.png")
     assert (

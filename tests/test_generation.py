@@ -402,6 +402,9 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
 
 
 def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: Path) -> None:
+    tint = digits.expand(-1, 3, -1, -1).clone()
+    tint[:, 0] = 255 - tint[:, 0]
+    colour, grey = pictures(tmp_path / "colour", tint[:40]), pictures(tmp_path / "grey", digits[:40])
     how = {"extractor": "digits-cnn", "metric_weights": weights, "cache_dir": str(tmp_path / "c")}
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
@@ -418,7 +421,11 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits[:1], digits), {"metrics": ["pr"]}, "pr needs at least 4 reals and 4 fakes, there are 1 and 100"),
         ((digits[0], digits), {}, r"real: images of shape \(1, 16, 16\): four axes"),
         ((digits, digits.int()), {}, "fake: images of type torch.int32"),
-        ((digits, tmp_path / "nowhere"), {}, "nowhere"),
+        ((digits, tint), {}, r"real has images of shape \(16, 16, 1\), fake of \(16, 16, 3\)"),
+        ((digits, digits[:, :, 2:]), {}, r"real has images of shape \(16, 16, 1\), fake of \(14, 16, 1\)"),
+        ((colour, digits), {}, "^reals .*colour is in colour, fake is grey"),
+        ((grey, tint), {}, "^fake is in colour, reals .*grey is grey"),
+        ((digits, tmp_path / "nowhere"), {}, "nowhere: no such file or folder; fakes takes a folder"),
         ((digits[:40], tmp_path / "empty"), {}, "empty"),
         ((tmp_path / "empty", tmp_path / "empty"), {}, "empty holds no images"),
         ((digits, digits), {"device": "gpu"}, "device gpu"),

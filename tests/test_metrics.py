@@ -626,7 +626,16 @@ def test_scores_on_cuda_are_the_cpu_s() -> None:
 def sets_of(extractor: Extractor, real: Tensor, fake: Tensor, y: Tensor | None = None) -> Sets:
     """Sets of uint8 images, all with the classes y."""
     real, fake = (read(*extract(extractor, [images]), y) for images in (real, fake))
-    return Sets(extractor, real, fake, tuple("0123456789"))
+    return Sets(extractor, real, fake, tuple("0123456789"), known=real)
+
+
+def test_copies_are_sought_among_images_that_were_read(extractor: Extractor) -> None:
+    images = random_images(20, 0)
+    sets = sets_of(extractor, images, images)
+    with pytest.raises(AssertionError):
+        score(["memorisation"], replace(sets, known=None))
+    with pytest.raises(AssertionError):
+        score(["memorisation"], replace(sets, known=replace(sets.real, features=None)))
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -42,6 +42,13 @@ def test_lines_compare_by_what_moves_a_score() -> None:
     # scores of before were of constant noise; of a generator without any the key is the old one, which runs remember
     assert protocol_key({"protocol": about}) == protocol_key({"protocol": about | {"layer_noise": None}})
     assert protocol_key({"protocol": about}) != protocol_key({"protocol": about | {"layer_noise": "random"}})
+    # and so are the settings of the score that decides, which a Frechet distance has none of
+    plain, kernel = ({"protocol": about | {"best_by_settings": s}} for s in (None, "100 subsets of 1000"))
+    other = {"protocol": about | {"best_by_settings": "100 subsets of 400"}}
+    assert (
+        protocol_key({"protocol": about}) == protocol_key(plain)
+        and len({protocol_key(line) for line in (plain, kernel, other)}) == 3
+    )
     assert len(json.loads(protocol_key({"protocol": about}))) == 13
 
 

@@ -15,7 +15,7 @@ from generation.comparison import compare
 from generation.extractors import OPENERS, open_extractor, usual_extractor
 from images.batches import images_of
 from images.sources import DATASETS, load_dataset
-from metrics.features import EXTRACTORS, extract, load_extractor, shipped_file
+from metrics.features import EXTRACTORS, extract, load_extractor, shipped_file, weights_file
 from metrics.inception import FILE
 from settings.section import of
 from settings.sections import FIELDS
@@ -90,6 +90,42 @@ def test_a_shipped_file_that_was_changed_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(extractors, "shipped_file", lambda name: file)
     with pytest.raises(UserError, match="mine.safetensors is not as it was shipped"):
         open_extractor("digits-cnn")
+
+
+def test_a_shipped_file_that_is_missing_or_damaged_comes_with_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that trains one writes to the cache, which is not read."""
+    file = tmp_path / "digits-cnn.safetensors"
+    monkeypatch.setattr(extractors, "shipped_file", lambda name: file)
+    for fault in ("is missing", "is not as it was shipped"):
+        with pytest.raises(
+            UserError, match=f"{fault}.*: get the checkout again, or give .*weights FILE"
+        ) as told:
+            open_extractor("digits-cnn")
+        assert "train_classifier" not in str(told.value)
+        file.write_bytes(b"no weights")
+
+
+def test_what_was_trained_before_is_said_to_be_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Once, where it is not what is shipped."""
+    file = weights_file(tmp_path, "digits-cnn")
+    file.parent.mkdir()
+    changed(tmp_path).rename(file)
+    for _ in range(2):
+        open_extractor("digits-cnn", cache_dir=str(tmp_path))
+    said = capsys.readouterr().err
+    assert said == (
+        f"note: {file} is not read any more, digits-cnn is shipped: --metric_weights {file} reads with it\n"
+    )
+    (other := tmp_path / "b").mkdir()
+    same = weights_file(other, "digits-cnn")
+    same.parent.mkdir()
+    same.write_bytes(shipped_file("digits-cnn").read_bytes())
+    open_extractor("digits-cnn", cache_dir=str(other))
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_name_it_is_inception_or_the_data_sets_own_or_lite0(

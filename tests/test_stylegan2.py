@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from modelling import stylegan2
 from modelling.conditioning import label_vectors
 from modelling.stylegan2 import Discriminator, Generator, ToImage, image_levels
-from modelling.styles import Mapping, crossovers, truncated_styles
+from modelling.styles import NOISES, Mapping, crossovers, truncated_styles
 from ops.modulated_conv import modulated_conv2d
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
@@ -417,6 +417,19 @@ def test_mapping_is_what_the_paper_writes() -> None:
 
 
 # Noise
+
+
+def test_noise_of_scores_is_drawn_on_the_cpu_whatever_the_device() -> None:
+    """As "random" is on a CPU, from its generator; where x is elsewhere it is moved there."""
+    x, before = torch.empty(2, 3, 4, 5), torch.random.get_rng_state()
+    here = NOISES["repeatable"](x, None, torch.float32)
+    after = torch.random.get_rng_state()
+    torch.random.set_rng_state(before)
+    assert torch.equal(here, NOISES["random"](x, None, torch.float32))
+    torch.random.set_rng_state(before)
+    there = NOISES["repeatable"](x.to("meta"), None, torch.float32)
+    assert there.device.type == "meta" and there.shape == (2, 1, 4, 5)
+    assert torch.equal(torch.random.get_rng_state(), after)
 
 
 def test_noise_modes() -> None:

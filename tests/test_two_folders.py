@@ -1,5 +1,7 @@
 """tools.evaluate --reals A --fakes B: two folders of images, held against a computation by hand."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from errors import UserError
+from generation.comparison import compare
 from metrics.classifiers import DigitCNN
 from tools import evaluate
 
@@ -121,6 +125,27 @@ def test_copies_among_the_fakes_are_drawn_and_said(
         assert picture.width > 16 * 64
 
 
+def test_fakes_that_are_training_images_are_told(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where copies are sought the reference is all images, else as many as fakes."""
+    same = ["--reals", folders[0], "--fakes", folders[0]]
+    for metrics, n, words in (
+        (["fid", "memorisation"], 10, "warning: 10 fakes are among the reference of 400 images"),
+        (["fid"], 10, None),
+        (["fid"], 210, "warning: 20 fakes are among the reference of 210 images"),
+    ):
+        how = flags(weights, tmp_path / "cache", "--n", n, "--metrics", *metrics)
+        assert evaluate.main([*map(str, same), *how]) == 0
+        said = capsys.readouterr().err
+        assert said.count("among the reference") == (words is not None) and (words or "") in said
+        assert "the generator repeats" not in said
+    # what is refused is refused before anything else is said
+    how = flags(weights, tmp_path / "cache", "--n_real", 2**63 - 1)
+    assert evaluate.main([*map(str, same), *how]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_grey_stored_in_colour_is_grey(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +166,80 @@ def test_grey_stored_in_colour_is_grey(
         assert "16 x 16 x 1" in said.out
         found.append(scores_in(said.out))
     assert found[0] == found[1]
+
+
+def test_a_set_of_grey_and_colour_is_in_colour(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the first file is, on either side."""
+    mixed = picture_folder(tmp_path / "mixed", 20, 2, mode="RGB")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(mixed / "000.png")
+    colour = picture_folder(tmp_path / "colour", 20, 3, mode="RGB")
+    for pair in ((mixed, colour), (colour, mixed)):
+        how = flags(weights, tmp_path / "cache", "--metrics", "fid")
+        assert evaluate.main(["--reals", str(pair[0]), "--fakes", str(pair[1]), *how]) == 0
+        said = capsys.readouterr()
+        assert "16 x 16 x 3" in said.out and "are grey" not in said.err
+    how = flags(weights, tmp_path / "cache", "--metrics", "fid")
+    assert evaluate.main(["--reals", str(mixed), "--fakes", str(folders[1]), *how]) == 2
+    assert "mixed is in colour, --fakes" in capsys.readouterr().err
+
+
+def test_large_pictures_are_made_smaller_unless_a_size_is_asked_for(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "large").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((600, 2048), i, np.uint8)).save(tmp_path / "large" / f"{i}.png")
+    given = ["--reals", str(tmp_path / "large"), "--fakes", str(tmp_path / "large")]
+    how = flags(weights, tmp_path / "cache")
+    assert evaluate.main([*given, *how]) == 0
+    said = capsys.readouterr()
+    assert (
+        "300 x 1024 x 1" in said.out and "large is 600 x 2048: both sets are read at 300 x 1024" in said.err
+    )
+    assert "3 images are too few for kid, pr, dc: left out" in said.err and "fid[digits-cnn]" in said.out
+    assert evaluate.main([*given, *how, "--img_size", "8x16"]) == 0
+    said = capsys.readouterr()
+    assert "8 x 16 x 1" in said.out and "both sets are read" not in said.err
+
+
+def test_a_name_is_printed_without_what_a_terminal_obeys(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = [picture_folder(tmp_path / f"{name}\x1b[31m", 5, 3) for name in "ab"]
+    how = flags(weights, tmp_path / "cache", "--metrics", "fid")
+    assert evaluate.main(["--reals", str(odd[0]), "--fakes", str(odd[1]), *how]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count("\\x1b[31m") == 2
+
+
+def test_the_place_of_the_strip_is_tried_first(
+    folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is read before; and a strip that fails later costs no score."""
+    given = ["--reals", str(folders[0]), "--fakes", str(folders[1])]
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for place in (tmp_path / "file" / "near.png", tmp_path / "folder.png"):
+        how = flags(weights, tmp_path / "cache", "--metrics", "fid", "--neighbours", place)
+        assert evaluate.main([*given, *how]) == 2
+        said = capsys.readouterr()
+        assert f"--neighbours {place} cannot be written" in said.err and said.err.count("\n") == 1
+        with pytest.raises(UserError, match="neighbours .* cannot be written"):
+            compare(*folders, "digits-cnn", neighbours=place, cache_dir=str(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+    how = flags(weights, tmp_path / "cache", "--metrics", "fid", "--neighbours", tmp_path / "new" / "a.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("PIL.Image.Image.save", full)
+        assert evaluate.main([*given, *how]) == 2
+    said = capsys.readouterr()
+    assert "fid[digits-cnn]" in said.out and "wrote" not in said.out and "No space left" in said.err
+    assert not list((tmp_path / "new").iterdir())
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_two_folders_refuse(
@@ -164,8 +263,11 @@ def test_what_two_folders_refuse(
         (["--reals", reals, "--fakes", colour], "colour is in colour, --reals"),
         (["--reals", colour, "--fakes", fakes], "store both alike"),
         (["--reals", reals, "--fakes", tmp_path / "empty"], "empty holds no images"),
-        (["--reals", tmp_path / "nowhere", "--fakes", fakes], "nowhere"),
-        (["--reals", reals, "--fakes", fakes, "--n", 301], "--n 301: fake has 300 images; choose 1 to 300"),
+        (["--reals", tmp_path / "nowhere", "--fakes", fakes], "or folder; --reals takes a folder"),
+        (
+            ["--reals", reals, "--fakes", fakes, "--n", 301],
+            f"--n 301: --fakes {fakes} has 300 images; choose 1 to 300",
+        ),
         (["--reals", reals, "--fakes", fakes, "--n_real", 401], "401 reals are asked for, but"),
         (
             ["--reals", reals, "--fakes", fakes, "--n", 3, "--metrics", "pr"],

@@ -24,21 +24,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import disk
 from errors import UserError, blaming_user, cli, shown
-from generation.comparison import compare
+from generation.comparison import compared
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
 from generation.indexed import IndexedImages, chosen_images, noise_images
-from generation.neighbours import save_strip
+from generation.neighbours import check_place, save_strip
 from generation.protocol import GENERATOR
 from generation.sampling import with_truncation
 from generation.views import view_of
 from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.score import METRICS
-from ops.distributed import process
+from ops.distributed import from_main, process
 from settings.command_line import size
 from tools import tool_parser
 from tools.common import (
@@ -146,11 +148,10 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    n_real = min(args.n, len(data)) if args.n_real is None else args.n_real
     if args.split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
     kind = f"{kind}, {others.fingerprint}"
-    return chosen_images(others, data, args.n, n_real, kind, f"--fakes {args.fakes}")
+    return chosen_images(others, data, args.n, kind, f"--fakes {args.fakes}")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
@@ -190,8 +191,8 @@ def score_text(name: str, value: Any, result: dict[str, Any]) -> str:
 def score_table(result: dict[str, Any]) -> str:
     """A line of scores.jsonl as lines for people."""
     about = result["protocol"]
-    what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else about["fakes"]
-    reference = about["reference"]
+    what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else shown(about["fakes"])
+    reference = shown(about["reference"])
     if "split" in about:
         reference = f"{about['n_real']} reals of {reference}"
         reference += f" {about['split']}" if "step" in about else f", {' x '.join(map(str, about['size']))}"
@@ -255,7 +256,7 @@ def compare_folders(args: argparse.Namespace, device: str) -> None:
         raise UserError(f"--{given[0]} is for a run, and --reals and --fakes name images; leave the flag out")
     if args.fakes == GENERATOR:
         raise UserError(f"--reals {args.reals}: name the images to hold against them with --fakes PATH")
-    found = compare(
+    found, picture = compared(
         args.reals,
         args.fakes,
         args.extractor,
@@ -266,11 +267,11 @@ def compare_folders(args: argparse.Namespace, device: str) -> None:
         metric_weights=args.metric_weights,
         cache_dir=args.cache_dir,
         device=device,
-        neighbours=args.neighbours,
+        draw=args.neighbours is not None,
     )
     if process() == 0:
         print(score_table(found))
-        say_copies(found, args.neighbours)
+        show_copies(found, picture, args.neighbours)
 
 
 def evaluate(args: argparse.Namespace, device: str) -> None:
@@ -287,20 +288,20 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
     if process() == 0:
         print(score_table(line))
         append_line(scores_file(args.run), line)
-        if args.neighbours is not None:
-            save_strip(evaluator.picture, args.neighbours)
-        say_copies(line, args.neighbours)
+        show_copies(line, None if args.neighbours is None else evaluator.picture, args.neighbours)
 
 
-def say_copies(line: dict[str, Any], file: Path | None) -> None:
-    """Where the strip of neighbours is; and where many fakes are as near to a training image as copies are."""
-    if file is not None:
+def show_copies(line: dict[str, Any], picture: Image.Image | None, file: Path | None) -> None:
+    """Write the strip of neighbours; say where many fakes are as near to a training image as copies are."""
+    if picture is not None and file is not None:
+        save_strip(picture, file)
         print(f"wrote {file}")
     share = next((value for name, value in line.items() if name.partition("[")[0] == "duplicates"), 0.0)
     if share > MANY_COPIES:
+        repeats = ": the generator repeats what it was trained on"
         warn(
-            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be: the "
-            f"generator repeats what it was trained on; {file or '--neighbours FILE.png'} shows them"
+            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be"
+            f"{repeats if line['protocol']['fakes'] == GENERATOR else ''}; {file or '--neighbours FILE.png'} shows them"
         )
 
 
@@ -315,6 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run is not None and args.n is None:
         args.n = FEW
     with together(args.device) as device, blaming_user():
+        if args.neighbours is not None:
+            from_main(lambda: check_place(args.neighbours))
         (compare_folders if args.run is None else evaluate)(args, device)
     return 0
 
