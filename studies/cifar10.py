@@ -332,7 +332,10 @@ def equal_section(
     codes = Counter(code for run in every for *_, code in scores_along(run, name))
     code = codes.most_common(1)[0][0]
     points = {row: [at_legs(run.training, name, code) for run in runs] for row, (runs, _) in found.items()}
-    lines += ["", f"`{name}` over seconds: the mean, and the range of the seeds.", ""]
+    lines.append("")
+    if not any(point for seeds in points.values() for legs in seeds for point in legs):
+        return lines  # each score came later than the leg after its own
+    lines += [f"`{name}` over seconds: the mean, and the range of the seeds.", ""]
     return [*lines, save_picture(curve_picture(points, name), args.out, "cifar10_equal_times"), ""]
 
 

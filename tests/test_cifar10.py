@@ -168,6 +168,17 @@ def test_the_report_by_hand(tmp_path: Path) -> None:
         assert picture.size == (560, 320)
 
 
+def test_a_report_without_a_score_in_time(tmp_path: Path) -> None:
+    """The only score comes three legs after the last one: a row, and no curve."""
+    args = arguments(
+        tmp_path, "--seconds", "12", "--seeds", "0", "--rows", "dcgan", "--out", str(tmp_path / "c.md")
+    )
+    (run,) = planned(args, "equal")
+    finished(run.training, {18: 5.0})
+    cifar10.report(args, {"equal": [run]})
+    assert "| dcgan | 1 | 5.00 ± – | 18 |" in args.out.read_text() and not (tmp_path / "images").exists()
+
+
 def test_bands_are_shaded_behind_their_lines() -> None:
     """Between 1 and 3 around a line at 2, from 0 to 1: pale in the middle of the upper half, white above the frame."""
     picture = curves({"a": ([0, 1], [2, 2])}, bands={"a": ([0, 1], [1, 1], [3, 3])}, size=(300, 200))
