@@ -17,9 +17,9 @@ from errors import UserError, shown, tell
 from generation.checkpoint import CheckpointStore, Misfit, load_checkpoint
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
-from generation.protocol import best_step
 from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
 from metrics.features import save_tensors
+from metrics.lines import best_step
 from modelling import MODELS, build_generator, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from errors import UserError
 from generation.latents import latents
-from generation.protocol import GENERATOR
 from generation.sampling import draws_noise, render
 from images.batches import ImageData, images_of
+from metrics.lines import GENERATOR
 from ops.rng import generator, key
 
 

@@ -1,9 +1,8 @@
-"""The protocol of scores: what a line of scores.jsonl says, which lines compare, which is the best, how they are kept.
+"""The protocol of scores: what a line of scores.jsonl says, and how lines are kept; metrics.lines compares them.
 
 A line is {"step", the scores by name, "protocol": everything that is needed to measure the same again, "date"}.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -16,20 +15,10 @@ from typing import Any
 import torch
 
 import disk
-from disk import JSON_LIMIT, Unreadable, decode_json, read_text
 from generation.version import code_version
 from images.batches import ImageData
 from metrics.features import Extractor
-
-GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
-# What two scores must share to be compared.
-COMPARABLE = (
-    "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
-    "truncation_layers", "batch_norm", "seed", "extractor_sha256",
-)  # fmt: skip
-# And what was said later: without it a key is as it was, which checkpoints hold.
-COMPARABLE_TOO = ("layer_noise", "best_by_settings")
-
+from metrics.lines import GENERATOR, read_lines
 
 # -- what a line says ----------------------------------------------------------------------------------------------
 
@@ -114,64 +103,6 @@ def score_line(
     judged = {} if best_by is None else {"best_by": list(best_by)}
     about = {**protocol, "step": step} | judged | surroundings(device)
     return {"step": step, **scores, "protocol": about, "date": now()}
-
-
-# -- which lines compare, and which is the best --------------------------------------------------------------------
-
-
-def protocol_key(line: Mapping[str, Any]) -> str:
-    """Equal for two lines of scores.jsonl whose scores can be compared."""
-    about = line.get("protocol", {})
-    later = [[name, about[name]] for name in COMPARABLE_TOO if about.get(name) is not None]
-    return json.dumps([about.get(name) for name in COMPARABLE] + later)
-
-
-def best_by(line: Mapping[str, Any]) -> tuple[str, str]:
-    """Name of the score that a line is judged by, and whether it should be "low" or "high".
-
-    Lines of before scores said so had a Frechet distance. StopIteration for a line without either.
-    """
-    name, better = line["protocol"].get("best_by") or (next(k for k in line if k.startswith("fid")), "low")
-    return name, better
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl; what a kill left of one, or what is none, is passed over. Unreadable for no file."""
-    found = []
-    for text in read_text(path, JSON_LIMIT).splitlines():
-        with contextlib.suppress(Unreadable):
-            found.append(decode_json(text, dict[str, Any], path.name))
-    return found
-
-
-def best_scores(path: Path) -> list[tuple[int, int]]:
-    """(how many, step of the best) for every group of comparable scores of generated images in a scores.jsonl.
-
-    A score counts by what its protocol says that it is judged by. The group that grew last comes last.
-    """
-    # (name, protocol) -> count, best value, its step
-    found: dict[tuple[str, str], tuple[int, float, int]] = {}
-    for line in read_lines(path) if path.exists() else ():
-        try:
-            line = {"protocol": {}, **line}
-            step, key, (name, better) = line["step"], protocol_key(line), best_by(line)
-            value = line[name] if better == "low" else -line[name]
-            counts = math.isfinite(value) and line["protocol"].get("fakes", GENERATOR) == GENERATOR
-            counts = counts and type(step) is int and step >= 0
-        # another's line
-        except (ValueError, KeyError, AttributeError, TypeError, StopIteration, OverflowError):
-            continue
-        if counts:
-            count, *best = found.pop((name, key), (0, math.inf, -1))
-            found[name, key] = (count + 1, *min(tuple(best), (value, step)))
-    return [(count, step) for count, _, step in found.values()]
-
-
-def best_step(path: Path) -> int | None:
-    """The step with the best score among those taken most often in the same way, along training; None without any."""
-    found = best_scores(path)
-    most = max((count for count, _ in found), default=0)
-    return next((step for count, step in reversed(found) if count == most), None)
 
 
 # -- how lines are kept --------------------------------------------------------------------------------------------

@@ -226,16 +226,22 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
+def score_name(stem: str, extractor: Extractor) -> str:
+    """How lines of scores call a score by an extractor: `fid` and so on, of other networks than the published
+    `fid[NAME]`."""
+    return stem if extractor.name == PLAIN else f"{stem}[{extractor.name}]"
+
+
 def score(names: Sequence[str], sets: Sets) -> dict[str, Score]:
-    """The scores of the rows of METRICS asked for: `fid` and so on, of other networks than the published `fid[NAME]`.
+    """The scores of the rows of METRICS asked for, as score_name calls them.
 
     ValueError: too few images for one of them.
     """
-    suffix = "" if sets.extractor.name == PLAIN else f"[{sets.extractor.name}]"
     found: dict[str, Score] = {}
     for name in names:
         row = METRICS[name]
         found |= {
-            key if row.own_name else f"{key}{suffix}": value for key, value in row.compute(sets).items()
+            key if row.own_name else score_name(key, sets.extractor): value
+            for key, value in row.compute(sets).items()
         }
     return found

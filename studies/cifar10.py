@@ -29,8 +29,10 @@ from errors import UserError, blaming_user, cli
 from generation.extractors import OPENERS, open_extractor
 from generation.pictures import curves
 from images.sources import load_dataset
+from metrics.score import score_name
 from settings.presets import PRESETS
 from studies.runs import (
+    OF_REFERENCE,
     Training,
     add_study_flags,
     finish,
@@ -44,13 +46,12 @@ from studies.runs import (
 )
 from tools import tool_parser
 from tools.common import add_machine_flags, finite, positive
-from tools.table import DASH, generated_lines, span
+from tools.table import DASH, span
 from training.device import choose_device
 
 TITLE = "# CIFAR-10: the published rows, and three models at equal times"
 HEAD = """Written by `python -m studies.cifar10` (its `--help` says how). Scores are of the last step a run, mean ± the
 sample's standard deviation over n seeds, a dash for one. What follows from it stands in [results.md](results.md)."""
-PLAIN = "inception"  # its scores have plain names
 N_LEGS = 6  # scores along the runs of equal times
 ENDLESS = 100_000_000  # steps of a run that its seconds end
 
@@ -83,7 +84,7 @@ TABLES: dict[str, dict[str, Published]] = {
         "cifar10-sngan-projection": Published("SNGAN, projection"),
     },
 }
-ROWS = {name: row for table in TABLES.values() for name, row in table.items()}
+PUBLISHED = {name: row for table in TABLES.values() for name, row in table.items()}
 
 # Three recipes as narrow as a thread of a CPU wants: each sees thousands of batches within an hour. What differs from
 # the papers' is said with each.
@@ -112,7 +113,7 @@ PARTS = ("tables", "equal")
 
 
 @dataclass(frozen=True)
-class Run:
+class RowRun:
     """One training of the study: of a row of the tables or of a small model."""
 
     row: str
@@ -120,15 +121,20 @@ class Run:
     training: Training
 
 
-def score_name(stem: str, extractor: str) -> str:
-    """How a line of scores.jsonl calls a score."""
-    return stem if extractor == PLAIN else f"{stem}[{extractor}]"
+def names_of(args: argparse.Namespace, *, labelled: bool) -> list[str]:
+    """How lines of scores call the scores of a row of the tables, the Frechet distance first."""
+    stems = [
+        args.reader.distance,
+        *(["is"] if args.reader.has_logits else []),
+        *(["intra_fid"] if labelled else []),
+    ]
+    return [score_name(stem, args.reader) for stem in stems]
 
 
-def planned(args: argparse.Namespace, part: str) -> list[Run]:
+def planned(args: argparse.Namespace, part: str) -> list[RowRun]:
     """The runs of a part, all rows of a seed before the next seed."""
-    rows = [row for row in args.rows if row in (ROWS if part == "tables" else SMALL)]
-    return [Run(row, seed, training_of(args, part, row, seed)) for seed in args.seeds for row in rows]
+    rows = [row for row in args.rows if row in (PUBLISHED if part == "tables" else SMALL)]
+    return [RowRun(row, seed, training_of(args, part, row, seed)) for seed in args.seeds for row in rows]
 
 
 def training_of(args: argparse.Namespace, part: str, row: str, seed: int) -> Training:
@@ -137,7 +143,8 @@ def training_of(args: argparse.Namespace, part: str, row: str, seed: int) -> Tra
     n_steps = args.n_steps if by_steps else ENDLESS
     start = [f"--preset={row}"] if part == "tables" else SMALL[row]
     conditional = part == "tables" and row in TABLES["Conditional"]
-    metrics = ["fid", "is", *(["intra_fid"] if conditional else [])] if part == "tables" else ["fid"]
+    names = names_of(args, labelled=conditional)[: None if part == "tables" else 1]
+    metrics = ["fid", *(name.partition("[")[0] for name in names[1:])]
     # seconds are counted up to a line of the log; a step of 512 images takes seconds on one thread
     interval = 50 if by_steps else 1 if part == "tables" else 10
     flags = [
@@ -161,7 +168,7 @@ def training_of(args: argparse.Namespace, part: str, row: str, seed: int) -> Tra
         reader += [f"--metric_weights={args.metric_weights}"]
     if args.cache_dir is not None:
         reader += [f"--cache_dir={args.cache_dir}"]
-    return Training(
+    run = Training(
         "gan_cifar10",
         f"{part}-{row}-{seed}",
         args.runs_dir.absolute(),
@@ -169,8 +176,18 @@ def training_of(args: argparse.Namespace, part: str, row: str, seed: int) -> Tra
         n_steps if by_steps else None,
         None if by_steps else args.seconds,
         scoring=(*reader,),
-        protocol={"fakes": "generator", "n_fake": args.n, "seed": 0, "extractor": args.reader_name},
+        scores=tuple(names),
     )
+    about = {
+        "n_fake": args.n,
+        "n_real": args.n_real,
+        "split": "train",
+        "extractor": args.reader.name,
+        "extractor_sha256": args.reader.checksum,
+        "weights": "ema" if run.config().ema else "raw",
+        "labels": OF_REFERENCE if conditional else None,
+    }
+    return replace(run, protocol=about)
 
 
 # -- runs of equal times -------------------------------------------------------------------------------------------
@@ -180,17 +197,16 @@ def scores_along(run: Training, name: str) -> list[tuple[float, float, str]]:
     """(seconds of training, score, version of the code) of every score of a run that was taken as all are."""
     clock = dict(run.clock())
     found = []
-    for line in generated_lines(run.folder):
-        same = run.protocol.items() <= line["protocol"].items()
+    for line in run.lines_along():
         seconds = max((s for step, s in clock.items() if step <= line["step"]), default=None)
-        if same and seconds is not None and isinstance(line.get(name), int | float):
+        if seconds is not None and isinstance(line.get(name), int | float):
             found.append((seconds, float(line[name]), str(line["protocol"].get("code"))))
     return found
 
 
 def train_in_legs(runs: Sequence[Training], args: argparse.Namespace, extra: Sequence[str]) -> list[str]:
     """Train to each sixth of the seconds in turn and score there; what went wrong, a line a run."""
-    name, failures = score_name("fid", args.reader_name), []
+    (name, *_), failures = names_of(args, labelled=False), []
     for leg in range(1, N_LEGS + 1):
         until = args.seconds * leg / N_LEGS
         left = [
@@ -232,23 +248,18 @@ def curve_picture(
 # -- report --------------------------------------------------------------------------------------------------------
 
 
-def row_cells(runs: Sequence[Run], lines: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+def row_cells(runs: Sequence[RowRun], lines: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """n, scores, steps and hours of the runs of a row."""
     hours = [clock[-1][1] / 3600 for run in runs if (clock := run.training.clock())]
-    scores = [
-        spread_in([line[name] for line in lines], ".2f")
-        if all(line.get(name) is not None for line in lines)
-        else DASH
-        for name in names
-    ]
+    scores = [spread_in([line.get(name) for line in lines], ".2f") for name in names]
     mean = f"{sum(hours) / len(hours):.2f}" if hours else DASH
     return [str(len(lines)), *scores, span([line["step"] for line in lines]), mean]
 
 
-def found_by_row(runs: Sequence[Run]) -> dict[str, tuple[list[Run], list[dict[str, Any]]]]:
+def found_by_row(runs: Sequence[RowRun]) -> dict[str, tuple[list[RowRun], list[dict[str, Any]]]]:
     """The finished runs of each row, with their scores by one version of the code."""
     scores = scores_of([run.training for run in runs])
-    found: dict[str, tuple[list[Run], list[dict[str, Any]]]] = {}
+    found: dict[str, tuple[list[RowRun], list[dict[str, Any]]]] = {}
     for run, line in zip(runs, scores, strict=True):
         if line is not None:
             of_row = found.setdefault(run.row, ([], []))
@@ -264,7 +275,9 @@ def budget_of(args: argparse.Namespace, part: str) -> str:
     return f"{args.seconds:g} seconds of training a run on one thread"
 
 
-def tables_section(args: argparse.Namespace, found: Mapping[str, tuple[list[Run], list[dict]]]) -> list[str]:
+def tables_section(
+    args: argparse.Namespace, found: Mapping[str, tuple[list[RowRun], list[dict]]]
+) -> list[str]:
     """The source's two tables with what was reached here."""
     first = next(iter(found.values()))
     lines = [
@@ -280,8 +293,7 @@ def tables_section(args: argparse.Namespace, found: Mapping[str, tuple[list[Run]
     for title, table in TABLES.items():
         if not (there := [row for row in table if row in found]):
             continue
-        stems = ["fid", "is", *(["intra_fid"] if title == "Conditional" else [])]
-        names = [score_name(stem, args.reader_name) for stem in stems]
+        names = names_of(args, labelled=title == "Conditional")
         heads = [f"{title.lower()}: row", "published FID", "published IS"]
         heads += ["published intra-FID"] if title == "Conditional" else []
         heads += ["n", *(f"`{name}`" for name in names), "steps", "hours"]
@@ -297,9 +309,11 @@ def tables_section(args: argparse.Namespace, found: Mapping[str, tuple[list[Run]
     return lines
 
 
-def equal_section(args: argparse.Namespace, found: Mapping[str, tuple[list[Run], list[dict]]]) -> list[str]:
+def equal_section(
+    args: argparse.Namespace, found: Mapping[str, tuple[list[RowRun], list[dict]]]
+) -> list[str]:
     """The small models at equal times, and the picture of their curves."""
-    name = score_name("fid", args.reader_name)
+    name, *_ = names_of(args, labelled=False)
     lines = [
         "## Equal times",
         "",
@@ -318,11 +332,14 @@ def equal_section(args: argparse.Namespace, found: Mapping[str, tuple[list[Run],
     codes = Counter(code for run in every for *_, code in scores_along(run, name))
     code = codes.most_common(1)[0][0]
     points = {row: [at_legs(run.training, name, code) for run in runs] for row, (runs, _) in found.items()}
-    lines += ["", f"`{name}` over seconds: the mean, and the range of the seeds.", ""]
+    lines.append("")
+    if not any(point for seeds in points.values() for legs in seeds for point in legs):
+        return lines  # each score came later than the leg after its own
+    lines += [f"`{name}` over seconds: the mean, and the range of the seeds.", ""]
     return [*lines, save_picture(curve_picture(points, name), args.out, "cifar10_equal_times"), ""]
 
 
-def report(args: argparse.Namespace, runs: Mapping[str, Sequence[Run]]) -> None:
+def report(args: argparse.Namespace, runs: Mapping[str, Sequence[RowRun]]) -> None:
     """Write the report of what is finished."""
     lines = [TITLE, "", HEAD, ""]
     for part, of_part in (("tables", tables_section), ("equal", equal_section)):
@@ -335,7 +352,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = tool_parser("studies.cifar10", __doc__)
     p.add_argument("--part", nargs="+", default=PARTS, choices=PARTS, help="[both]")
-    rows = (*ROWS, *SMALL)
+    rows = (*PUBLISHED, *SMALL)
     p.add_argument(
         "--rows", nargs="+", default=rows, choices=rows, metavar="ROW", help=f"among {', '.join(rows)} [all]"
     )
@@ -366,9 +383,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = {"data_root": Path(args.data_root).absolute(), "cache_dir": args.cache_dir}
     places["data"] = None if args.data is None else Path(args.data).absolute()
     with blaming_user():  # what is missing is said now, not after hours
-        reader = open_extractor(args.extractor, args.metric_weights, args.cache_dir, "cpu")
-        load_dataset("cifar10", img_size=32, img_channels=3, **places)
-    args.reader_name = reader.name
+        args.reader = open_extractor(args.extractor, args.metric_weights, args.cache_dir, "cpu")
+        args.n_real = min(args.n, len(load_dataset("cifar10", img_size=32, img_channels=3, **places)))
     runs = {part: planned(args, part) for part in args.part}
     for run in [run for of_part in runs.values() for run in of_part]:
         run.training.check()

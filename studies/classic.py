@@ -21,9 +21,13 @@ from typing import Any
 
 from PIL import Image
 
-from errors import UserError, cli
+from errors import UserError, blaming_user, cli
+from generation.extractors import open_extractor
 from generation.pictures import picture_table
+from images.sources import load_dataset
+from metrics.features import EXTRACTORS
 from studies.runs import (
+    OF_REFERENCE,
     Training,
     add_study_flags,
     finish,
@@ -74,6 +78,7 @@ SHOWN_SIDE = 176  # px of a run's samples
 
 def training(method: str, seed: int, n_steps: int, runs_dir: Path) -> Training:
     """One run of the study."""
+    labelled = "--conditional" in METHODS[method][1]
     words = f"{EVERY} {METHODS[method][1]} --seed {seed} --n_steps {n_steps} --device cpu"
     name = (
         "".join(c if c.isalnum() or c == "-" else "-" for c in method).replace("---", "-").replace("--", "-")
@@ -86,12 +91,15 @@ def training(method: str, seed: int, n_steps: int, runs_dir: Path) -> Training:
         n_steps,
         scoring=("--device=cpu", f"--extractor={EXTRACTOR}"),
         protocol={
-            "fakes": "generator",
             "n_fake": 10_000,
+            "n_real": 10_000,
+            "split": "train",
             "extractor": EXTRACTOR,
+            "extractor_sha256": EXTRACTORS[EXTRACTOR].shipped,
             "weights": "ema",
-            "seed": 0,
+            "labels": OF_REFERENCE if labelled else None,
         },
+        scores=(*(name for name, *_ in COLUMNS), *(["class_accuracy"] if labelled else [])),
     )
 
 
@@ -160,13 +168,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     for run in runs.values():
         run.check()
-    failures = []
+    trainings, failures = list(runs.values()), []
     if not args.report_only:
-        failures = train_all(
-            list(runs.values()), args.jobs, [f"--data_root={Path(args.data_root).absolute()}"]
-        )
-    failures += score_all(list(runs.values()))
-    report(runs, args.n_steps, args.out)
+        with blaming_user():  # what is missing is said now, not after hours
+            open_extractor(EXTRACTOR)
+            load_dataset("mnist", img_size=32, img_channels=1, data_root=args.data_root)
+        failures = train_all(trainings, args.jobs, [f"--data_root={Path(args.data_root).absolute()}"])
+    failures += score_all(trainings)
+    if any(scores_of(trainings)) or not failures:
+        report(runs, args.n_steps, args.out)
     return finish(failures)
 
 

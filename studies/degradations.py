@@ -38,12 +38,13 @@ from generation.evaluation import FEW, Evaluator
 from generation.extractors import OPENERS, open_extractor
 from generation.indexed import IndexedImages, noise_images, opposite_index, real_images
 from generation.pictures import picture_table, to_grid, to_picture
-from generation.protocol import append_score, read_lines
+from generation.protocol import append_score
 from generation.version import code_version
 from images.batches import ImageData
 from images.cache import cache_folder
 from images.sources import DATASETS, load_dataset
 from metrics.features import Extractor
+from metrics.lines import read_lines
 from metrics.score import METRICS
 from modelling.layers import as_size
 from ops.rng import generator
@@ -55,7 +56,7 @@ from training.device import choose_device
 
 BEGIN, END = "<!-- degradations: written by the study -->", "<!-- degradations: end -->"
 # Rows of METRICS that need nothing but features, and their scores, whether low or high ones are good.
-ROWS = ("fid", "kid", "mind", "pr", "dc")
+SCORED = ("fid", "kid", "mind", "pr", "dc")
 BETTER = {
     "fid": "low", "fd": "low", "kid": "low", "mind": "low", "precision": "high", "recall": "high", "density": "high",
     "coverage": "high",
@@ -225,7 +226,7 @@ def score_steps(
         n_fake=n,
         n_real=n,
         split="all",
-        metrics=[name for name in ROWS if name in METRICS],
+        metrics=[name for name in SCORED if name in METRICS],
         fakes=steps[0].images,
         cache_dir=cache,
     )
@@ -318,16 +319,23 @@ def picture_of(steps: Sequence[Step]) -> Image.Image:
     return picture_table(["as it is", *(f"level {i}" for i in range(1, n))], rows)
 
 
-def write_between(lines: Sequence[str], out: Path) -> None:
-    """Put lines between the two marks of a file, which a new one has alone; UserError where there are none."""
+def around_marks(out: Path) -> tuple[str, str]:
+    """What stands until the first mark of a file, and from the second one on; a new file has these alone. UserError
+    where there are none."""
     text = disk.read_text(out, disk.JSON_LIMIT) if out.exists() else f"{BEGIN}\n{END}\n"
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"--out {out} has no lines {BEGIN} and {END} to write between")
+    return before + begin, end + after
+
+
+def write_between(lines: Sequence[str], out: Path) -> None:
+    """Put lines between the two marks of a file; UserError."""
+    before, after = around_marks(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        disk.put(out, "\n".join([before + begin, "", *lines, end + after]))
+        disk.put(out, "\n".join([before, "", *lines, after]))
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
     print(f"wrote {out}")
@@ -354,14 +362,19 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def study(args: argparse.Namespace, name: str, path: str | None, reader: Extractor) -> list[str]:
-    """The section of one data set."""
+def planned(args: argparse.Namespace, name: str, path: str | None) -> tuple[ImageData, int]:
+    """A data set, and how many of its images a half has; UserError."""
     data = replace(load_data(name, path, args), name=name)
     most = most_images(data)
     n = min(FEW, most) if args.n is None else args.n
     if n > most:
         raise UserError(f"--n {n}: {name} has {len(data)} images, room for halves of {most}")
-    steps = steps_of(data, n)
+    return data, n
+
+
+def study(args: argparse.Namespace, data: ImageData, n: int, reader: Extractor) -> list[str]:
+    """The section of one data set."""
+    steps, name = steps_of(data, n), data.name
     args.runs_dir.mkdir(parents=True, exist_ok=True)
     file = args.runs_dir / f"{name}.jsonl"
     lines = score_steps(reader, data, steps, n, file, cache_folder(args.cache_dir))
@@ -380,11 +393,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"--data {shown(' '.join(given))}: give a plain NAME and, where it needs one, a PATH"
             )
+    around_marks(args.out)
     with blaming_user():
         reader = open_extractor(
             args.extractor, args.metric_weights, args.cache_dir, choose_device(args.device)
         )
-        sections = [study(args, given[0], (given[1:] or [None])[0], reader) for given in args.data]
+        # what is missing is said now, not after hours
+        sets = [planned(args, given[0], (given[1:] or [None])[0]) for given in args.data]
+        sections = [study(args, data, n, reader) for data, n in sets]
     write_between([line for lines in sections for line in lines], args.out)
     return 0
 

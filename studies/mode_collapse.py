@@ -28,9 +28,11 @@ from torch import Tensor
 
 from errors import blaming_user, cli
 from generation.checkpoint import load_checkpoint
-from generation.extractors import OPENERS
+from generation.extractors import open_extractor
 from generation.pictures import WHITE, histogram, picture_table
+from images.sources import load_dataset
 from losses import METHODS as LOSSES
+from metrics.features import EXTRACTORS
 from settings.presets import PRESETS
 from studies.runs import (
     Training,
@@ -53,7 +55,7 @@ shows pictures, counted. Small fully connected networks, batches of 256, five up
 G; 10,000 samples of the last step a run; mean ± the sample's standard deviation over the seeds, a dash for one; one
 thread a run. What follows from it stands in [results.md](results.md)."""
 # How every run is scored: the defaults of tools.evaluate.
-PROTOCOL = {"fakes": "generator", "n_fake": 10_000, "weights": "raw", "seed": 0}
+PROTOCOL = {"n_fake": 10_000, "weights": "raw"}
 SHOWN_SIDE = 160  # px of a picture in the report
 
 
@@ -104,7 +106,7 @@ METHODS = tuple(name.removeprefix("ring8-") for name in PRESETS if name.startswi
 
 
 @dataclass(frozen=True)
-class Run:
+class MethodRun:
     """One training of the study."""
 
     part: str
@@ -117,7 +119,15 @@ class Run:
     def training(self) -> Training:
         """How it is trained and scored."""
         part = PARTS[self.part]
-        reader = [] if part.extractor is None else [f"--extractor={part.extractor}"]
+        reader, about = [], PROTOCOL
+        if part.extractor is not None:
+            reader = [f"--extractor={part.extractor}"]
+            about = about | {
+                "n_real": 10_000,
+                "split": "train",
+                "extractor": part.extractor,
+                "extractor_sha256": EXTRACTORS[part.extractor].shipped,
+            }
         return Training(
             part.script,
             f"{self.part}-{self.method}-{self.seed}",
@@ -130,7 +140,8 @@ class Run:
             ),
             self.n_steps,
             scoring=("--device=cpu", *reader),
-            protocol=PROTOCOL | {"extractor": part.extractor},
+            protocol=about,
+            scores=(part.counted, *(name for name, *_ in part.columns)),
         )
 
 
@@ -138,7 +149,7 @@ class Run:
 class Scored:
     """A run and its score."""
 
-    run: Run
+    run: MethodRun
     line: dict[str, Any]
 
 
@@ -185,7 +196,7 @@ def table_of(part: str, runs: Sequence[Scored]) -> list[str]:
     return [*lines, "", f"All {row.n_modes}, each with at least 1 % of the samples. {said}"]
 
 
-def samples_of(run: Run, step: int) -> Image.Image:
+def samples_of(run: MethodRun, step: int) -> Image.Image:
     """The run's own picture of a step; white where it has none."""
     file = run.training.folder / "samples" / f"step-{step:08d}-raw.png"
     if file.is_file():
@@ -193,7 +204,7 @@ def samples_of(run: Run, step: int) -> Image.Image:
     return Image.new("RGB", (SHOWN_SIDE, SHOWN_SIDE), WHITE)
 
 
-def pictures_of(part: str, runs: Sequence[Run]) -> Image.Image:
+def pictures_of(part: str, runs: Sequence[MethodRun]) -> Image.Image:
     """A row a method, a column a step, of the first seed."""
     first = [run for run in runs if run.seed == runs[0].seed]
     interval = PRESETS[f"{PARTS[part].stem}gan"].settings["train_g_interval"]
@@ -202,7 +213,7 @@ def pictures_of(part: str, runs: Sequence[Run]) -> Image.Image:
     return picture_table(titles, [(run.method, [samples_of(run, step) for step in steps]) for run in first])
 
 
-def weights_of(run: Run) -> Tensor:
+def weights_of(run: MethodRun) -> Tensor:
     """All weights of D's layers at the end, biases left out."""
     state = load_checkpoint(run.training.folder / "checkpoints" / f"step-{run.n_steps:08d}.pt")["networks"][
         "D"
@@ -210,7 +221,7 @@ def weights_of(run: Run) -> Tensor:
     return torch.cat([w.flatten() for w in state.values() if w.dim() > 1])
 
 
-def histograms(runs: Sequence[Run]) -> tuple[Image.Image, list[str]] | None:
+def histograms(runs: Sequence[MethodRun]) -> tuple[Image.Image, list[str]] | None:
     """Weights of D under clipping and under the gradient penalty, and a line on each; None without both runs."""
     found = {run.method: run for run in runs if run.seed == runs[0].seed}
     if not {"wgan", "wgan-gp"} <= found.keys():
@@ -252,7 +263,7 @@ def section(part: str, scored: Sequence[Scored], out: Path) -> list[str]:
     return lines
 
 
-def report(runs: Sequence[Run], out: Path) -> None:
+def report(runs: Sequence[MethodRun], out: Path) -> None:
     """Write the report of what is finished and scored by one version of the code, and its pictures."""
     lines = [TITLE, "", HEAD, ""]
     for part in PARTS:
@@ -278,11 +289,11 @@ def parser() -> argparse.ArgumentParser:
 
 def planned(
     args: argparse.Namespace, parts: Sequence[str], methods: Sequence[str], seeds: Sequence[int] | None
-) -> list[Run]:
+) -> list[MethodRun]:
     """The runs of these, all methods of a seed before the next seed; seeds: None for those of each part."""
     lengths = {part: row.n_steps for part, row in PARTS.items()} | {"mnist": args.mnist_steps}
     return [
-        Run(part, method, seed, lengths[part], args.runs_dir.absolute())
+        MethodRun(part, method, seed, lengths[part], args.runs_dir.absolute())
         for part in parts
         for seed in (PARTS[part].seeds if seeds is None else seeds)
         for method in methods
@@ -300,13 +311,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, then score and report."""
     args = parser().parse_args(argv)
     runs = [run.training for run in planned(args, args.part, args.methods, args.seeds)]
-    for name in {PARTS[part].extractor for part in args.part} - {None}:
-        with blaming_user():
-            OPENERS[name](None, None, "cpu")  # missing weights are said now, not after hours
     for run in runs:
         run.check()
     failures = []
     if not args.report_only:
+        with blaming_user():  # what is missing is said now, not after hours
+            for name in {PARTS[part].extractor for part in args.part} - {None}:
+                open_extractor(name)
+            if "mnist" in args.part:
+                load_dataset("mnist", img_size=28, img_channels=1, data_root=args.data_root)
         failures = train_all(runs, args.jobs, [f"--data_root={Path(args.data_root).absolute()}"])
     every = planned(args, tuple(PARTS), METHODS, seeds_there(args.runs_dir))
     for part in PARTS:

@@ -9,25 +9,34 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 import disk
-from errors import UserError, tell
+from errors import UserError, shown, tell
 from generation.checkpoint import CheckpointStore
 from generation.version import code_version
+from metrics.lines import GENERATOR
 from settings import TrainConfig, as_dict
 from settings.command_line import parse_config
 from settings.files import read_saved
 from settings.resume import resume_differences
 from tools import evaluate
 from tools.common import positive
-from tools.table import DASH, clock_of, generated_lines, scripts, spread
+from tools.table import DASH, Clock, generated_lines, scripts, spread
 
 ROOT = Path(__file__).resolve().parent.parent
-POLL = 0.5  # seconds between looks at what runs
+POLL = 2.0  # seconds between looks at what runs
+LAST_WORDS = 2**14  # bytes of a log that are looked at for what a run said last
+OF_REFERENCE = "of the reference images"  # labels, as a protocol says that they were given
+# What the scores of every study say, None for what is not said; a study adds what it has chosen.
+USUAL = {
+    "fakes": GENERATOR, "seed": 0, "truncation": None, "truncation_layers": None, "labels": None, "extractor": None,
+    "extractor_sha256": None, "n_real": None, "split": None,
+}  # fmt: skip
 STOP = 15  # SIGTERM: the run saves and ends with 128 + 15
 
 
@@ -36,7 +45,8 @@ class Training:
     """One run of a study.
 
     flags: the words that start it, but for its name and folders; n_steps: its length in steps, None for one that ends
-    after `seconds` of training; scoring: flags of tools.evaluate; protocol: what its scores must say.
+    after `seconds` of training; scoring: flags of tools.evaluate; protocol: what its scores must say beside USUAL;
+    scores: their names, all of which a line must have.
     """
 
     script: str
@@ -47,6 +57,7 @@ class Training:
     seconds: float | None = None
     scoring: tuple[str, ...] = ()
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -67,9 +78,13 @@ class Training:
         """Steps of its checkpoints."""
         return CheckpointStore(self.folder / "checkpoints").steps()
 
+    @cached_property
+    def _clock(self) -> Clock:
+        return Clock(self.folder, self.config().batch_size)
+
     def clock(self) -> list[tuple[int, float]]:
         """(step, seconds of training) along it."""
-        return clock_of(self.folder, self.config().batch_size)
+        return self._clock.read()
 
     def due(self) -> bool:
         """Whether it has been trained as long as it should."""
@@ -102,11 +117,21 @@ class Training:
         place = [f"--log_name={self.name}", f"--runs_dir={self.runs_dir}", "--resume=auto"]
         return [sys.executable, f"{self.script}.py", *self.flags, *place, *extra]
 
+    def lines_along(self) -> list[dict[str, Any]]:
+        """The scores of all its steps that were taken as all are, and are all there; the newest last."""
+        wanted = USUAL | dict(self.protocol)
+        return [
+            line
+            for line in generated_lines(self.folder)
+            if all(line["protocol"].get(name) == value for name, value in wanted.items())
+            # null: a score that is not finite
+            and all(isinstance(line.get(name, ""), int | float | None) for name in self.scores)
+        ]
+
     def lines(self) -> list[dict[str, Any]]:
-        """The scores of its last step that were taken as all are, the newest last."""
-        wanted = {**self.protocol, "step": self.end()}
-        found = generated_lines(self.folder)
-        return [line for line in found if wanted.items() <= {"extractor": None, **line["protocol"]}.items()]
+        """Those of its last step."""
+        step = self.end()
+        return [line for line in self.lines_along() if line["step"] == step]
 
     def codes(self) -> list[str]:
         """The versions of the code that it was scored by, the newest last."""
@@ -114,10 +139,9 @@ class Training:
 
     def trained_by(self) -> set[str]:
         """The versions of the code that it was trained by, as far as its log says so."""
-        with suppress(disk.Unreadable):
-            return set(
-                re.findall(r"^version (\S+): ", disk.read_text(self.log, disk.JSON_LIMIT), re.MULTILINE)
-            )
+        with suppress(disk.Unreadable), disk.open_regular(self.log) as lines:
+            found = (re.match(rb"version (\S+): ", line) for line in lines)
+            return {match[1].decode(errors="replace") for match in found if match}
         return set()
 
 
@@ -177,8 +201,10 @@ def _failure(run: Training, code: int) -> str | None:
     """What is to be said of a run that has ended, None where it ended as it should."""
     if code in (0, 128 + STOP) and run.done():
         return None
-    lines = disk.read_text(run.log, disk.JSON_LIMIT).strip().splitlines()
-    return f"{run.name} ended with exit code {code} ({lines[-1]}), see {run.log}"
+    with disk.open_regular(run.log) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_WORDS))
+        *_, last = ("nothing", *file.read().decode(errors="replace").strip().splitlines())
+    return f"{run.name} ended with exit code {code} ({shown(last)}), see {run.log}"
 
 
 # -- scores --------------------------------------------------------------------------------------------------------
@@ -220,20 +246,26 @@ def scores_of(runs: Sequence[Training]) -> list[dict[str, Any] | None]:
 # -- reports -------------------------------------------------------------------------------------------------------
 
 
-def spread_in(values: Sequence[float], form: str) -> str:
-    """Mean and the sample's deviation over seeds in a format, a dash for the deviation of one."""
+def spread_in(values: Sequence[float | None], form: str) -> str:
+    """Mean and the sample's deviation over seeds in a format, a dash for the deviation of one, and for all where one is
+    None: not finite."""
+    if None in values:
+        return DASH
     mean, deviation = spread(values)
     return f"{mean:{form}} ± {DASH if deviation is None else f'{deviation:{form}}'}"
 
 
 def measured_by(runs: Sequence[Training], lines: Sequence[Mapping[str, Any]]) -> str:
-    """Which code, machine and reader the scores are of."""
+    """Which code, machine and reader the scores are of; that several versions trained the runs is a line of its own."""
     about = lines[0]["protocol"]
-    trained = ", ".join(sorted(set().union(*(run.trained_by() for run in runs))))
+    versions = sorted(set().union(*(run.trained_by() for run in runs)))
+    trained = ", ".join(versions)
     reader = about.get("extractor_sha256")
     by = "" if reader is None else f"; read by {about['extractor']} {reader[:16]}…"
     begun = f"Trained by version {trained}; scored" if trained else "Scored"
-    return f"{begun} by version {about['code']}, torch {about['torch']}, {about['device']}{by}."
+    mixed = "\n\nSeveral versions of the code trained these runs: their rows may differ by that, too."
+    text = f"{begun} by version {about['code']}, torch {about['torch']}, {about['device']}{by}."
+    return text + (mixed if len(versions) > 1 else "")
 
 
 def save_picture(picture: Image.Image, out: Path, name: str) -> str:

@@ -9,22 +9,28 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from generation.pictures import COLOURS, curves
 from metrics.classifiers import DigitCNN
-from metrics.features import save_extractor
+from metrics.features import Extractor, save_extractor
 from modelling import build_generator, own_settings
 from settings.presets import PRESETS
 from studies import cifar10
-from studies.cifar10 import ROWS, SMALL, TABLES, at_legs, planned, scores_along
+from studies.cifar10 import PUBLISHED, SMALL, TABLES, at_legs, planned, scores_along
 from studies.runs import Training
 
 
 def arguments(tmp_path: Path, *more: str) -> Namespace:
     """The command line, as main completes it."""
     args = cifar10.parser().parse_args(["--device", "cpu", "--runs_dir", str(tmp_path / "runs"), *more])
-    args.reader_name = args.extractor
+    args.reader, args.n_real = reader(args.extractor), args.n
     return args
+
+
+def reader(name: str, **how: object) -> Extractor:
+    """An extractor as the study sees one."""
+    return Extractor(name, nn.Identity(), "ab" * 32, {}, **how)
 
 
 def finished(
@@ -33,9 +39,16 @@ def finished(
     """Make a run's folder with a score `fid[lite0]` at each of these steps, and with its clock."""
     (run.folder / "checkpoints").mkdir(parents=True)
     (run.folder / "checkpoints" / f"step-{max(values):08d}.pt").touch()
-    about = dict(run.protocol) | {"code": code, "extractor_sha256": "ab" * 32, "torch": "2", "device": "cpu"}
+    about = dict(run.protocol) | {
+        "fakes": "generator",
+        "seed": 0,
+        "code": code,
+        "torch": "2",
+        "device": "cpu",
+    }
+    more = {"is[lite0]": 2.0, "intra_fid[lite0]": None}
     lines = [
-        {"step": step, "fid[lite0]": value, "is[lite0]": 2.0, "protocol": about | {"step": step}}
+        {"step": step, "fid[lite0]": value, **more, "protocol": about | {"step": step}}
         for step, value in values.items()
     ]
     (run.folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -45,8 +58,8 @@ def finished(
 
 
 def test_rows_are_presets_with_the_scores_that_they_quote() -> None:
-    assert len(ROWS) == 7 + 4
-    for name, row in ROWS.items():
+    assert len(PUBLISHED) == 7 + 4
+    for name, row in PUBLISHED.items():
         preset = PRESETS[name]
         assert preset.script == "gan_cifar10" and preset.settings["n_steps"] == 200_000
         assert bool(preset.settings.get("conditional")) == (name in TABLES["Conditional"])
@@ -90,6 +103,27 @@ def test_which_runs_there_are(tmp_path: Path) -> None:
     assert small.n_steps is None and small.seconds == 3600
 
 
+def test_scores_are_called_as_the_reader_is(tmp_path: Path) -> None:
+    """The published Inception has plain names; DINOv2's Frechet distance is fd, and it reads no classes."""
+    args = arguments(tmp_path, "--rows", "cifar10-gan", "cifar10-cgan", "stylegan2", "--seeds", "0")
+    for one, scores in (
+        (reader("inception"), [("fid", "is"), ("fid", "is", "intra_fid"), ("fid",)]),
+        (reader("cnn:1a"), [("fid[cnn:1a]", "is[cnn:1a]"), ("fid[cnn:1a]", "is[cnn:1a]", "intra_fid[cnn:1a]"),
+                            ("fid[cnn:1a]",)]),
+        (reader("dinov2-b", distance="fd", has_logits=False),
+         [("fd[dinov2-b]",), ("fd[dinov2-b]", "intra_fid[dinov2-b]"), ("fd[dinov2-b]",)]),
+    ):  # fmt: skip
+        args.reader = one
+        trainings = [run.training for part in cifar10.PARTS for run in planned(args, part)]
+        assert [run.scores for run in trainings] == scores
+        asked = [run.scoring[run.scoring.index("--metrics") + 1 :] for run in trainings]
+        logits = ("is",) if one.has_logits else ()
+        assert asked == [("fid", *logits), ("fid", *logits, "intra_fid"), ("fid",)]
+        assert all(run.protocol["extractor_sha256"] == one.checksum for run in trainings)
+        assert [run.protocol["weights"] for run in trainings] == ["raw", "raw", "ema"]
+        assert [bool(run.protocol["labels"]) for run in trainings] == [False, True, False]
+
+
 def test_scores_at_equal_times_by_hand(tmp_path: Path) -> None:
     """Twelve steps of a second each in six legs of two; of a leg without a score there is no point; another version's
     and other samples are none."""
@@ -99,7 +133,8 @@ def test_scores_at_equal_times_by_hand(tmp_path: Path) -> None:
     finished(training, {2: 9.0, 4: 8.0, 7: 7.0, 12: 5.0})
     with open(training.folder / "scores.jsonl", "a") as file:
         for about in ({"n_fake": 3, "code": "v"}, {"code": "w"}):
-            line = {"step": 9, "fid[lite0]": 1.0, "protocol": dict(training.protocol) | about}
+            line = {"step": 9, "fid[lite0]": 1.0}
+            line["protocol"] = dict(training.protocol) | {"fakes": "generator", "seed": 0} | about
             file.write(json.dumps(line) + "\n")
     along = scores_along(training, "fid[lite0]")
     assert [(s, v, c) for s, v, c in along] == [
@@ -133,6 +168,17 @@ def test_the_report_by_hand(tmp_path: Path) -> None:
         assert picture.size == (560, 320)
 
 
+def test_a_report_without_a_score_in_time(tmp_path: Path) -> None:
+    """The only score comes three legs after the last one: a row, and no curve."""
+    args = arguments(
+        tmp_path, "--seconds", "12", "--seeds", "0", "--rows", "dcgan", "--out", str(tmp_path / "c.md")
+    )
+    (run,) = planned(args, "equal")
+    finished(run.training, {18: 5.0})
+    cifar10.report(args, {"equal": [run]})
+    assert "| dcgan | 1 | 5.00 ± – | 18 |" in args.out.read_text() and not (tmp_path / "images").exists()
+
+
 def test_bands_are_shaded_behind_their_lines() -> None:
     """Between 1 and 3 around a line at 2, from 0 to 1: pale in the middle of the upper half, white above the frame."""
     picture = curves({"a": ([0, 1], [2, 2])}, bands={"a": ([0, 1], [1, 1], [3, 3])}, size=(300, 200))
@@ -161,7 +207,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_trains_in_legs_scores_and_goes_on(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two legs of a tiny model in a process of its own; again, nothing is trained or scored."""
+    """Two legs of a tiny model in a process of its own, or one where the machine is so slow that the first is both;
+    again, nothing is trained or scored."""
     save_extractor(tmp_path / "reader.safetensors", DigitCNN(), {"extractor": "digits-cnn"})
     tiny = ("--model=dcgan", "--batch_size=4", "--g_kwargs", "width=4", "--d_kwargs", "width=4")
     monkeypatch.setattr(cifar10, "SMALL", {"dcgan": tiny})
@@ -175,7 +222,11 @@ def test_the_command_trains_in_legs_scores_and_goes_on(
     assert cifar10.main(words) == 0
     scores = (tmp_path / "runs" / "equal-dcgan-0" / "scores.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in scores]
-    assert len(steps) == 2 and 0 < steps[0] < steps[1]
+    assert 1 <= len(steps) <= 2 and steps[0] > 0 and steps == sorted(set(steps))
+    ticks = [json.loads(line) for line in (tmp_path / "runs" / "equal-dcgan-0" / "metrics.jsonl").open()]
+    assert ticks[-1]["step"] <= steps[-1]  # it is stopped between two lines of its log
+    last = zip([0, *(tick["step"] for tick in ticks)], ticks, strict=False)
+    assert sum(4 * (tick["step"] - before) / tick["img_per_s"] for before, tick in last) >= 6
     assert "| dcgan | 1 | " in (tmp_path / "c.md").read_text()
     log = (tmp_path / "runs" / "equal-dcgan-0.log").read_text()
     assert cifar10.main(words) == 0

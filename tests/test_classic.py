@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from errors import UserError
 from studies import classic
 
 
@@ -33,11 +34,15 @@ def finished(folder: Path, method: str, seed: int, fid: float, **more: float) ->
         "code": "abc",
         "torch": "2",
         "device": "cpu",
-        "extractor_sha256": "0" * 64,
+        "fakes": "generator",
+        "seed": 0,
     }
     scores = {f"fid[{classic.EXTRACTOR}]": fid, f"recall[{classic.EXTRACTOR}]": 0.5, "classes": 9}
     scores |= {"kl_uniform": 0.25, "confidence": 0.75} | more
-    (run.folder / "scores.jsonl").write_text(json.dumps({"step": 4, **scores, "protocol": about}) + "\n")
+    # the newest is of `--metrics fid` alone, and none of the study's
+    alone = {"step": 4, f"fid[{classic.EXTRACTOR}]": 1.0}
+    lines = [{"step": 4, **scores, "protocol": about}, alone | {"protocol": about}]
+    (run.folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_the_report_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +67,31 @@ def test_the_report_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # a row of two pictures: only gan has both seeds
     with Image.open(tmp_path / "images" / "classic_mnist.png") as picture:
         assert picture.width > 2 * classic.SHOWN_SIDE and picture.height < 2 * classic.SHOWN_SIDE
+
+
+def test_what_is_missing_is_said_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's weights, and the data; after trainings that all failed their failures are what is said."""
+
+    def no_weights(name: str) -> None:
+        raise UserError(f"no weights of {name}")
+
+    words = ["--runs_dir", str(tmp_path / "none"), "--out", str(tmp_path / "c.md"), "--methods", "gan"]
+    words += ["--data_root", str(tmp_path / "nowhere")]
+    trained: list[int] = []
+    monkeypatch.setattr(
+        classic, "train_all", lambda runs, *_: trained.append(len(runs)) or ["gan-0 ended: x"]
+    )
+    monkeypatch.setattr(classic, "open_extractor", no_weights)
+    assert classic.main(words) == 2 and "no weights of mnist-cnn" in capsys.readouterr().err
+    monkeypatch.setattr(classic, "open_extractor", lambda name: None)
+    (tmp_path / "nowhere").touch()  # and no folder can be made there
+    assert classic.main(words) == 2 and "nowhere" in capsys.readouterr().err and trained == []
+    monkeypatch.setattr(classic, "load_dataset", lambda *a, **k: None)
+    assert classic.main(words) == 2 and trained == [3]
+    assert capsys.readouterr().err.strip().splitlines() == ["error: gan-0 ended: x"]
+    assert not (tmp_path / "c.md").exists()
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,12 +159,34 @@ def test_the_rest_of_the_file_stays(tmp_path: Path) -> None:
     assert out.read_text() == "no marks"
 
 
+def test_what_is_missing_is_said_before_scoring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report without marks, and the second data set."""
+    monkeypatch.setattr(degradations, "study", lambda *_: pytest.fail("scored"))
+    out = tmp_path / "m.md"
+    out.write_text("no marks")
+    words = ["--data", "digits", "--n", "40", "--device", "cpu", "--out", str(out)]
+    words += [
+        "--extractor",
+        "digits-cnn",
+        "--runs_dir",
+        str(tmp_path / "runs"),
+        "--cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    assert degradations.main(words) == 2 and "has no lines" in capsys.readouterr().err
+    out.unlink()
+    more = ["--data", "mine", str(tmp_path / "nowhere")]
+    assert degradations.main([*words, *more]) == 2 and "nowhere" in capsys.readouterr().err
+
+
 def test_the_study_scores_once_and_writes_its_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     save_extractor(tmp_path / "reader.safetensors", DigitCNN(), {"extractor": "digits-cnn"})
-    monkeypatch.setattr(degradations, "ROWS", ("fid", "pr"))
+    monkeypatch.setattr(degradations, "SCORED", ("fid", "pr"))
     words = [
         "--data", "digits", "--extractor", "digits-cnn", "--metric_weights", tmp_path / "reader.safetensors", "--n", 40,
         "--cache_dir", tmp_path / "cache", "--runs_dir", tmp_path / "runs", "--out", tmp_path / "m.md",

@@ -30,7 +30,7 @@ from generation.indexed import (
     reference_index,
 )
 from generation.pictures import GAP, LINE_HEIGHT, to_picture
-from generation.protocol import append_score, best_scores, best_step
+from generation.protocol import append_score
 from generation.reading import read_images
 from generation.sampling import sample_chunks, undisturbed
 from generation.version import code_version
@@ -40,6 +40,7 @@ from metrics import inception
 from metrics.classifiers import DigitCNN
 from metrics.features import READ_AT_ONCE, Extractor, extract, load_extractor
 from metrics.fidelity import library
+from metrics.lines import best_scores, best_step
 from metrics.score import METRICS
 from metrics.weights import sha256_of
 from modelling import build_generator

@@ -11,7 +11,7 @@ from generation.pictures import REAL, WHITE, histogram, picture_table, stack
 from generation.version import code_version
 from settings.presets import PRESETS
 from studies import mode_collapse
-from studies.mode_collapse import PARTS, Run, Scored
+from studies.mode_collapse import PARTS, MethodRun, Scored
 from studies.runs import score_all, train_all
 
 STEPS = 10
@@ -53,7 +53,7 @@ def test_row_and_groups_by_hand(tmp_path: Path) -> None:
         "sngan": [score_line(modes_1pct=5)],
     }
     runs = [
-        Scored(Run("ring8", method, seed, STEPS, tmp_path), line)
+        Scored(MethodRun("ring8", method, seed, STEPS, tmp_path), line)
         for method, lines in given.items()
         for seed, line in enumerate(lines)
     ]
@@ -68,7 +68,7 @@ def test_row_and_groups_by_hand(tmp_path: Path) -> None:
 
 def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
     """One run in a process of its own, one here; a second call trains nothing; the report has table and pictures."""
-    runs = [Run("ring8", method, 0, STEPS, tmp_path / "runs") for method in ("wgan", "wgan-gp")]
+    runs = [MethodRun("ring8", method, 0, STEPS, tmp_path / "runs") for method in ("wgan", "wgan-gp")]
     trainings = [run.training for run in runs]
     trainings[0].runs_dir.mkdir()
     assert gan_ring8.main([*trainings[1].command()[2:], "--loggers"]) == 0

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation.protocol import append_score, best_by, best_scores, cut_lines, protocol_key, score_line
+from generation.protocol import append_score, cut_lines, score_line
+from metrics.lines import best_by, best_scores, protocol_key
 from tests.running import full_disk
 
 

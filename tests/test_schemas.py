@@ -21,8 +21,8 @@ from errors import UserError
 from generation import checkpoint
 from generation.checkpoint import CheckpointError, load_checkpoint
 from generation.generator import load_generator
-from generation.protocol import best_step
 from metrics.features import Reading, Statistics, load_extractor, load_reading, read, save_reading
+from metrics.lines import best_step
 from settings.files import read_config_file
 from studies.attacks.tampering import at, places
 from tensorfile import read_safetensors, read_torch

@@ -13,12 +13,21 @@ import pytest
 
 import gan_ring8
 from generation.version import code_version
-from studies.runs import Training, common_code, score_all, scores_of, spread_in, train_all
+from studies.runs import (
+    Training,
+    _failure,
+    common_code,
+    measured_by,
+    score_all,
+    scores_of,
+    spread_in,
+    train_all,
+)
 from tests.running import ROOT
 
 STEPS = 10
 FLAGS = ("--preset=ring8-gan", "--seed=0", "--device=cpu", "--loggers", "--log_interval=5")
-PROTOCOL = {"fakes": "generator", "n_fake": 10_000, "weights": "raw", "seed": 0}
+PROTOCOL = {"n_fake": 10_000, "weights": "raw"}
 
 
 def training(folder: Path, name: str = "a", *more: str, **how: Any) -> Training:
@@ -39,7 +48,7 @@ def scored(run: Training, *abouts: dict[str, Any]) -> None:
             {
                 "step": about.get("step", STEPS),
                 "jsd": float(i),
-                "protocol": PROTOCOL | {"step": STEPS} | about,
+                "protocol": PROTOCOL | {"fakes": "generator", "seed": 0, "step": STEPS} | about,
             }
         )
         for i, about in enumerate(abouts)
@@ -48,12 +57,40 @@ def scored(run: Training, *abouts: dict[str, Any]) -> None:
 
 
 def test_only_scores_taken_alike_count(tmp_path: Path) -> None:
-    """Half a line, other fakes, fewer of them, another step, another reader: none is the run's score."""
+    """Half a line, other fakes, fewer of them, another step, reader, split, truncation, seed, ...: none is the run's
+    score, nor is the newest one of another metric alone."""
     run = training(tmp_path)
-    others = [{"fakes": "noise"}, {"n_fake": 5}, {"step": 1}, {"extractor": "lite0"}, {"weights": "ema"}]
-    run = replace(run, protocol={**PROTOCOL, "extractor": None})
+    others = [
+        {"fakes": "noise"}, {"n_fake": 5}, {"step": 1}, {"extractor": "lite0"}, {"weights": "ema"}, {"seed": 1},
+        {"truncation": 0.7}, {"truncation_layers": 2}, {"split": "test"}, {"labels": "balanced"}, {"n_real": 5},
+        {"extractor_sha256": "ab"},
+    ]  # fmt: skip
     scored(run, {"code": "v"}, *({"code": "v"} | other for other in others))
+    about = PROTOCOL | {"fakes": "generator", "seed": 0, "step": STEPS, "code": "v"}
+    with open(run.folder / "scores.jsonl", "a") as file:
+        for scores in ({"fid": 1.0}, {"jsd": "low"}):
+            file.write("\n" + json.dumps({"step": STEPS, "protocol": about} | scores))
+    run = replace(run, scores=("jsd",))
     assert [line["jsd"] for line in run.lines()] == [0.0] and run.codes() == ["v"]
+    images = replace(run, protocol={**PROTOCOL, "split": "test"})
+    assert [line["protocol"]["split"] for line in images.lines()] == ["test"]
+    # what is not finite is a score too, which is not scored again
+    with open(run.folder / "scores.jsonl", "a") as file:
+        file.write("\n" + json.dumps({"step": STEPS, "protocol": about, "jsd": None}))
+    assert [line["jsd"] for line in run.lines()] == [0.0, None] and spread_in([1.0, None], ".1f") == "–"
+
+
+def test_runs_of_several_versions_are_said(tmp_path: Path) -> None:
+    """Whatever else stands in the logs, and however long they are."""
+    runs = [training(tmp_path, name) for name in "ab"]
+    about = PROTOCOL | {"code": "v9", "torch": "2", "device": "cpu"}
+    for run, version in zip(runs, ("v1", "v2"), strict=True):
+        run.log.write_bytes(f"version {version}: gan_ring8.py\n".encode() + b"\xff\rstep 1" * 1000 + b"\n")
+    said = measured_by(runs, [{"protocol": about}])
+    assert said.startswith(
+        "Trained by version v1, v2; scored by version v9, torch 2, cpu.\n\nSeveral versions of "
+    )
+    assert "\n" not in measured_by(runs[:1], [{"protocol": about}])
 
 
 def test_a_report_is_of_one_version(tmp_path: Path) -> None:
@@ -96,6 +133,29 @@ def test_a_failed_run_is_said_and_the_others_go_on(tmp_path: Path) -> None:
     said = train_all([training(tmp_path), good], 1)
     assert len(said) == 1 and "a ended with exit code 2" in said[0] and str(tmp_path / "a.log") in said[0]
     assert good.done() and good.trained_by() == {code_version()}
+
+
+def test_the_last_words_of_a_long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training(tmp_path)
+    monkeypatch.setattr("disk.JSON_LIMIT", 10)
+    run.log.write_bytes(b"version v1: a\n" + b"\xff step\r\n" * 10_000 + b"error: \x1b[2J no disk\n")
+    assert r"a ended with exit code 2 (error: \x1b[2J no disk), see " in _failure(run, 2)
+    run.log.write_bytes(b"")
+    assert "(nothing)" in _failure(run, 1)
+
+
+def test_a_look_costs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings are read once, and each line of metrics.jsonl."""
+    run = replace(training(tmp_path), n_steps=None, seconds=100.0)
+    run.folder.mkdir()
+    parsed: list[int] = []
+    config = run.config()
+    monkeypatch.setattr(Training, "config", lambda _: parsed.append(1) or config)
+    for step in (1, 2, 3):
+        with open(run.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, "img_per_s": config.batch_size / 40}) + "\n")
+        assert run.due() == (step == 3) and run.clock()[-1] == (step, 40.0 * step)
+    assert parsed == [1]
 
 
 def test_a_budget_in_seconds_ends_a_run_and_a_larger_one_goes_on(tmp_path: Path) -> None:

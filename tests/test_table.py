@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import gan_ring8
+from disk import decode_json as decode
 from losses import PENALTIES
+from metrics.lines import best_step
 from settings import PRESETS, as_dict
 from settings.command_line import parse_config
 from settings.resume import FREE_ON_RESUME, NOTICED_ON_RESUME
@@ -100,6 +102,112 @@ def test_which_score_stands_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixt
     row = {at: printed(capsys, run, "--at", at)[1][2:4] for at in ("last", "best", 10)}
     assert row == {"last": ["30", "4.5 ± –"], "best": ["20", "3 ± –"], 10: ["10", "5 ± –"]}
     assert "none of these is a run with such scores" in refused(capsys, run, "--at", 11)
+
+
+def test_seeds_of_unequal_length_are_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One seed scored at 20,000 and one at 1,000: the latter is left out and said; the best steps may differ."""
+    far = make_run(tmp_path / "far", 0, [score(10_000, 5.0), score(20_000, 6.0)])
+    near = make_run(tmp_path / "near", 1, [score(1000, 9.0)])
+    other = make_run(tmp_path / "other", 1, [score(1000, 9.0)], {"ema": True})
+    rows = printed(capsys, near, far, other, "--metrics", "fid")
+    assert rows[1][1:4] == ["1", "20,000", "6 ± –"] and rows[2][1:4] == ["1", "1,000", "9 ± –"]
+    table.main([str(near), str(far)])
+    said = capsys.readouterr().err
+    assert (
+        "near is left out: its last score is of step 1,000, others of its setting have one of step 20,000"
+        in said
+    )
+    assert printed(capsys, near, far, "--at", "best", "--metrics", "fid")[1][1:4] == [
+        "2",
+        "1,000–10,000",
+        "7 ± 2.8",
+    ]
+    assert printed(capsys, near, far, "--at", "1000", "--metrics", "fid")[1][1:4] == ["1", "1,000", "9 ± –"]
+
+
+def test_numbers_that_sums_cannot_hold_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / f"{i}", i, [score(10, 1.7e308)]) for i in range(2)]
+    for run in runs:
+        with open(run / "metrics.jsonl", "w") as file:
+            file.write('{"step": 1, "img_per_s": 1e-320}\n{"step": 1' + "0" * 400 + ', "img_per_s": 1}\n')
+            file.write('{"step": 9, "img_per_s": 1.7e308}\n{"step": 9, "img_per_s": -5}\n')
+        with open(run / "scores.jsonl", "a") as file:
+            file.write(json.dumps(score(10**400, 1.0)) + "\n")
+    assert printed(capsys, *runs)[0][3] == "`kid[lite0]`"
+    assert printed(capsys, *runs)[1][1:] == ["2", "10", "0.5 ± 0", "10", "–", "–"]
+
+
+def test_what_is_printed_is_plain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of scores and settings, seeds and protocols of strangers: no escape, no new line, no new column."""
+    bad = "a\x1b[2J\nb|c"
+    line = score(10, 5.0, reference=bad, code=bad) | {bad: 3.0}
+    run = make_run(tmp_path / f"r{bad}", 0, [line], {bad: bad})
+    (tmp_path / "config.json").write_text("{}")
+    twin = make_run(tmp_path / f"t{bad}", 0, [line], {bad: bad})
+    other = make_run(tmp_path / f"o{bad}", bad, [line], {bad: "x", "lr": 1})
+    assert table.main([str(run), str(twin), str(other), str(tmp_path / f"n{bad}")]) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and len(said.err.splitlines()) == 2
+    head, rule, *rows = [text for text in said.out.splitlines() if text.startswith("|")][:4]
+    assert len({len(text.replace(r"\|", "").split("|")) for text in (head, rule, *rows)}) == 1
+    assert r"`a\x1b[2J\nb\|c`" in head
+    wrong = make_run(tmp_path / "w", 7, [score(10, 5.0, reference=bad, code=bad, **{bad: 3})])
+    assert "\x1b" not in refused(capsys, run, wrong) + refused(capsys, run, "--metrics", bad + "d")
+
+
+def test_older_runs_have_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody wrote down what was asked of them: their settings tell them apart, and no command is made up."""
+    old = [make_run(tmp_path / f"{lr}", 0, [score(10, 5.0)], lr=lr) for lr in (1, 2)]
+    for run in old:
+        config = json.loads((run / "config.json").read_text())
+        del config["asked"]
+        (run / "config.json").write_text(json.dumps(config))
+    new = make_run(tmp_path / "new", 0, [score(10, 5.0)], {"lr": 3})
+    cells = printed(capsys, *old, new)
+    assert [row[0] for row in cells[1:4]] == ["`--lr 1`", "`--lr 2`", "`--lr 3`"]
+    commands = [row[-1] for row in cells[5:]]
+    assert commands == ["–", "–", "`python gan_cifar10.py --batch_size 20 --lr 3`"]
+
+
+def test_the_best_is_what_the_toolkit_calls_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores of several versions of the code and machines compare, as for --checkpoint best; of other fakes not."""
+    lines = [
+        score(10, 5.0),
+        score(20, 3.0, code="v2", torch="2.1"),
+        score(30, 4.0, settings={"kid": "other"}),
+    ]
+    run = make_run(tmp_path / "a", 0, [*lines, score(40, 1.0, n_fake=5), score(50, 2.0, n_fake=5)])
+    assert best_step(run / "scores.jsonl") == 20
+    assert printed(capsys, run, "--at", "best", "--metrics", "fid")[1][2:4] == ["20", "3 ± –"]
+
+
+def test_a_clock_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is new; a line that is being written waits; a file that is cut, and has grown again, is read anew."""
+    file, clock = tmp_path / "metrics.jsonl", table.Clock(tmp_path, 20)
+    decoded: list[bytes] = []
+    monkeypatch.setattr(table.disk, "decode_json", lambda data, *a: decoded.append(data) or decode(data, *a))
+    assert clock.read() == []
+
+    def tick(step: int, speed: float = 10.0) -> str:
+        return json.dumps({"step": step, "img_per_s": speed}) + "\n"
+
+    file.write_text("".join(map(tick, range(1, 6))) + "{half\n")
+    assert clock.read()[-1] == (5, 10.0) and len(decoded) == 6
+    with open(file, "a") as more:
+        more.write(tick(7)[:-4])
+    assert clock.read()[-1] == (5, 10.0) and len(decoded) == 6
+    with open(file, "a") as more:
+        more.write(tick(7)[-4:])
+    assert clock.read()[-1] == (7, 14.0) and len(decoded) == 7
+    text = "".join(map(tick, range(1, 4)))
+    file.write_text(text)
+    assert clock.read() == [(1, 2.0), (2, 4.0), (3, 6.0)]
+    file.write_text("".join(tick(step, 20.0) for step in range(1, 90)))
+    assert clock.read()[-1] == (89, 89.0) and clock.read() == table.Clock(tmp_path, 20).read()
+    monkeypatch.setattr(table.disk, "JSON_LIMIT", 10)
+    assert table.Clock(tmp_path, 20).read()[-1] == (89, 89.0)  # however long it is
+    file.unlink()
+    assert clock.read() == []
 
 
 def test_protocols_and_versions_do_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +306,7 @@ COMMANDS = [
     ("gan_mnist", "--dataset digits --seed 4 --label_smoothing 0.1 --loggers"),
     ("gan_ring8", "--dataset grid25 --penalty r1 r2 --critic_warmup --n_steps 5000"),
     ("gan_mnist", "--model progressive_gan --method wgan-gp --no_grow --optimizer RMSprop"),
+    ("gan_mnist", "--eval_interval 500 --eval_patience 3 --eval_n 400 --metrics kid fid --extractor lite0"),
 ]
 PRESET_COMMANDS = [(row.script or "gan_cifar10", f"--preset {name}") for name, row in PRESETS.items()]
 
@@ -230,14 +339,43 @@ def test_scripts_are_read_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for file in ROOT.glob("gan_*.py"):
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
         importlib.import_module(file.stem)
-        monkeypatch.delitem(sys.modules, file.stem)
+        del sys.modules[file.stem]  # not by monkeypatch, which would put it back in the end
     assert seen == table.scripts() and len(seen) >= 4
+
+
+def test_files_of_that_name_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any Python, broken Python, a folder: only what has the form of a script is one."""
+    script = 'from training.launch import script_main\nmain = script_main("gan_mine", ("mine",), {"lr": 1}, None)\n'
+    others = [
+        "print(1)\n", "def main(): pass\n", "main = 3\n", "main = script_main()\n", "main = other(1, ('a',), {})\n",
+        "main = script_main('a', read(), {})\n", "main = script_main('a', 5, {})\n", "def (:\n", "\0",
+        "main = script_main('a', (), {})\n", "main = script_main('a', ('b',), {[]: 1})\n", "x = " + "(" * 10_000,
+    ]  # fmt: skip
+    for i, text in enumerate(others):
+        (tmp_path / f"gan_{i}.py").write_text(text)
+    (tmp_path / "gan_latin.py").write_bytes(b"name = '\xff'\n")
+    (tmp_path / "gan_folder.py").mkdir()
+    (tmp_path / "gan_mine.py").write_text("import os\nos.sep = a, b = '/', 1\na.b[0] = c = 2\n" + script)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    assert table.scripts.__wrapped__() == {"gan_mine.py": (("mine",), {"lr": 1})}
+
+
+def test_patience_is_a_setting_and_so_is_what_it_looks_at(tmp_path: Path) -> None:
+    def key(**settings: Any) -> str:
+        about = {"lr": 1, "eval_interval": 5, "eval_patience": None} | settings
+        return table.setting_of(table.Run(tmp_path, about, {}, score(1, 1.0), []))
+
+    assert key() == key(eval_interval=9) == key(metrics=["kid"])
+    assert (
+        len({key(), key(eval_patience=2), key(eval_patience=3), key(eval_patience=3, eval_interval=9)}) == 4
+    )
 
 
 def test_every_setting_is_one_or_none() -> None:
     """What a resumed run may change is none of a row's settings, but for its length."""
     assert FIELDS.keys() >= table.NO_SETTING
-    assert FREE_ON_RESUME - {"n_steps"} | {"seed", "data_device"} == table.NO_SETTING
+    assert FREE_ON_RESUME - {"n_steps", "eval_patience"} | {"seed", "data_device"} == table.NO_SETTING
+    assert table.NO_SETTING > table.OF_PATIENCE
     assert "data_device" in NOTICED_ON_RESUME
 
 

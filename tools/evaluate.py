@@ -34,11 +34,11 @@ from generation.extractors import OPENERS
 from generation.generator import load_generator
 from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.neighbours import check_place, save_strip
-from generation.protocol import GENERATOR
 from generation.sampling import with_truncation
 from generation.views import view_of
 from images.layout import SPLIT_ORDER
 from images.sources import DATASETS, ImageData, load_dataset
+from metrics.lines import GENERATOR
 from metrics.score import METRICS
 from ops.distributed import from_main, process
 from settings.command_line import size

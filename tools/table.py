@@ -5,8 +5,8 @@
     python -m tools.table runs/* --extractor lite0 --at 20000
 
 Runs that differ in nothing but their seed, name and places are one row; the deviation is the sample's, a dash for one
-run. Reads config.json, scores.jsonl and metrics.jsonl alone. Scores of one table are of one protocol and one version of
-the code: others are refused.
+run. Of a row only the runs of its furthest scored step count, except with --at best. Reads config.json, scores.jsonl
+and metrics.jsonl alone. Scores of one table are of one protocol and one version of the code: others are refused.
 """
 
 import argparse
@@ -15,32 +15,35 @@ import contextlib
 import csv
 import io
 import json
-import math
 import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 import disk
 from errors import UserError, cli, shown, tell
+from metrics.lines import GENERATOR, best_line, read_lines
 from tools import tool_parser
 
 # Not settings and protocol: those import torch, which takes longer than all that is done here.
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_LIMIT = 4 * 2**20  # bytes
+INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and squares are
 # Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
 NO_SETTING = {
     "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_root", "cache_dir", "data_device", "loggers",
     "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
-    "eval_patience", "extractor", "metric_weights", "metrics",
+    "extractor", "metric_weights", "metrics",
 }  # fmt: skip
+# Of these, what says when --eval_patience ends a run: settings of one that has it.
+OF_PATIENCE = {"eval_interval", "eval_n", "extractor", "metric_weights", "metrics"}
 OF_OWN_DATA = ("img_size", "flip")  # what a script says of its own data sets alone
 # What a protocol says of a model or a machine, in which the rows of a table may differ; those of one row only in the
 # latter.
@@ -52,27 +55,33 @@ DASH = "–"
 # -- what stands in a run's folder ---------------------------------------------------------------------------------
 
 
+Step = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Tick(msgspec.Struct):
     """What is read of a line of metrics.jsonl."""
 
-    step: int
+    step: Step
     img_per_s: float | None = None
 
 
 class Line(msgspec.Struct):
     """What must be in a line of scores.jsonl."""
 
-    step: int
+    step: Step
     protocol: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run and the line of scores.jsonl that stands for it; clock: (step, seconds of training) along it."""
+    """A run and the line of scores.jsonl that stands for it; clock: (step, seconds of training) along it.
+
+    asked: what was asked of it, None for one of before that was written down.
+    """
 
     path: Path
     settings: dict[str, Any]
-    asked: dict[str, Any]
+    asked: dict[str, Any] | None
     line: dict[str, Any]
     clock: list[tuple[int, float]]
 
@@ -96,60 +105,61 @@ class Run:
         """A score by its name; None where it is not there or not finite."""
         value = self.line.get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and abs(value) < sys.float_info.max else None
+        return float(value) if is_number and abs(value) < INFINITE else None
 
 
-def lines_of(file: Path, kind: type) -> list[Any]:
-    """The lines of a .jsonl that are of a kind, none without a file; the others, as a kill leaves them, are passed
-    over. Unreadable."""
-    found = []
-    for text in disk.read_bytes(file, disk.JSON_LIMIT).splitlines() if file.exists() else ():
-        with contextlib.suppress(disk.Unreadable):
-            found.append(disk.decode_json(text, kind, file.name))
-    return found
-
-
-def clock_of(run: Path, batch_size: int) -> list[tuple[int, float]]:
+@dataclass
+class Clock:
     """(step, seconds of training until then) of every line of a run's metrics.jsonl, which holds its speed.
 
-    Scores, pictures and checkpoints take no time of it. Unreadable.
+    Scores, pictures and checkpoints take no time of it.
     """
-    clock, seconds, before = [], 0.0, 0
-    for tick in lines_of(run / "metrics.jsonl", Tick):
-        if tick.step > before and tick.img_per_s and math.isfinite(tick.img_per_s):
-            seconds += (tick.step - before) * batch_size / tick.img_per_s
-            before = tick.step
-            clock.append((before, seconds))
-    return clock
+
+    run: Path
+    batch_size: int
+    ticks: list[tuple[int, float]] = field(default_factory=list)
+    _read: int = 0  # bytes
+    _last: bytes = b""  # the line that ends there
+
+    def read(self) -> list[tuple[int, float]]:
+        """All until now, of which only what is new is read; from the start where the file was cut. Unreadable."""
+        file = self.run / "metrics.jsonl"
+        if not file.exists():
+            self.ticks, self._read, self._last = [], 0, b""
+            return self.ticks
+        with disk.open_regular(file) as lines:
+            lines.seek(self._read - len(self._last))
+            if lines.read(len(self._last)) != self._last:
+                lines.seek(0)
+                self.ticks, self._read, self._last = [], 0, b""
+            for line in lines:
+                if line.endswith(b"\n"):  # else the run is writing it
+                    self._read += len(line)
+                    self._last = line
+                    self._add(line)
+        return self.ticks
+
+    def _add(self, line: bytes) -> None:
+        with contextlib.suppress(disk.Unreadable):  # half a line, as a kill leaves it
+            tick = disk.decode_json(line, Tick, "metrics.jsonl")
+            before, seconds = self.ticks[-1] if self.ticks else (0, 0.0)
+            if tick.step > before and 1 / INFINITE < (tick.img_per_s or 0) < INFINITE:
+                seconds += (tick.step - before) * self.batch_size / tick.img_per_s
+                self.ticks.append((tick.step, seconds))
 
 
 def generated_lines(run: Path, extractor: str | None = None) -> list[dict[str, Any]]:
     """The scores of a run's own images, by one extractor or by any, in the order in which they were taken."""
     found = []
-    for line in lines_of(run / "scores.jsonl", dict[str, Any]):
+    file = run / "scores.jsonl"
+    for line in read_lines(file) if file.exists() else ():
         try:
             about = msgspec.convert(line, Line).protocol
         except msgspec.ValidationError:
             continue  # another's line
-        if about.get("fakes") == "generator" and extractor in (None, about.get("extractor")):
+        if about.get("fakes") == GENERATOR and extractor in (None, about.get("extractor")):
             found.append(line)
     return found
-
-
-def best_line(lines: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The line with the best deciding score among those taken most often in the same way, of equal numbers the newest
-    way; None where no line says what decides."""
-    groups: dict[str, list[tuple[float, int, dict[str, Any]]]] = {}
-    for line in lines:
-        about = line["protocol"]
-        match about.get("best_by"):
-            case [str() as name, "low" | "high" as better] if isinstance(line.get(name), int | float):
-                key = json.dumps([name, flat_protocol(about, OF_MACHINE)], sort_keys=True)
-                value = line[name] if better == "low" else -line[name]
-                groups[key] = [*groups.pop(key, []), (value, line["step"], line)]
-    most = max(map(len, groups.values()), default=0)
-    group = next((g for g in reversed(groups.values()) if len(g) == most), None)
-    return None if group is None else min(group, key=lambda row: row[:2])[2]
 
 
 def line_at(lines: Sequence[dict[str, Any]], at: str | int) -> dict[str, Any] | None:
@@ -166,8 +176,8 @@ def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
         config = disk.read_json(path / "config.json", dict[str, Any], CONFIG_LIMIT)
         line = line_at(generated_lines(path, extractor), at)
         batch_size = config.get("batch_size")
-        known = isinstance(batch_size, int) and batch_size > 0
-        clock = clock_of(path, batch_size) if known else []
+        known = isinstance(batch_size, int) and 0 < batch_size < 2**32
+        clock = Clock(path, batch_size).read() if known else []
     except disk.Unreadable as error:
         tell(f"warning: {shown(str(path))} is left out: {error.for_command_line}")
         return None
@@ -180,7 +190,7 @@ def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
         )
         return None
     asked = config.pop("asked", None)
-    return Run(path, config, asked if isinstance(asked, dict) else {}, line, clock)
+    return Run(path, config, asked if isinstance(asked, dict) else None, line, clock)
 
 
 # -- settings as flags ---------------------------------------------------------------------------------------------
@@ -188,16 +198,34 @@ def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
 
 @cache
 def scripts() -> dict[str, tuple[tuple[str, ...], dict[str, Any]]]:
-    """File -> (its data sets, its defaults) of the training scripts, read and not imported."""
+    """File -> (its data sets, its defaults) of the training scripts, read and not imported.
+
+    Files of that name without `main = script_main(name, datasets, defaults, ...)` are somebody's own.
+    """
     found = {}
     for file in sorted(ROOT.glob("gan_*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        said = [node for node in tree.body if isinstance(node, ast.Assign)]
-        values = {node.targets[0].id: node.value for node in said}
-        call = values["main"]
-        given = [values[a.id] if isinstance(a, ast.Name) and a.id in values else a for a in call.args[1:3]]
-        found[file.name] = tuple(map(ast.literal_eval, given))
+        with contextlib.suppress(OSError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            if (said := said_by(ast.parse(file.read_bytes()))) is not None:
+                found[file.name] = said
     return found
+
+
+def said_by(script: ast.Module) -> tuple[tuple[str, ...], dict[str, Any]] | None:
+    """The data sets and defaults of a script, None for another kind of file; ValueError for what is no literal."""
+    values = {
+        target.id: node.value
+        for node in script.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    match values.get("main"):
+        case ast.Call(func=ast.Name(id="script_main"), args=[_, datasets, defaults, *_]):
+            given = [values.get(a.id, a) if isinstance(a, ast.Name) else a for a in (datasets, defaults)]
+            match tuple(map(ast.literal_eval, given)):
+                case (str(), *_) as names, dict() as settings:
+                    return names, settings
+    return None
 
 
 def script_of(asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -238,10 +266,16 @@ def flag_words(name: str, value: Any) -> list[str]:
     return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", word(value)]
 
 
+def no_setting(settings: Mapping[str, Any]) -> set[str]:
+    """NO_SETTING, less what ends a run of these settings."""
+    return NO_SETTING - (set() if settings.get("eval_patience") is None else OF_PATIENCE)
+
+
 def command_of(asked: Mapping[str, Any]) -> str:
     """The command that makes such a run, without its seed: what was asked beside what its script takes for granted."""
     script, usual = script_of(asked)
-    names = [name for name in asked if name not in NO_SETTING - {"data"} and asked[name] != usual.get(name)]
+    free = no_setting(asked) - {"data"}
+    names = [name for name in asked if name not in free and asked[name] != usual.get(name)]
     words = [text for name in names for text in flag_words(name, asked[name])]
     return shlex.join(["python", script, *words])
 
@@ -253,18 +287,25 @@ def key_of(value: Any) -> str:
 
 def setting_of(run: Run) -> str:
     """Equal for runs of one row."""
-    return key_of({k: v for k, v in run.settings.items() if k not in NO_SETTING})
+    return key_of(kept_of(run))
+
+
+def kept_of(run: Run) -> dict[str, Any]:
+    """What is trained, of a run's settings."""
+    free = no_setting(run.settings)
+    return {k: v for k, v in run.settings.items() if k not in free}
 
 
 def titles_of(firsts: Sequence[Run]) -> list[str]:
     """What sets each of these runs apart from the others, in flags."""
-    kept = [{k: v for k, v in run.settings.items() if k not in NO_SETTING} for run in firsts]
+    kept = [kept_of(run) for run in firsts]
     names = dict.fromkeys(name for settings in kept for name in settings)
     unlike = [name for name in names if len({key_of(settings.get(name)) for settings in kept}) > 1]
     if len(firsts) == 1:
         unlike = ["model", "method"]
-    titles = [titled(run.asked, unlike) or "as the script does" for run in firsts]
-    if len(set(titles)) < len(titles):  # asked alike, by versions with other defaults
+    unknown = any(run.asked is None for run in firsts)
+    titles = [titled(run.asked or {}, unlike) or "as the script does" for run in firsts]
+    if unknown or len(set(titles)) < len(titles):  # asked alike, by versions with other defaults
         titles = [titled(settings, unlike) for settings in kept]
     if len(firsts) == 1:
         titles = [titled(kept[0], unlike)]
@@ -296,15 +337,16 @@ def refuse_mixture(runs: Sequence[Run], free: set[str]) -> None:
             taken_by_one = name.startswith("settings of ") and None in (one, two)
             if key_of(one) != key_of(two) and not taken_by_one:
                 raise UserError(
-                    f"{name} is {shown(word(one), 60)} of {shown(str(runs[0].path))} and {shown(word(two), 60)} of "
-                    f"{shown(str(run.path))}: one table holds scores of one protocol and one version of the code. "
-                    "Choose with --extractor or --at, leave runs out, or score them anew with "
-                    "python -m tools.evaluate RUN"
+                    f"{shown(name, 60)} is {shown(word(one), 60)} of {shown(str(runs[0].path))} and "
+                    f"{shown(word(two), 60)} of {shown(str(run.path))}: one table holds scores of one protocol "
+                    "and one version of the code. Choose with --extractor or --at, leave runs out, or score them anew "
+                    "with python -m tools.evaluate RUN"
                 )
 
 
-def rows_of(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs by setting, each seed once; UserError for what cannot stand in one table."""
+def rows_of(runs: Sequence[Run], at: str | int) -> list[list[Run]]:
+    """The runs by setting, each seed once, of a row only those that were scored last at its furthest step where `at` is
+    "last"; UserError for what cannot stand in one table."""
     refuse_mixture(runs, OF_MACHINE | OF_MODEL)
     rows: dict[str, list[Run]] = {}
     for run in runs:
@@ -313,10 +355,24 @@ def rows_of(runs: Sequence[Run]) -> list[list[Run]]:
         if twin is None:
             row.append(run)
         else:
-            tell(f"warning: {run.path} is left out: {twin.path} has the same setting and seed")
+            tell(
+                f"warning: {shown(str(run.path))} is left out: {shown(str(twin.path))} has the same setting and seed"
+            )
     for row in rows.values():
         refuse_mixture(row, OF_MACHINE)
-    return list(rows.values())
+    return [furthest(row) if at == "last" else row for row in rows.values()]
+
+
+def furthest(row: Sequence[Run]) -> list[Run]:
+    """The runs of the furthest scored step; the others are said."""
+    step = max(run.line["step"] for run in row)
+    for run in row:
+        if run.line["step"] != step:
+            tell(
+                f"warning: {shown(str(run.path))} is left out: its last score is of step {run.line['step']:,}, others "
+                f"of its setting have one of step {step:,}; train and score it on, or choose with --at"
+            )
+    return [run for run in row if run.line["step"] == step]
 
 
 # -- the table -----------------------------------------------------------------------------------------------------
@@ -342,7 +398,8 @@ def score_names(runs: Sequence[Run], wanted: Sequence[str] | None) -> list[str]:
         return names
     chosen = [[name for name in names if one in (name, name.partition("[")[0])] for one in wanted]
     if missing := [one for one, found in zip(wanted, chosen, strict=True) if not found]:
-        raise UserError(f"--metrics {missing[0]}: the runs have {', '.join(names) or 'no scores'}")
+        had = ", ".join(shown(name) for name in names)
+        raise UserError(f"--metrics {shown(missing[0])}: the runs have {had or 'no scores'}")
     return [name for found in chosen for name in found]
 
 
@@ -354,7 +411,8 @@ def span(values: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; scores: their values over seeds, None for one that not all of them have."""
+    """A row of the table; scores: their values over seeds, None for one that not all of them have; command: None where
+    it is not known."""
 
     title: str
     seeds: list[Any]
@@ -363,12 +421,13 @@ class Row:
     steps: list[int]
     hours: list[float]
     img_per_s: list[float]
-    command: str
+    command: str | None
 
     @classmethod
     def of(cls, runs: Sequence[Run], title: str, names: Sequence[str]) -> "Row":
         """The runs of one setting."""
         scores = {name: [run.score(name) for run in runs] for name in names}
+        asked = next((run.asked for run in runs if run.asked is not None), None)
         return cls(
             title,
             [run.settings.get("seed") for run in runs],
@@ -377,7 +436,7 @@ class Row:
             [run.steps for run in runs],
             [run.clock[-1][1] / 3600 for run in runs if run.clock],
             [speed for run in runs if (speed := run.img_per_s)],
-            command_of({"dataset": runs[0].settings.get("dataset")} | runs[0].asked),
+            None if asked is None else command_of({"dataset": runs[0].settings.get("dataset")} | asked),
         )
 
     def cells(self) -> list[str]:
@@ -404,12 +463,8 @@ class Row:
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a table."""
-    cells = ([shown(cell, 10_000).replace("|", "\\|") for cell in row] for row in rows)
-    return [
-        f"| {' | '.join(titles)} |",
-        "|---" * len(titles) + "|",
-        *(f"| {' | '.join(row)} |" for row in cells),
-    ]
+    head, *cells = ([shown(cell, 10_000).replace("|", "\\|") for cell in row] for row in (titles, *rows))
+    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def table_text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
@@ -427,7 +482,14 @@ def table_text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
             "",
             *markdown(
                 ["setting", "seeds", "command, with `--seed SEED`"],
-                ([f"`{row.title}`", ", ".join(map(word, row.seeds)), f"`{row.command}`"] for row in rows),
+                (
+                    [
+                        f"`{row.title}`",
+                        ", ".join(map(word, row.seeds)),
+                        DASH if row.command is None else f"`{row.command}`",
+                    ]
+                    for row in rows
+                ),
             ),
         ]
     )
@@ -451,7 +513,7 @@ def make_rows(
     runs = [run for path in places.values() if (run := read_run(path, extractor, at)) is not None]
     if not runs:
         raise UserError("none of these is a run with such scores: name folders of runs, as runs/*")
-    groups = rows_of(runs)
+    groups = rows_of(runs, at)
     names = score_names([run for group in groups for run in group], metrics)
     titles = titles_of([group[0] for group in groups])
     rows = [Row.of(group, title, names) for group, title in zip(groups, titles, strict=True)]
@@ -491,7 +553,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             disk.put(args.csv, csv_text(rows))
         except OSError as error:
-            raise UserError(f"--csv {args.csv} cannot be written: {error.strerror}") from None
+            raise UserError(f"--csv {shown(str(args.csv))} cannot be written: {error.strerror}") from None
     return 0
 
 

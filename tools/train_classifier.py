@@ -162,7 +162,11 @@ def parser() -> argparse.ArgumentParser:
     add_machine_flags(p)
     p.add_argument("--epochs", type=positive, help="passes over the data (default: the data set's recipe)")
     p.add_argument("--seed", type=whole, default=0, help="weights, order, shifts, dropout follow from it [0]")
-    p.add_argument("--out", type=Path, help="NAME.safetensors (default: where tools.evaluate looks for it)")
+    about = (
+        "NAME.safetensors (default: in the cache folder, where tools.evaluate finds those of cifar10 and folder; "
+        "those of digits and mnist it takes by --metric_weights alone)"
+    )
+    p.add_argument("--out", type=Path, help=about)
     return p
 
 

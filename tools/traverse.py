@@ -25,9 +25,10 @@ from generation.extractors import open_extractor
 from generation.generator import load_generator
 from generation.latents import DRAWN_AT_ONCE, latents
 from generation.pictures import picture_table, stack, to_picture
-from generation.protocol import GENERATOR, score_line
+from generation.protocol import score_line
 from generation.sampling import render
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
+from metrics.lines import GENERATOR
 from metrics.modes import assignment_accuracy, confusion
 from modelling.infogan import Generator
 from tools import tool_parser

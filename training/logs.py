@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 import disk
-from generation.protocol import append_score, best_scores, cut_lines
+from generation.protocol import append_score, cut_lines
+from metrics.lines import best_scores
 
 PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
 

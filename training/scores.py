@@ -8,8 +8,8 @@ from torch import nn
 
 from errors import NotFinite
 from games.task import Scorer
-from generation.protocol import best_by, protocol_key
 from generation.reading import Interrupted
+from metrics.lines import best_by, protocol_key
 from ops.distributed import agree
 from training.logs import RunLog
 
