@@ -125,7 +125,7 @@ SERIES = {
     "blur": Series(blurred, (0.5, 1, 2, 4), "sigma {0:g} px", of_side=True),
     "noise": Series(noisy, (8, 16, 32, 64), "{0:g} grey levels"),
     "JPEG": Series(stored, (50, 25, 10, 5), "quality {0:g}"),
-    "patches": Series(shuffled, (2, 4, 8, 16), "{0:g} x {0:g} shuffled"),
+    "patches": Series(shuffled, (2, 4, 8), "{0:g} x {0:g} shuffled"),
 }
 CLASSES = "classes"
 
