@@ -162,7 +162,7 @@ def test_wrong_shapes_are_refused() -> None:
         G.synthesis(torch.randn(2, 7, 8))
     with pytest.raises(ValueError, match=r"z_mix \(2, 6\) and u \(2, 2\), not None and \(2, 2\)"):
         G(torch.randn(2, 6), u=torch.rand(2, 2))
-    with pytest.raises(ValueError, match="noise 'loud': choose from none, random, constant"):
+    with pytest.raises(ValueError, match="noise 'loud': choose from none, random, repeatable, constant"):
         G(torch.randn(2, 6), noise="loud")
     x = torch.randn(4, 3, 32, 32)
     with pytest.raises(ValueError, match=r"\(N, 3, 32, 32\), not \(4, 3, 16, 16\)"):
