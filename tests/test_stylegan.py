@@ -111,7 +111,9 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         at(discriminator(), 8)(torch.zeros(2, 3, 32, 32))
     with pytest.raises(ValueError, match=r"\(N, 8, 8\) as it is now, not \(2, 6, 8\)"):
         G.synthesis(torch.zeros(2, 6, 8))
-    with pytest.raises(ValueError, match="unknown noise 'loud': choose from none, random, repeatable, constant"):
+    with pytest.raises(
+        ValueError, match="unknown noise 'loud': choose from none, random, repeatable, constant"
+    ):
         G(torch.zeros(2, 6), noise="loud")
     with pytest.raises(ValueError, match=r"z_mix \(2, 6\) and u \(2, 2\), not None and \(2, 2\)"):
         G(torch.zeros(2, 6), u=torch.zeros(2, 2))
