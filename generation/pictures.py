@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -110,6 +110,20 @@ def histogram(values: Tensor, limit: float, n_bins: int = 80) -> Image.Image:
     return picture
 
 
+def _outline(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[tuple[float, float]]:
+    """The corners of a band, there along its lower side and back along the upper one."""
+    return [*zip(x, low, strict=True), *reversed([*zip(x, high, strict=True)])]
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, left: int, names: Iterable[str]) -> None:
+    """A stroke of its colour before each name, in a line at the top."""
+    font, at = ImageFont.load_default(), left
+    for name, colour in zip(names, itertools.cycle(COLOURS)):
+        pen.line([at, LINE_HEIGHT // 2, at + 12, LINE_HEIGHT // 2], fill=colour, width=3)
+        pen.text((at + 16, 0), name, fill=INK, font=font)
+        at += 28 + math.ceil(font.getlength(name))
+
+
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     x_label: str = "",
@@ -153,21 +167,16 @@ def curves(
         pen.line([n * FINER for n in (*place(x_min, 0), *place(x_max, 0))], fill=LINE, width=FINER)
     for name, colour in zip(points, itertools.cycle(COLOURS)):
         if name in bands:
-            x, low, high = bands[name]
-            around = [*zip(x, low, strict=True), *reversed([*zip(x, high, strict=True)])]
-            pale = tuple((c + 3 * 255) // 4 for c in colour)
-            pen.polygon([n * FINER for point in around for n in place(*point)], fill=pale)
+            around = [n * FINER for point in _outline(*bands[name]) for n in place(*point)]
+            pen.polygon(around, fill=tuple((c + 3 * 255) // 4 for c in colour))
     for line, colour in zip(points.values(), itertools.cycle(COLOURS)):
         for is_finite, part in itertools.groupby(line, lambda point: all(map(math.isfinite, point))):
             if is_finite:
                 way = [n * FINER for point in part for n in place(*point)]
                 pen.line(way, fill=colour, width=2 * FINER, joint="curve")
     picture = picture.resize(size, Image.Resampling.LANCZOS)
-    pen, at = ImageDraw.Draw(picture), left
-    for name, colour in zip(series, itertools.cycle(COLOURS)):
-        pen.line([at, LINE_HEIGHT // 2, at + 12, LINE_HEIGHT // 2], fill=colour, width=3)
-        pen.text((at + 16, 0), name, fill=INK, font=font)
-        at += 28 + math.ceil(font.getlength(name))
+    pen = ImageDraw.Draw(picture)
+    _draw_legend(pen, left, series)
     for where, text, anchor in (
         ((left, LINE_HEIGHT), y_label, "la"), ((left - 6, top), ticks[1], "ra"), ((left - 6, bottom), ticks[0], "rd"),
         ((left, bottom + GAP), f"{x_min:.4g}", "la"), ((right, bottom + GAP), f"{x_max:.4g}", "ra"),

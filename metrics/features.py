@@ -16,8 +16,8 @@ from errors import NotFinite, UserError, shown
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
-from metrics.weights import named_for
-from tensorfile import fault_of, faults_of, in_one_line, read_safetensors
+from metrics.weights import built, named_for
+from tensorfile import fault_of, read_safetensors
 
 # Images go through an extractor so many at a time, so that no other setting can move a score.
 READ_AT_ONCE = 256
@@ -195,12 +195,7 @@ def load_extractor(name: str, file: Path, device: str | torch.device = "cpu") ->
         raise UserError(f"no weights of {name} at {file}: run `{row.make}` or give --metric_weights")
     try:
         state, metadata = read_safetensors(file)
-        # On the meta device nothing is drawn: loading leaves torch's global generator alone.
-        with torch.device("meta"):
-            module = row.build(metadata)
-        if faults := in_one_line(faults_of(state, module.state_dict())):
-            raise ValueError(faults)
-        module.load_state_dict(state, assign=True)
+        module = built(lambda: row.build(metadata), state)
         classes = row.classes_in(metadata)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that no layer can have
         reason = shown(str(error).split("\n")[0])

@@ -54,15 +54,23 @@ def read_state(file: Path, name: str, published: bool = False) -> dict[str, Tens
     return state
 
 
-def filled(build: Callable[[], nn.Module], state: dict[str, Tensor], file: Path, name: str) -> nn.Module:
-    """The network that build() makes, with these weights; ValueError for other names or shapes."""
+def built(build: Callable[[], nn.Module], state: dict[str, Tensor]) -> nn.Module:
+    """The network that build() makes, with these weights; ValueError that says which names or shapes differ."""
     # On the meta device nothing is drawn: loading leaves torch's global generator alone.
     with torch.device("meta"):
         network = build()
     if faults := in_one_line(faults_of(state, network.state_dict())):
-        raise foreign(file, name, faults)
+        raise ValueError(faults)
     network.load_state_dict(state, assign=True)
     return network
+
+
+def filled(build: Callable[[], nn.Module], state: dict[str, Tensor], file: Path, name: str) -> nn.Module:
+    """The same; ValueError that names the network and the file of its weights."""
+    try:
+        return built(build, state)
+    except ValueError as error:
+        raise foreign(file, name, str(error)) from None
 
 
 def foreign(file: Path, name: str, reason: str) -> ValueError:
