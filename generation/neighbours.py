@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from PIL import Image, ImageFont
+from PIL import Image
 from torch import Tensor
 
 import disk
@@ -19,11 +19,10 @@ from metrics.neighbours import Originals
 
 COLUMNS = 16
 SIDE = 64  # px, at least, of a picture
-LEGEND = 4  # px beside the text above a picture
 
 
 def likest(found: Originals, n: int) -> list[int]:
-    """The fakes with the smallest ratio to their training image's own distance, in that order, one a training image."""
+    """The fakes that are nearest to one training image alone, in that order, one a training image."""
     shown: dict[int, int] = {}
     index = found.index.tolist()
     for fake in found.ratio.argsort(stable=True).tolist():
@@ -43,16 +42,12 @@ def chosen(images: IndexedImages, index: list[int]) -> list[Tensor]:
 
 
 def neighbour_picture(found: Originals, fakes: IndexedImages, known: IndexedImages) -> Image.Image:
-    """The fakes most like copies above their training images; titles: the distance between them and, after a stroke,
-    that of the training image to its nearest other one, where there is room for both, else their ratio."""
+    """The fakes most like copies above their training images; titles: the distance between them over that of the
+    fake to its fifth nearest training image."""
     index = likest(found, COLUMNS)
     pairs = [chosen(fakes, index), chosen(known, [int(found.index[i]) for i in index])]
     rows = [[_enlarged(image) for image in images] for images in pairs]
-    width = rows[0][0].width - LEGEND
-    both = [f"{float(found.distance[i]):.3g} / {float(found.own[i]):.3g}" for i in index]
-    font = ImageFont.load_default()
-    ratios = [f"{ratio:.2g}" for ratio in found.ratio[index].tolist()]
-    titles = both if all(font.getlength(text) <= width for text in both) else ratios
+    titles = [f"{ratio:.2g}" for ratio in found.ratio[index].tolist()]
     return picture_table(titles, [("fake", rows[0]), ("training", rows[1])])
 
 

@@ -16,7 +16,11 @@ PR_NEIGHBOURS, DC_NEIGHBOURS = 3, 5  # as published
 CELLS = 2**24  # of a matrix of distances held at a time: 50,000 x 50,000 would be 10 GB
 SPARE = 8  # candidates beside the nearest
 TIE = 1e-10  # squared distances that differ by less, relative to either, are equal
-COPY_SHARE = 0.01  # of the training images, as near to another one as a copy is to its original
+COPY_NEIGHBOURS = 5  # what is near to one training image alone is a copy, what is near to as many is not
+COPY_SHARE = 0.01  # of the training images, that may be as near to one other alone
+COPY_RATIO = (
+    2 / 3
+)  # of the nearest distance to that of the fifth, which a copy is below whatever the others are
 
 
 def _pieces(n: int, width: int) -> Iterator[slice]:
@@ -110,8 +114,8 @@ def nearest(
 
 
 def _others(points: Tensor, k: int) -> Tensor:
-    """Squared distance (n,) of each point to its k-th nearest other one."""
-    return nearest(points, points, k, torch.arange(len(points), device=points.device))[0][:, -1]
+    """Squared distances (n, k) of each point to its k nearest other ones."""
+    return nearest(points, points, k, torch.arange(len(points), device=points.device))[0]
 
 
 def _within(
@@ -137,7 +141,7 @@ def _within(
 def _reached(centres: Tensor, points: Tensor, k: int) -> float:
     """Share of points no further from some centre than its k-th nearest other centre is."""
     found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    for _, point in _within(centres, _others(centres, k), points, closed=True):
+    for _, point in _within(centres, _others(centres, k)[:, -1], points, closed=True):
         found[point] = True
     return float(found.double().mean())
 
@@ -165,7 +169,7 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = DC_NEIGHBOURS) -> tupl
         raise ValueError(f"density and coverage need more than {k} reals, got {len(real)}")
     inside, covered = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     with repeatable(), torch.no_grad():
-        for ball, _ in _within(real, _others(real, k), fake, closed=False):
+        for ball, _ in _within(real, _others(real, k)[:, -1], fake, closed=False):
             inside += len(ball)
             covered[ball] = True
     return inside / (k * len(fake)), float(covered.double().mean())
@@ -174,17 +178,14 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = DC_NEIGHBOURS) -> tupl
 @dataclass(frozen=True)
 class Originals:
     """Of each fake (M,) its nearest training image: which it is, how far away, and how far that is from its own nearest
-    other training image; limit: what 1 % of the training images are nearer to theirs by."""
+    other one; ratio: of that distance to the one of the fake's fifth nearest training image; limit: what the ratio of a
+    copy is at most."""
 
     index: Tensor
     distance: Tensor
     own: Tensor
+    ratio: Tensor
     limit: float
-
-    @property
-    def ratio(self) -> Tensor:
-        """Distance over own distance (M,), 0 of an exact copy; inf of what is near one of two equal training images."""
-        return torch.where(self.distance > 0, self.distance / self.own, 0.0)
 
     @property
     def authentic(self) -> float:
@@ -193,16 +194,32 @@ class Originals:
 
     @property
     def duplicates(self) -> float:
-        """Share of fakes no further from a training image than `limit`; about 1 % of new images are."""
-        return float((self.distance <= self.limit).double().mean())
+        """Share of fakes as near to one training image alone as a copy is; at most about 1 % of new images are."""
+        return float((self.ratio <= self.limit).double().mean())
+
+
+def _alone(distances: Tensor) -> Tensor:
+    """The nearest of distances (n, k), ascending, over the last; 0 where the nearest is 0."""
+    return torch.where(distances[:, 0] > 0, distances[:, 0] / distances[:, -1], 0.0)
 
 
 def originals(real: Tensor, fake: Tensor) -> Originals:
-    """The training images (N, d) that fakes (M, d) are nearest to. ValueError: fewer than 2 training images."""
-    if len(real) < 2:
-        raise ValueError(f"copies are told by the distances between training images: got {len(real)} of them")
+    """The training images (N, d) that fakes (M, d) are nearest to.
+
+    A copy is near to one training image and far from the others: its ratio is at most two thirds, and at most that of
+    the hundredth part of the training images, equal ones left out, to the others of them. In pixels a third of the
+    distance to the second nearest is usual, arXiv:2310.02664; features of few dimensions need their own limit.
+    ValueError: COPY_NEIGHBOURS training images or fewer.
+    """
+    if len(real) <= COPY_NEIGHBOURS:
+        least = COPY_NEIGHBOURS + 1
+        raise ValueError(
+            f"copies are told by distances to {COPY_NEIGHBOURS} training images: {least} are needed, got {len(real)}"
+        )
     with repeatable(), torch.no_grad():
-        own = _others(real, 1).sqrt()
-        squared, index = nearest(fake, real, 1)
-    index = index[:, 0]
-    return Originals(index, squared[:, 0].sqrt(), own[index], float(own.quantile(COPY_SHARE)))
+        own = _others(real, COPY_NEIGHBOURS).sqrt()
+        squared, index = nearest(fake, real, COPY_NEIGHBOURS)
+    distances, index = squared.sqrt(), index[:, 0]
+    usual = _alone(own[own[:, 0] > 0])
+    limit = min(COPY_RATIO, float(usual.quantile(COPY_SHARE))) if len(usual) else COPY_RATIO
+    return Originals(index, distances[:, 0], own[index, 0], _alone(distances), limit)

@@ -15,6 +15,7 @@ from metrics.kernel import SUBSETS, kernel_distance, subset_size
 from metrics.mind import DIRECTIONS, projected_distance
 from metrics.modes import kl_divergence, kl_to_uniform, mean_confidence, n_modes
 from metrics.neighbours import (
+    COPY_NEIGHBOURS,
     DC_NEIGHBOURS,
     PR_NEIGHBOURS,
     Originals,
@@ -220,8 +221,8 @@ METRICS: dict[str, Metric] = {
     ),
     "memorisation": Metric(
         _memorisation, "high", "copies of training images; percent that are none, arXiv:2102.08921",
-        frozenset({"features", "training"}), default=False,
-        settings=lambda n_known, _: f"against {n_known} training images",
+        frozenset({"features", "training"}), least=COPY_NEIGHBOURS + 1, default=False,
+        settings=lambda n_known, _: f"against {n_known} training images; 1st over {COPY_NEIGHBOURS}th nearest",
     ),
 }  # fmt: skip
 

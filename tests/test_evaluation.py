@@ -627,7 +627,7 @@ def test_copies_are_looked_for_among_all_images(
         line["protocol"]["n_real"] == 200
         and "against 1497 training" in line["protocol"]["settings"]["memorisation"]
     )
-    assert said.err.count("100% of the fakes are as near to a training image as copies are") == 1
+    assert said.err.count("100% of the fakes are as near to one training image as copies are") == 1
     assert "--neighbours FILE.png shows them" in said.err
     assert evaluate.main([str(run), *flags(weights, *words, "noise", "--n_real", 300)]) == 0
     line, said = last_line(run), capsys.readouterr()

@@ -34,7 +34,7 @@ from metrics.frechet import frechet_distance, gaussian_statistics
 from metrics.kernel import kernel_distance
 from metrics.mind import projected_distance
 from metrics.modes import class_shares, kl_divergence, kl_to_uniform, mean_confidence, n_modes
-from metrics.neighbours import density_coverage, nearest, originals, precision_recall
+from metrics.neighbours import COPY_RATIO, density_coverage, nearest, originals, precision_recall
 from metrics.score import METRICS, Sets, check_classes, check_sizes, class_accuracy, score
 
 
@@ -486,7 +486,7 @@ def test_equal_images_are_at_distance_0() -> None:
     assert precision_recall(one, one) == (1, 1)
     assert density_coverage(one, one) == (0, 0)  # open balls of radius 0 are empty
     assert originals(real, one).distance.tolist() == [0] * 70
-    assert originals(one, real).limit == 0
+    assert originals(one, real).limit == COPY_RATIO
 
 
 def test_closed_and_open_balls_on_their_border() -> None:
@@ -530,23 +530,27 @@ def test_identical_sets_have_density_and_coverage_1() -> None:
 
 
 def test_copies_by_hand() -> None:
-    """Training images at 0, 1, 3, 7: their neighbours are 1, 1, 2, 4 away, the hundredth part of them 1."""
-    known = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    found = originals(known, torch.tensor([[0.0], [-1.0], [-1.5], [4.5], [5.5], [11.5]]))
-    assert found.index.tolist() == [0, 0, 0, 2, 3, 3]
-    assert found.distance.tolist() == [0, 1, 1.5, 1.5, 1.5, 4.5]
-    assert found.own.tolist() == [1, 1, 1, 2, 4, 4] and found.limit == pytest.approx(1)
-    assert found.ratio.tolist() == [0, 1, 1.5, 0.75, 0.375, 1.125]
-    assert found.authentic == pytest.approx(2 / 6) and found.duplicates == pytest.approx(2 / 6)
-    with pytest.raises(ValueError, match="got 1 of them"):
-        originals(known[:1], known)
+    """Training images at 0, 1, 3, 7, 15, 31: the nearest other one over the fifth is 1 in 31, 1 in 30, 1 in 14, ..."""
+    known = torch.tensor([[0.0], [1.0], [3.0], [7.0], [15.0], [31.0]])
+    found = originals(known, torch.tensor([[0.0], [-1.0], [7.125], [12.0], [39.0], [-17.0]]))
+    assert found.index.tolist() == [0, 0, 3, 4, 5, 0]
+    assert found.distance.tolist() == [0, 1, 0.125, 3, 8, 17] and found.own.tolist() == [1, 1, 4, 8, 16, 1]
+    assert found.ratio.tolist() == pytest.approx([0, 1 / 16, 0.125 / 7.875, 3 / 12, 8 / 38, 17 / 32])
+    # a twentieth of the way from the first to the second of six, the hundredth part of five steps
+    assert found.limit == pytest.approx(1 / 31 + 0.05 * (1 / 30 - 1 / 31))
+    assert found.duplicates == pytest.approx(2 / 6) and found.authentic == pytest.approx(1 / 6)
+    with pytest.raises(ValueError, match="6 are needed, got 5"):
+        originals(known[:5], known)
 
 
-def test_copies_are_told_from_new_images() -> None:
-    """Of the same Gaussian about 1 % by definition, and half are nearer than the training image's own neighbour."""
-    known, new = gaussian_features(4000, 6, 0), gaussian_features(3000, 6, 1)
+@pytest.mark.parametrize("d", [6, 200])
+def test_copies_are_told_from_new_images(d: int) -> None:
+    """Of the same Gaussian 1 % where the training images set the limit, less where they are all far from each other."""
+    known, new = gaussian_features(4000, d, 0), gaussian_features(3000, d, 1)
     found = originals(known, new)
-    assert 0.004 < found.duplicates < 0.02 and 0.45 < found.authentic < 0.55
+    assert (found.limit == COPY_RATIO) == (d == 200)
+    assert 0.004 < found.duplicates < 0.02 if d == 6 else found.duplicates == 0
+    assert (0.45 if d == 6 else 0.8) < found.authentic < (0.55 if d == 6 else 1)
     quantised = (known[:3000] * 20).round() / 20 + 0.002 * new  # far less than the way to a neighbour
     found = originals(known, quantised)
     assert found.duplicates > 0.5 and found.authentic < 0.02
@@ -554,11 +558,21 @@ def test_copies_are_told_from_new_images() -> None:
     assert found.duplicates == 1 and found.authentic == 0 and float(found.ratio.max()) == 0
 
 
-def test_copies_among_equal_training_images() -> None:
-    """A set that holds images twice: exact copies are found all the same."""
-    known = gaussian_features(100, 4, 0).repeat(2, 1)
-    found = originals(known, known[:50])
-    assert found.limit == 0 and found.duplicates == 1 and found.authentic == 0
+@pytest.mark.parametrize("n", [20, 2000])
+def test_what_lies_among_all_training_images_is_no_copy(n: int) -> None:
+    """A generator collapsed to their mean is nearer to each than they are to each other, and copies none."""
+    known = gaussian_features(n, 64, 0)
+    found = originals(known, 0.1 * gaussian_features(500, 64, 1))
+    assert found.authentic == 0 and found.duplicates == 0
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_copies_among_equal_training_images(times: int) -> None:
+    """A set that holds images several times: copies are found all the same."""
+    known = gaussian_features(100, 16, 0).repeat(times, 1)
+    copies = known[:50] + 0.01 * gaussian_features(50, 16, 1)
+    found = originals(known, torch.cat([known[:50], copies, gaussian_features(100, 16, 2)]))
+    assert found.limit > 0 and found.duplicates == pytest.approx(0.5, abs=0.02)
 
 
 # -- MIND ------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
 
 
 def show_copies(line: dict[str, Any], picture: Image.Image | None, file: Path | None) -> None:
-    """Write the strip of neighbours; say where many fakes are as near to a training image as copies are."""
+    """Write the strip of neighbours; say where many fakes are as near to one training image as copies are."""
     if picture is not None and file is not None:
         save_strip(picture, file)
         print(f"wrote {file}")
@@ -300,7 +300,7 @@ def show_copies(line: dict[str, Any], picture: Image.Image | None, file: Path | 
     if share > MANY_COPIES:
         repeats = ": the generator repeats what it was trained on"
         warn(
-            f"{share:.0%} of the fakes are as near to a training image as copies are, of new images 1% would be"
+            f"{share:.0%} of the fakes are as near to one training image as copies are (of new ones at most 1%)"
             f"{repeats if line['protocol']['fakes'] == GENERATOR else ''}; {file or '--neighbours FILE.png'} shows them"
         )
 
