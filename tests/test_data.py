@@ -533,7 +533,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         (
             "simple_cnn",
             (32, 60),
-            "simple_cnn makes .* and k = 3, not 32x60: the nearest is img_size 32x56$",
+            "simple_cnn makes .* and k = 3, not 32x60: the nearest is img_size 32x64$",
         ),
         ("mlp", (32, 0), "img_size 0 must be a whole number, at least 1"),
     ],
