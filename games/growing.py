@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelling import find_model
+from modelling.layers import image_shape
 from settings import TrainConfig
 
 
 @dataclass(frozen=True)
 class Growth:
-    """From `first` to `last` px by doublings; each size is first faded in, then trained as it is.
+    """From `first` to `last` px, heights, by doublings; each size is first faded in, then trained as it is.
 
     fade, stable: images spent so. The first size has no fade.
     """
@@ -24,7 +25,7 @@ class Growth:
     stable: float
 
     def stage(self, images_seen: int) -> tuple[int, float]:
-        """(size in px, weight alpha in [0, 1] of its newest layers)."""
+        """(height in px, weight alpha in [0, 1] of its newest layers)."""
         since = images_seen - self.stable
         if since < 0 or self.first == self.last:
             return self.first, 1.0
@@ -51,7 +52,7 @@ class Growth:
 
 
 def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:
-    """Images (N, C, S, S) box-downsampled to `size`, cross-faded with their next smaller size as G's are."""
+    """Images (N, C, H, W) box-downsampled to a height of `size`, cross-faded with their next smaller size as G's."""
     x = F.avg_pool2d(x, x.shape[2] // size) if x.shape[2] > size else x
     if alpha == 1:
         return x
@@ -64,4 +65,7 @@ def growth_of(config: TrainConfig) -> Growth | None:
     first = find_model(config.model).grows_from
     if first is None or config.no_grow:
         return None
-    return Growth(first, config.img_size, 1000 * config.fade_kimg, 1000 * config.stable_kimg)
+    height, width = image_shape(config.img_size)
+    # from the least of the sizes that are not below `first`
+    doublings = max((min(height, width) // first).bit_length() - 1, 0)
+    return Growth(height >> doublings, height, 1000 * config.fade_kimg, 1000 * config.stable_kimg)

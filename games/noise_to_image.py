@@ -36,10 +36,10 @@ from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import DATASETS, load_dataset
 from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
-from modelling import find_model, model_of
+from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
-from modelling.layers import set_noise_scale
+from modelling.layers import as_size, image_shape, set_noise_scale, size_text
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
@@ -147,6 +147,7 @@ class NoiseToImage(Task):
         )
         self.G, self.D, build = build_networks(config, place, data, own)
         self.about = generator_config(config, data, build, own)
+        self.about["revision"] = len(revisions_of(self.G))
         self.view = view_of(self.about["dataset"])
         self.forward_g, self.forward_d = (
             network if place.compiled is None else place.compiled(network) for network in (self.G, self.D)
@@ -193,11 +194,12 @@ class NoiseToImage(Task):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name and fingerprint of the images, and how many labels the networks see."""
+        """Name and fingerprint of the images, how many labels the networks see, and their revisions."""
         return {
             "name": self.data.name,
             "fingerprint": self.data.fingerprint,
             "n_labels": self.data.n_labels if self.config.conditional else 0,
+            "revisions": {name: len(revisions_of(network)) for name, network in self.networks.items()},
         }
 
     def describe(self) -> list[str]:
@@ -205,14 +207,20 @@ class NoiseToImage(Task):
         sizes = "x".join(map(str, self.data.images.shape[1:]))
         lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
         if self.growth is not None:
-            first, last = self.growth.first, self.growth.last
+            height, width = image_shape(self.config.img_size)
+            first = as_size((self.growth.first, width * self.growth.first // height))
+            last = as_size((height, width))
             full_size = self.growth.steps(self.config.batch_size)
-            lines.append(f"growing: {first} to {last} px, at full size from step {full_size}")
+            lines.append(
+                f"growing: {size_text(first)} to {size_text(last)} px, at full size from step {full_size}"
+            )
         return lines
 
     def check_resumed(self, saved: dict[str, Any]) -> list[str]:
         """As every game; and attributes had another scale once."""
         notes = super().check_resumed(saved)
+        for name, network in self.networks.items():
+            check_revision(network, saved.get("revisions", {}).get(name, 0), "--resume: the checkpoint")
         if self.config.conditional and self.data.multi_hot and "n_labels" not in saved:
             notes.append(
                 "warning: the run is from before attributes were rows of length 1: its networks knew another scale"

@@ -20,7 +20,7 @@ from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
 from metrics.features import save_tensors
 from metrics.lines import best_step
-from modelling import MODELS, build_generator, find_model
+from modelling import MODELS, build_generator, check_revision, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
 from ops.rng import generator as seeded
@@ -290,7 +290,9 @@ def load_generator(
     build = _rebuilt(folder, about, model_file) if G is None else None
     file, state = _trained(folder, about, checkpoint)
     with torch.device("meta"):  # sizes are those of the file before any memory is taken for them
-        wanted = (build() if G is None else G).state_dict()
+        like = build() if G is None else G
+        wanted = like.state_dict()
+    check_revision(like, about["revision"], str(folder))
     if reason := in_one_line(faults_of(state, wanted)):
         what = "does not fit G" if own else "is damaged"
         advice = "give the networks of the training" if own else "resume the run to write it anew"

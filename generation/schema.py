@@ -58,6 +58,7 @@ class Origin(Struct):
     name: str
     fingerprint: str
     n_labels: Count | None = None
+    revisions: dict[str, Count] = {}
 
 
 class CheckpointState(Struct):
@@ -116,6 +117,7 @@ class GeneratorConfig(Struct):
     step: Count = 0
     batch_norm: Word = "unknown"
     model_file: ModelFile | None = None
+    revision: Count = 0
     data: dict[str, Any] = {}
     format: int = FORMAT
 

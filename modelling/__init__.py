@@ -12,6 +12,7 @@ from modelling import (
     infogan,
     mlp,
     progressive_gan,
+    rect_dcgan,
     sagan,
     simple_cnn,
     sndcgan,
@@ -22,7 +23,15 @@ from modelling import (
 )
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS
-from modelling.contract import STYLES, bare, blaming, check_attributes, check_contract
+from modelling.contract import (
+    STYLES,
+    bare,
+    blaming,
+    check_attributes,
+    check_contract,
+    check_revision,
+    revisions_of,
+)
 from modelling.equalised import Equalised
 from modelling.files import is_file_name, load_model_file, model_title
 from modelling.layers import Size, as_size, check_choice, check_number
@@ -36,10 +45,12 @@ __all__ = [
     "build_discriminator",
     "build_generator",
     "check_contract",
+    "check_revision",
     "find_model",
     "is_file_name",
     "load_model_file",
     "model_of",
+    "revisions_of",
 ]
 
 
@@ -53,6 +64,7 @@ _STYLED = {"conditions_g": ("mapping",), "conditions_d": ("projection",), "style
 
 MODELS = {
     "dcgan": Model(dcgan.Generator, dcgan.Discriminator, ("concat", *_NORMS), ("concat", *_HEADS)),
+    "rect_dcgan": Model(rect_dcgan.Generator, rect_dcgan.Discriminator, spectral_norm="gd"),
     "simple_cnn": Model(
         simple_cnn.Generator, simple_cnn.Discriminator, ("concat", *_NORMS), ("concat", *_HEADS)
     ),
@@ -246,10 +258,16 @@ def _with_spectral_norm(network: nn.Module, name: str, side: str) -> nn.Module:
 def param_groups(network: nn.Module) -> list[dict[str, object]]:
     """The network's parameters for an optimiser, by the factor `lr_scale` on the learning rate that they want.
 
-    A module's class says so in `lr_scale` (StyleGAN's mapping: 0.01); 1 comes first, if only once.
+    A module says so in `lr_scale` (StyleGAN's mapping: 0.01), and in `bias_lr_scale` where its bias has another; 1
+    comes first, if only once.
     """
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
-    scales = {id(p): m.lr_scale for m in network.modules() if hasattr(m, "lr_scale") for p in m.parameters()}
+    scales: dict[int, float] = {}
+    for module in network.modules():
+        if hasattr(module, "lr_scale"):
+            scales |= {id(p): module.lr_scale for p in module.parameters()}
+        if hasattr(module, "bias_lr_scale"):
+            scales[id(module.bias)] = module.bias_lr_scale
     for p in network.parameters():
         groups.setdefault(scales.get(id(p), 1.0), []).append(p)
     return [{"params": params, "lr_scale": scale} for scale, params in groups.items() if params]

@@ -1,12 +1,15 @@
-"""BigGAN and BigGAN-deep for 32, 64, 128 and 256 px, from the tables of appendix B. arXiv:1809.11096.
+"""BigGAN and BigGAN-deep for 32 to 448 px, from the tables of appendix B. arXiv:1809.11096.
 
-32 px is the smaller net the authors train on CIFAR-10, deep at 32 and 64 px continues their tables. Deviations: z has
-as many chunks as there are blocks plus one, with the z_dim that is asked for; all biases start at 0; without labels,
-hierarchical and deep networks have the same norms, driven by z alone. Spectral norm, in G and D alike, comes from
-outside (modelling/__init__.py); the class embedding of G and the tables of its norms go without, as published.
+Images are of h0 2^k x w0 2^k px, 4 <= min(h0, w0) < 8, and k alone, 3 to 6, decides which of the tables for 32, 64, 128
+and 256 px is taken. 32 px is the smaller net the authors train on CIFAR-10, deep at 32 and 64 px continues their
+tables. Deviations: z has as many chunks as there are blocks plus one, with the z_dim that is asked for; all biases
+start at 0; without labels, hierarchical and deep networks have the same norms, driven by z alone. Spectral norm, in G
+and D alike, comes from outside (modelling/__init__.py); the class embedding of G and the tables of its norms go
+without, as published.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,24 +32,26 @@ from modelling.conditioning import (
     scale_and_shift,
 )
 from modelling.layers import (
+    Size,
+    as_size,
     check_choice,
     check_images,
     check_latents,
     check_number,
-    check_size,
     norm_layer,
 )
 from modelling.resnet import ResidualDownBlock, ResidualUpBlock, activate, repeat_pixels, sum_pool
 from modelling.sagan import SelfAttention, attention_sizes
+from modelling.sizes import Shape, image_levels, squares
 from ops.precision import without_autocast
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The networks of one image size, channels counted in widths.
+    """The networks of one number of doublings, channels counted in widths.
 
     g: of G's maps at 4, 8, ... px; d: of D's maps after each block, the first n_down of which halve the size. The
-    others are the settings of the same names: here what they are by default.
+    others are the settings of the same names: here what they are by default, for a square of 4 * 2^k px.
     """
 
     g: tuple[int, ...]
@@ -67,7 +72,7 @@ PLANS = {
     128: Architecture((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
     256: Architecture((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
 }
-SIZES = tuple(PLANS)
+DOUBLINGS = range(3, 7)
 DEEP_WIDTH = 128  # above 64 px
 SHARED_DIM = 128
 
@@ -77,14 +82,19 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def architecture_of(img_size: int, deep: bool, **settings: int | Sequence[int] | str | None) -> Architecture:
-    """The architecture of a size with the settings that are not None. ValueError for what is out of range."""
-    check_size("biggan", img_size, SIZES)
+def architecture_of(
+    levels: Sequence[Shape], deep: bool, **settings: int | Sequence[int] | str | None
+) -> Architecture:
+    """The architecture of an image's levels with the settings that are not None. ValueError for those out of range."""
+    sides = squares(levels)
     check_choice("deep", deep, (True, False))
-    architecture = PLANS[img_size]
+    architecture = PLANS[sides[-1]]
+    if architecture.attention:
+        attended = min(levels[sides.index(architecture.attention)])
+        architecture = replace(architecture, attention=attended)
     if deep:
         architecture = replace(
-            architecture, hierarchical=False, width=DEEP_WIDTH if img_size > 64 else architecture.width
+            architecture, hierarchical=False, width=DEEP_WIDTH if sides[-1] > 64 else architecture.width
         )
     if deep or settings.get("hierarchical"):
         architecture = replace(architecture, shared_dim=SHARED_DIM)
@@ -213,22 +223,22 @@ class DeepDownBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> images (N, img_channels, img_size, img_size) in [-1, 1].
+    """z (N, z_dim) -> images (N, img_channels, H, W) in [-1, 1].
 
     Settings that are None depend on img_size. width: the paper's ch, 64 up to 64 px, then 96, or 128 if deep.
     hierarchical, by default if not deep and above 32 px: the first layer and the norms of each block see a chunk of z
-    of their own. shared_dim: length of one embedding of y that every norm sees through linear layers; 0, by default
-    for a plain network of 32 px, for class tables in every norm, otherwise 128. attention: size in px of the maps that
-    get it, a list for several, 0 for none; by default none at 32 px, 32 at 64 px, then 64. deep: two bottlenecks in
-    the place of each block, whose norms all see the whole of z. init: a name of INITS, orthogonal above 32 px. Without
-    labels `norm` is that of the maps, batch or instance where z acts on it. ValueError for sizes not in SIZES and for
-    settings out of range or at odds with each other.
+    of their own. shared_dim: length of one embedding of y that every norm sees through linear layers; 0, by default for
+    a plain network of 32 px, for class tables in every norm, otherwise 128. attention: size in px, of the shorter side,
+    of the maps that get it, a list for several, 0 for none; by default none at 32 px, 32 at 64 px, then 64. deep: two
+    bottlenecks in the place of each block, whose norms all see the whole of z. init: a name of INITS, orthogonal above
+    32 px. Without labels `norm` is that of the maps, batch or instance where z acts on it. ValueError for sizes that it
+    does not make, which names the nearest, and for settings out of range or at odds with each other.
     """
 
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         z_dim: int,
         n_labels: int = 0,
@@ -242,8 +252,9 @@ class Generator(nn.Module):
         init: str | None = None,
     ) -> None:
         super().__init__()
+        levels = image_levels("biggan", img_size, DOUBLINGS)
         architecture = architecture_of(
-            img_size,
+            levels,
             deep,
             width=width,
             shared_dim=shared_dim,
@@ -254,7 +265,8 @@ class Generator(nn.Module):
         for name, value in (("img_channels", img_channels), ("z_dim", z_dim)):
             check_number(name, value, 1, whole=True)
         check_choice("condition of G", condition, CONDITIONAL_NORMS)
-        self.img_size, self.img_channels, self.z_dim, self.n_labels = img_size, img_channels, z_dim, n_labels
+        self.img_size, self.img_channels = as_size(img_size), img_channels
+        self.z_dim, self.n_labels, self.first = z_dim, n_labels, levels[0]
         self.deep, self.hierarchical = deep, architecture.hierarchical
         channels = [architecture.width * n for n in architecture.g]
         self.n_chunks = len(channels) if architecture.hierarchical else 1
@@ -266,9 +278,9 @@ class Generator(nn.Module):
         first_dim, norms = self._first_dim_and_norms(
             norm, condition, architecture.shared_dim if n_labels else 0
         )
-        self.from_z = nn.Linear(first_dim, 16 * channels[0])
-        sizes = [8 << i for i in range(len(channels) - 1)]
-        attended = attention_sizes("G", architecture.attention, img_size, sizes)
+        self.from_z = nn.Linear(first_dim, math.prod(self.first) * channels[0])
+        sizes = [min(level) for level in levels[1:]]
+        attended = attention_sizes("G", architecture.attention, levels, sizes)
         self.blocks = nn.ModuleList()
         for size, (c_in, c_out) in zip(sizes, itertools.pairwise(channels), strict=True):
             if deep:
@@ -318,14 +330,14 @@ class Generator(nn.Module):
         """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
         check_latents(z, self.z_dim)
         first, vectors = self._vectors(z, y)
-        x = self.from_z(first).unflatten(1, (-1, 4, 4))  # (N, 16 C) -> (N, C, 4, 4)
+        x = self.from_z(first).unflatten(1, (-1, *self.first))  # (N, h0 * w0 * C) -> (N, C, h0, w0)
         for block, vector in zip(self.blocks, vectors, strict=True):
             x = block(x, vector)
         return torch.tanh(self.to_image(activate(self.norm, x, None)))
 
 
 class Discriminator(nn.Module):
-    """Images (N, img_channels, img_size, img_size) -> logits (N,).
+    """Images (N, img_channels, H, W) -> logits (N,).
 
     width, attention, deep and init as in G; here deep puts a 3x3 convolution in the place of the first block and two
     bottlenecks in that of each other. n_labels and condition: see conditioning.py. ValueError as in G.
@@ -334,7 +346,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         n_labels: int = 0,
         condition: str = "projection",
@@ -344,12 +356,13 @@ class Discriminator(nn.Module):
         init: str | None = None,
     ) -> None:
         super().__init__()
-        architecture = architecture_of(img_size, deep, width=width, attention=attention, init=init)
+        levels = image_levels("biggan", img_size, DOUBLINGS)
+        architecture = architecture_of(levels, deep, width=width, attention=attention, init=init)
         check_number("img_channels", img_channels, 1, whole=True)
-        self.img_size, self.img_channels = img_size, img_channels
+        self.img_size, self.img_channels = as_size(img_size), img_channels
         channels = [architecture.width * n for n in architecture.d]
-        sizes = [img_size >> i for i in range(1, architecture.n_down + 1)]
-        attended = attention_sizes("D", architecture.attention, img_size, sizes)
+        sizes = [min(level) for level in reversed(levels[:-1])][: architecture.n_down]
+        attended = attention_sizes("D", architecture.attention, levels, sizes)
         blocks: list[nn.Module] = []
         if deep:
             blocks.append(nn.Conv2d(img_channels, channels[0], 3, padding=1))

@@ -117,17 +117,21 @@ class Conditioned(TakesRows, nn.Sequential):
 
 
 def up_blocks(
-    channels: Sequence[int], norms: Callable[[int], nn.Module | None], *, bias: bool = False
+    channels: Sequence[int],
+    norms: Callable[[int], nn.Module | None],
+    start: tuple[int, int],
+    *,
+    bias: bool = False,
 ) -> Conditioned:
-    """Latent maps 1x1 -> 4x4 -> 8x8 ...: transposed convolutions with norm and ReLU, through `channels`.
+    """Latent maps 1x1 -> start (H, W) -> twice that ...: transposed convolutions, norm and ReLU, through `channels`.
 
     norms: see norm_factory; bias: also where the norm has one of its own.
     """
     blocks = []
     for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
         after = norms(c_out)
-        stride, padding = (2, 1) if i else (1, 0)
-        up = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=bias or not has_shift(after))
+        kernel, stride, padding = (4, 2, 1) if i else (start, 1, 0)
+        up = nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, bias=bias or not has_shift(after))
         blocks.append(hidden_block(up, after, "relu", sequence=Conditioned))
     return Conditioned(*blocks)
 

@@ -68,6 +68,25 @@ def network_title(network: nn.Module) -> str:
     return title(type(bare(network)))
 
 
+def revisions_of(network: nn.Module) -> tuple[str, ...]:
+    """What has changed, oldest first, in what a network makes of the same weights."""
+    return getattr(bare(network), "revisions", ())
+
+
+def check_revision(network: nn.Module, saved: int, whose: str) -> None:
+    """UserError unless weights are of the network's own revision; saved: the number of changes that they know."""
+    changes = revisions_of(network)
+    if saved > len(changes):
+        raise UserError(
+            f"{whose} is of a newer version, whose {network_title(network)} has changed: update this toolkit"
+        )
+    if saved < len(changes):
+        raise UserError(
+            f"{whose} is from before a change of {network_title(network)} ({'; '.join(changes[saved:])}), which makes "
+            "something else of its weights: go on with the version that wrote it, or train anew"
+        )
+
+
 def at_line(error: BaseException, files: set[str]) -> str:
     """ " at file:line" of the innermost frame that stands in one of the files, "" without any."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]

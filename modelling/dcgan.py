@@ -1,11 +1,12 @@
-"""DCGAN for square images of 16 to 256 px. arXiv:1511.06434.
+"""DCGAN for images of h0 2^k x w0 2^k px, 4 <= min(h0, w0) < 8, k from 2 to 6: 16 to 448. arXiv:1511.06434.
 
-Deviations: widths follow the image size (4x4 maps of width * size / 8 channels); kernels are 4 with stride 2,
-which spread evenly where the paper's 5 leave a checkerboard; D ends in a convolution over the 4x4 map and
-gives a logit. As in the paper G's output and D's first layer carry no batch norm: with it there, D does not
-see the images' mean colour and samples come out washed.
+Deviations: widths follow the image size (h0 x w0 maps, 4x4 for powers of 2, of width * 2^(k - 1) channels); kernels are
+4 with stride 2, which spread evenly where the paper's 5 leave a checkerboard; D ends in a convolution over the whole of
+the smallest map and gives a logit. As in the paper G's output and D's first layer carry no batch norm: with it there, D
+does not see the images' mean colour and samples come out washed.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,29 +14,32 @@ from torch import Tensor, nn
 
 from modelling.conditioning import DOutput, Heads, norm_factory, rows_of, up_blocks
 from modelling.layers import (
+    Size,
+    as_size,
     batch_statistics,
     check_images,
     check_latents,
     check_number,
-    check_size,
     down_blocks,
     init_normal,
 )
+from modelling.sizes import image_levels
 
-SIZES = (16, 32, 64, 128, 256)
+DOUBLINGS = range(2, 7)
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> images (N, img_channels, img_size, img_size) in [-1, 1].
+    """z (N, z_dim) -> images (N, img_channels, H, W) in [-1, 1].
 
-    width is the number of channels before the last layer; each step towards 4x4 doubles it. Hidden layers
-    have a bias where no norm brings one. ValueError for sizes not in SIZES and for settings out of range.
+    width is the number of channels before the last layer; each step towards the smallest map doubles it.
+    Hidden layers have a bias where no norm brings one. ValueError for sizes that it does not make, which names the
+    nearest, and for settings out of range.
     """
 
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         z_dim: int,
         n_labels: int = 0,
@@ -44,13 +48,14 @@ class Generator(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
-        check_size("dcgan", img_size, SIZES)
+        levels = image_levels("dcgan", img_size, DOUBLINGS)
         for name, value in (("img_channels", img_channels), ("z_dim", z_dim), ("width", width)):
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels, self.z_dim, self.n_labels = img_size, img_channels, z_dim, n_labels
-        n_up = (img_size // 8).bit_length()  # hidden blocks, at 4, 8, ... img_size / 2 px
+        self.img_size, self.img_channels = as_size(img_size), img_channels
+        self.z_dim, self.n_labels = z_dim, n_labels
+        n_up = len(levels) - 1  # hidden blocks, at all levels but the image's
         channels = [z_dim, *(width << i for i in reversed(range(n_up)))]
-        self.blocks = up_blocks(channels, norm_factory(norm, condition, n_labels))
+        self.blocks = up_blocks(channels, norm_factory(norm, condition, n_labels), levels[0])
         self.to_image = nn.ConvTranspose2d(width, img_channels, 4, 2, 1, bias=False)
         init_normal(self)
 
@@ -62,19 +67,19 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, img_channels, img_size, img_size) -> logits (N,).
+    """Images (N, img_channels, H, W) -> logits (N,).
 
     width is the number of channels after the first layer; each halving of the size doubles it. dropout acts
     after every hidden layer. noise_std is added in training at the inputs of the convolutions noise_layers,
     0 being the image. minibatch_stddev and minibatch_discrimination (a number of kernels) show the last layer
     how samples differ. n_labels and condition: see conditioning.py, here as in G, where a conditional norm replaces
-    `norm`. ValueError for sizes not in SIZES and for settings out of range.
+    `norm`. ValueError as in G.
     """
 
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         n_labels: int = 0,
         condition: str = "projection",
@@ -88,21 +93,21 @@ class Discriminator(nn.Module):
         minibatch_discrimination: int = 0,
     ) -> None:
         super().__init__()
-        check_size("dcgan", img_size, SIZES)
+        levels = image_levels("dcgan", img_size, DOUBLINGS)
         for name, value in (("img_channels", img_channels), ("width", width)):
             check_number(name, value, 1, whole=True)
-        self.img_size, self.img_channels = img_size, img_channels
-        n_down = (img_size // 8).bit_length()
+        self.img_size, self.img_channels = as_size(img_size), img_channels
+        n_down = len(levels) - 1
         channels = [img_channels, *(width << i for i in range(n_down))]
         norms = ["none"] + [norm] * (n_down - 1)
         self.blocks = down_blocks(
             channels, norms, activation, dropout=dropout, noise_std=noise_std, noise_layers=noise_layers
         )
         self.statistics, c_last = batch_statistics(
-            channels[-1], 16, minibatch_stddev, minibatch_discrimination
+            channels[-1], math.prod(levels[0]), minibatch_stddev, minibatch_discrimination
         )
         self.heads = Heads(
-            lambda n, bias: nn.Conv2d(c_last, n, 4, bias=bias), n_labels, condition, bias=False
+            lambda n, bias: nn.Conv2d(c_last, n, levels[0], bias=bias), n_labels, condition, bias=False
         )
         init_normal(self)
 

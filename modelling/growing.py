@@ -11,7 +11,7 @@ from modelling.layers import check_choice
 
 
 class Stage(nn.Module):
-    """The present size in pixels, and the weight alpha of the newest layers (1: faded in).
+    """The present size in pixels, a height, and the weight alpha of the newest layers (1: faded in).
 
     sizes: all sizes of the network, smallest first; it starts at the largest, full grown. alpha is a tensor, so that
     a compiled network is not compiled anew at each step of a fade. Both are in the state dict. `fading` says whether

@@ -1,7 +1,7 @@
 """InfoGAN: a part of the latents is a code that a head Q beside D's logit reads back. arXiv:1606.03657.
 
 Two architectures. "paper", of the authors' MNIST network: fully connected layers and two convolutions, for sides that 4
-divides. "conv", of xyfJASON's: convolutions alone, for 32 px.
+divides. "conv", of xyfJASON's: convolutions alone, for 32 px and whatever else is 8 h0 x 8 w0.
 
 Deviations: latents come in as normals, as everywhere here, and G makes codes of them (Generator.codes). Images end in
 tanh, not in the authors' sigmoid. LeakyReLU is 0.2. Layers before a batch norm have no bias in "paper". xyfJASON's two
@@ -26,14 +26,15 @@ from modelling.layers import (
     check_images,
     check_latents,
     check_number,
-    check_size,
     down_blocks,
     has_shift,
     hidden_block,
     image_shape,
     init_normal,
     norm_layer,
+    size_text,
 )
+from modelling.sizes import Shape, image_levels
 
 N_CATEGORIES, N_CONTINUOUS = 10, 2
 # Of noise and continuous codes, made of normals.
@@ -59,7 +60,11 @@ def quarter(img_size: Size) -> tuple[int, int]:
     """(H / 4, W / 4). ValueError unless 4 divides both."""
     height, width = image_shape(img_size)
     if height % 4 or width % 4:
-        raise UserError(f"infogan's architecture paper makes sides that 4 divides, not --img_size {img_size}")
+        nearest = as_size([4 * max(round(side / 4), 1) for side in (height, width)])
+        raise UserError(
+            f"infogan's architecture paper makes sides that 4 divides, not {size_text(as_size(img_size))}: "
+            f"the nearest is --img_size {size_text(nearest)}"
+        )
     return height // 4, width // 4
 
 
@@ -76,12 +81,17 @@ def paper_generator(n_in: int, img_size: Size, img_channels: int, norm: str, wid
     )
 
 
+def conv_levels(img_size: Size) -> list[Shape]:
+    """Those of three doublings; ValueError for other sizes."""
+    return image_levels("infogan's architecture conv", img_size, (3,))
+
+
 def conv_generator(n_in: int, img_size: Size, img_channels: int, norm: str, width: int) -> nn.Sequential:
-    """(N, n_in) -> (N, img_channels, 32, 32): four transposed convolutions."""
-    check_size("infogan's architecture conv", img_size, (32,))
+    """(N, n_in) -> (N, img_channels, H, W): four transposed convolutions."""
+    norms, first = norm_factory(norm, None, 0), conv_levels(img_size)[0]
     return nn.Sequential(
         nn.Unflatten(1, (n_in, 1, 1)),
-        up_blocks([n_in, 4 * width, 2 * width, width], norm_factory(norm, None, 0), bias=True),
+        up_blocks([n_in, 4 * width, 2 * width, width], norms, first, bias=True),
         nn.ConvTranspose2d(width, img_channels, 4, 2, 1),
     )
 
@@ -106,13 +116,13 @@ def paper_discriminator(
 def conv_discriminator(
     img_size: Size, img_channels: int, norm: str, width: int, n_codes: int
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Images -> 4x4 maps, and from these (N, 1) and (N, n_codes) by one convolution each."""
-    check_size("infogan's architecture conv", img_size, (32,))
+    """Images -> the smallest maps, and from these (N, 1) and (N, n_codes) by one convolution each."""
+    first = conv_levels(img_size)[0]
     channels = [img_channels, width, 2 * width, 4 * width]
     trunk = down_blocks(
         channels, ["none", norm, norm], "leaky_relu", dropout=0.0, noise_std=0.0, noise_layers=0, bias=True
     )
-    heads = [nn.Sequential(nn.Conv2d(4 * width, n, 4), nn.Flatten()) for n in (1, n_codes)]
+    heads = [nn.Sequential(nn.Conv2d(4 * width, n, first), nn.Flatten()) for n in (1, n_codes)]
     return trunk, *heads
 
 

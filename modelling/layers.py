@@ -56,27 +56,6 @@ def size_text(img_size: Size) -> str:
     return str(img_size) if isinstance(img_size, int) else "x".join(map(str, img_size))
 
 
-def check_size(model: str, img_size: Size, sizes: Sequence[int]) -> None:
-    """ValueError that names the nearest size unless the model, which makes squares, makes `img_size`."""
-    if img_size not in sizes:
-        height, width = image_shape(img_size)
-        nearest = min(sizes, key=lambda size: abs(size - height) + abs(size - width))
-        made = ("" if isinstance(img_size, int) else "squares of ") + ", ".join(map(str, sizes))
-        raise UserError(
-            f"{model} makes {made} px, not {size_text(img_size)}: the nearest is --img_size {nearest}"
-        )
-
-
-def channel_table(sizes: Sequence[int], channel_base: int, channel_max: int) -> list[int]:
-    """Channels of maps of each of `sizes` px, the last the largest: channel_base / size, at most channel_max.
-
-    ValueError for settings that leave none.
-    """
-    check_number("channel_base", channel_base, sizes[-1], whole=True)
-    check_number("channel_max", channel_max, 1, whole=True)
-    return [min(channel_base // size, channel_max) for size in sizes]
-
-
 def check_latents(z: Tensor, z_dim: int) -> None:
     """ValueError unless z is (N, z_dim)."""
     if z.dim() != 2 or z.shape[1] != z_dim:

@@ -1,8 +1,9 @@
-"""Progressive GAN for square images of 8 to 1024 px, grown from 4 px. arXiv:1710.10196.
+"""Progressive GAN for images of h0 2^k x w0 2^k px, 4 <= min(h0, w0) < 8, k from 1 to 8, grown from h0 x w0.
 
-Deviations: one image layer (toRGB, fromRGB) a size is kept through the whole training; the standard deviation over the
-minibatch is taken over groups of 4 samples, as in the authors' published code, where the paper takes the whole batch.
-`equalised=False` trains the plain weights, whose scale is then in the initial values.
+arXiv:1710.10196, where h0 = w0 = 4. Deviations: one image layer (toRGB, fromRGB) a size is kept through the whole
+training; the standard deviation over the minibatch is taken over groups of 4 samples, as in the authors' published
+code, where the paper takes the whole batch. `equalised=False` trains the plain weights, whose scale is then in the
+initial values.
 
 In training a network works at the size of its stage; G in eval mode repeats pixels up to img_size, so that pictures and
 scores are of one size throughout. Parameters of later sizes get no gradient.
@@ -10,6 +11,7 @@ scores are of one size throughout. Parameters of later sizes get no gradient.
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +22,23 @@ from modelling.growing import Stage
 from modelling.layers import (
     MinibatchStdDev,
     PixelNorm,
-    channel_table,
+    Size,
+    as_size,
     check_choice,
     check_images,
     check_latents,
     check_number,
-    check_size,
 )
+from modelling.sizes import Shape, image_levels, level_channels
 
-SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
+DOUBLINGS = range(1, 9)
 GAIN = math.sqrt(2)  # of layers before a leaky ReLU
 FOLD_FROM = 16  # px; on smaller maps making the larger kernel costs more than it saves
 
 
-def stage_sizes(smallest: int, largest: int) -> tuple[int, ...]:
-    """smallest, 2 smallest, ... largest."""
-    return tuple(smallest << i for i in range((largest // smallest).bit_length()))
+def stage_of(levels: Sequence[Shape]) -> Stage:
+    """A stage of these (H, W), which are known by their heights."""
+    return Stage(tuple(height for height, _ in levels))
 
 
 def check_switches(**switches: bool) -> None:
@@ -49,14 +52,22 @@ def lrelu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2, inplace=True)
 
 
-def enlarged(x: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, H) with each pixel repeated, (N, C, size, size)."""
-    return x if x.shape[-1] == size else F.interpolate(x, scale_factor=size // x.shape[-1], mode="nearest")
+def enlarged(x: Tensor, height: int) -> Tensor:
+    """Images (N, C, H, W) with each pixel repeated up to a height that H divides."""
+    factor = height // x.shape[-2]
+    return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="nearest")
 
 
 def blend(low: Tensor, high: Tensor, stage: Stage) -> Tensor:
     """What goes through the newest layers, `high`, faded in with the stage's alpha over what goes around them."""
     return torch.lerp(low, high, stage.alpha.to(high.dtype))
+
+
+def widened(weight: Tensor) -> Tensor:
+    """(..., 3, 3) -> (..., 4, 4): the sum of the kernel and its copies moved by a pixel down, right, and both."""
+    padded = F.pad(weight, (1, 1, 1, 1))
+    rows = padded[:, :, 1:] + padded[:, :, :-1]
+    return rows[..., 1:] + rows[..., :-1]
 
 
 def doubling_kernel(weight: Tensor) -> Tensor:
@@ -65,9 +76,21 @@ def doubling_kernel(weight: Tensor) -> Tensor:
     It does what doubling the size by repeating pixels and then convolving with `weight` does: all pixels that read
     the same value share the sum of the taps. 16 products where those take 36, and no enlarged copy.
     """
-    padded = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
-    rows = padded[:, :, 1:] + padded[:, :, :-1]
-    return (rows[..., 1:] + rows[..., :-1]).transpose(0, 1)
+    return widened(weight.flip(2, 3)).transpose(0, 1)
+
+
+def doubled_and_convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, c_in, H, W) -> (N, c_out, 2H, 2W): repeat pixels, convolve with (c_out, c_in, 3, 3), zeros around."""
+    if min(x.shape[2:]) < FOLD_FROM:
+        return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    return F.conv_transpose2d(x, doubling_kernel(weight), bias, stride=2, padding=1)
+
+
+def convolved_and_halved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, c_in, H, W) -> (N, c_out, H/2, W/2): convolve with weight (c_out, c_in, 3, 3), average 2x2 pixels."""
+    if min(x.shape[2:]) < 2 * FOLD_FROM:
+        return F.avg_pool2d(F.conv2d(x, weight, bias, padding=1), 2)
+    return F.conv2d(x, widened(weight) / 4, bias, stride=2, padding=1)  # 16 products where that takes 36
 
 
 class DoublingConv2d(EqualisedConv2d):
@@ -78,26 +101,27 @@ class DoublingConv2d(EqualisedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, 2H, 2W)."""
-        if x.shape[-1] < FOLD_FROM:
-            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
-        kernel = doubling_kernel(self.scaled_weight())
-        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+        return doubled_and_convolved(x, self.scaled_weight(), self.bias)
 
 
 class FirstBlock(nn.Module):
-    """z (N, z_dim) -> maps (N, c_out, 4, 4): dense with a bias a map, then a convolution."""
+    """z (N, z_dim) -> maps (N, c_out, *shape): dense with a bias a map, then a convolution."""
 
-    def __init__(self, z_dim: int, c_out: int, *, equalised: bool, pixel_norm: bool) -> None:
+    def __init__(self, z_dim: int, c_out: int, shape: Shape, *, equalised: bool, pixel_norm: bool) -> None:
         super().__init__()
-        # Gain / 4: the paper's layer is a convolution over 4x4 positions, whose fan-in counts all of them.
-        self.dense = EqualisedLinear(z_dim, c_out * 16, gain=GAIN / 4, bias=None, equalised=equalised)
+        self.shape, n = shape, math.prod(shape)
+        # The paper's layer is a convolution over 4x4 positions, whose fan-in counts all of them: gain / 4.
+        self.dense = EqualisedLinear(
+            z_dim, c_out * n, gain=GAIN / math.sqrt(n), bias=None, equalised=equalised
+        )
         self.bias = nn.Parameter(torch.zeros(c_out))
         self.conv = EqualisedConv2d(c_out, c_out, 3, gain=GAIN, equalised=equalised)
         self.norm = PixelNorm() if pixel_norm else nn.Identity()
 
     def forward(self, z: Tensor) -> Tensor:
-        """(N, z_dim) -> (N, c_out, 4, 4)."""
-        x = self.dense(z).unflatten(1, (-1, 4, 4)) + self.bias[:, None, None]  # (N, 16 c) -> (N, c, 4, 4)
+        """(N, z_dim) -> (N, c_out, *shape)."""
+        x = self.dense(z).unflatten(1, (-1, *self.shape))  # (N, c * h0 * w0) -> (N, c, h0, w0)
+        x = x + self.bias[:, None, None]
         x = self.norm(lrelu(x))
         return self.norm(lrelu(self.conv(x)))
 
@@ -130,33 +154,34 @@ class DownBlock(nn.Module):
 
 
 class LastBlock(nn.Module):
-    """Maps (N, c, 4, 4) -> logits (N, n_out): standard deviation over the batch, a convolution, two dense layers."""
+    """Maps (N, c, *shape) -> logits (N, n_out): standard deviation over the batch, a convolution, two dense layers."""
 
-    def __init__(self, c: int, n_out: int, *, equalised: bool, minibatch_stddev: bool) -> None:
+    def __init__(self, c: int, shape: Shape, n_out: int, *, equalised: bool, minibatch_stddev: bool) -> None:
         super().__init__()
         self.statistics = MinibatchStdDev() if minibatch_stddev else nn.Identity()
         c_in = c + (MinibatchStdDev.n_maps if minibatch_stddev else 0)
         self.conv = EqualisedConv2d(c_in, c, 3, gain=GAIN, equalised=equalised)
-        self.dense = EqualisedLinear(c * 16, c, gain=GAIN, equalised=equalised)
+        self.dense = EqualisedLinear(c * math.prod(shape), c, gain=GAIN, equalised=equalised)
         self.to_logits = EqualisedLinear(c, n_out, equalised=equalised)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c, 4, 4) -> (N, n_out)."""
+        """(N, c, *shape) -> (N, n_out)."""
         x = lrelu(self.conv(self.statistics(x)))
-        return self.to_logits(lrelu(self.dense(x.flatten(1))))  # (N, c, 4, 4) -> (N, 16 c)
+        return self.to_logits(lrelu(self.dense(x.flatten(1))))  # (N, c, h0, w0) -> (N, c * h0 * w0)
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> images (N, img_channels, H, H), unbounded: H = stage.size in training, img_size in eval mode.
+    """z (N, z_dim) -> images (N, img_channels, H, W), unbounded: H = stage.size in training, img_size in eval mode.
 
-    channel_base / size, at most channel_max, is the number of channels of the maps of each size. ValueError for sizes
-    not in SIZES and for settings out of range.
+    channel_base / size, at most channel_max, is the number of channels of the maps of each size, which is counted from
+    4 px for the smallest, whatever they are. ValueError for sizes that it does not make, which names the nearest, and
+    for settings out of range.
     """
 
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         z_dim: int,
         channel_base: int = 16384,
@@ -165,17 +190,16 @@ class Generator(nn.Module):
         pixel_norm: bool = True,
     ) -> None:
         super().__init__()
-        check_size("progressive_gan", img_size, SIZES)
+        levels = image_levels("progressive_gan", img_size, DOUBLINGS)
         check_number("img_channels", img_channels, 1, whole=True)
         check_switches(equalised=equalised, pixel_norm=pixel_norm)
         check_number("z_dim", z_dim, 1, whole=True)
-        self.img_size, self.img_channels, self.z_dim = img_size, img_channels, z_dim
-        sizes = stage_sizes(4, img_size)
-        self.stage = Stage(sizes)
-        widths = channel_table(sizes, channel_base, channel_max)
+        self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
+        self.stage = stage_of(levels)
+        widths = level_channels(levels, channel_base, channel_max)
         options = {"equalised": equalised, "pixel_norm": pixel_norm}
         self.normalise = PixelNorm()
-        self.first = FirstBlock(z_dim, widths[0], **options)
+        self.first = FirstBlock(z_dim, widths[0], levels[0], **options)
         pairs = itertools.pairwise(widths)
         self.blocks = nn.ModuleList(UpBlock(c_in, c_out, **options) for c_in, c_out in pairs)
         self.to_image = nn.ModuleList(
@@ -193,20 +217,21 @@ class Generator(nn.Module):
         image = self.to_image[k](x)
         if self.stage.fading:
             image = blend(enlarged(self.to_image[k - 1](before), self.stage.size), image, self.stage)
-        return image if self.training else enlarged(image, self.img_size)
+        return image if self.training else enlarged(image, self.stage.sizes[-1])
 
 
 class Trunk(nn.Module):
-    """D of a growing GAN without its labels: images of stage.size px -> (N, n_out).
+    """D of a growing GAN without its labels: images of the stage's size -> (N, n_out).
 
-    sizes are those of the stages; below the smallest the blocks go on down to 4 px. block makes the layers from one
+    levels are the (H, W) of its maps, of which the stages begin at number `first`. block makes the layers from one
     size to half of it, from their channels.
     """
 
     def __init__(
         self,
-        sizes: tuple[int, ...],
+        levels: Sequence[Shape],
         *,
+        first: int,
         img_channels: int,
         channel_base: int,
         channel_max: int,
@@ -216,22 +241,26 @@ class Trunk(nn.Module):
         block: type[nn.Module] = DownBlock,
     ) -> None:
         super().__init__()
-        self.img_channels = img_channels
-        self.stage = Stage(sizes)
-        widths = channel_table(stage_sizes(4, sizes[-1]), channel_base, channel_max)
+        self.img_channels, self.shapes = img_channels, levels[first:]
+        self.stage = stage_of(self.shapes)
+        widths = level_channels(levels, channel_base, channel_max)
         pairs = itertools.pairwise(widths)
         self.blocks = nn.ModuleList(block(c_in, c_out, equalised=equalised) for c_out, c_in in pairs)
         self.from_image = nn.ModuleList(
-            EqualisedConv2d(img_channels, c, 1, gain=GAIN, equalised=equalised) for c in widths[-len(sizes) :]
+            EqualisedConv2d(img_channels, c, 1, gain=GAIN, equalised=equalised) for c in widths[first:]
         )
-        self.last = LastBlock(widths[0], n_out, equalised=equalised, minibatch_stddev=minibatch_stddev)
+        self.last = LastBlock(
+            widths[0], levels[0], n_out, equalised=equalised, minibatch_stddev=minibatch_stddev
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """ValueError unless x is of the stage's size."""
-        check_images(x, self.img_channels, self.stage.size)
         k = self.stage.sizes.index(self.stage.size)
+        check_images(x, self.img_channels, self.shapes[k])
         h = lrelu(self.from_image[k](x))
-        n_blocks = k + len(self.blocks) - len(self.stage.sizes) + 1  # those between this size and 4 px
+        n_blocks = (
+            k + len(self.blocks) - len(self.stage.sizes) + 1
+        )  # those between this size and the smallest maps
         for i in reversed(range(n_blocks)):
             h = self.blocks[i](h)
             if self.stage.fading and i == n_blocks - 1:
@@ -240,7 +269,7 @@ class Trunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, img_channels, H, H) of H = stage.size px -> logits (N,).
+    """Images (N, img_channels, H, W) of H = stage.size px -> logits (N,).
 
     minibatch_stddev shows the last block how samples differ. The rest and errors as for Generator.
     """
@@ -248,7 +277,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         channel_base: int = 16384,
         channel_max: int = 512,
@@ -256,12 +285,13 @@ class Discriminator(nn.Module):
         minibatch_stddev: bool = True,
     ) -> None:
         super().__init__()
-        check_size("progressive_gan", img_size, SIZES)
+        levels = image_levels("progressive_gan", img_size, DOUBLINGS)
         check_number("img_channels", img_channels, 1, whole=True)
         check_switches(equalised=equalised, minibatch_stddev=minibatch_stddev)
-        self.img_size, self.img_channels = img_size, img_channels
+        self.img_size, self.img_channels = as_size(img_size), img_channels
         self.trunk = Trunk(
-            stage_sizes(4, img_size),
+            levels,
+            first=0,
             img_channels=img_channels,
             channel_base=channel_base,
             channel_max=channel_max,

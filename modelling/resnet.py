@@ -48,6 +48,8 @@ class ResidualUpBlock(TakesRows, nn.Module):
 class ResidualDownBlock(nn.Module):
     """(ReLU, 3x3, ReLU, 3x3, pooling) + (pooling, 1x1), where pooling, if `down`, averages 2x2 pixels.
 
+    Of an odd side the last row, or column, is averaged alone.
+
     first: without the first ReLU, for images. The shortcut has its 1x1 where size or channels change. c_hidden:
     channels between the two 3x3, c_out by default.
     """
@@ -61,10 +63,10 @@ class ResidualDownBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_hidden, 3, padding=1)
         self.conv2 = nn.Conv2d(c_hidden, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if down or c_in != c_out else nn.Identity()
-        self.pool = nn.AvgPool2d(2) if down else nn.Identity()
+        self.pool = nn.AvgPool2d(2, ceil_mode=True) if down else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, c_in, H, W) -> (N, c_out, H, W), or half that size."""
+        """(N, c_in, H, W) -> (N, c_out, H, W), or half that size, rounded up."""
         h = self.conv1(x if self.first else F.relu(x))  # not in place: the shortcut sees x with its negatives
         h = self.conv2(F.relu(h, inplace=True))
         return self.pool(h) + self.shortcut(self.pool(x))

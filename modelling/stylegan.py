@@ -1,11 +1,11 @@
-"""StyleGAN for square images of 8 to 1024 px, grown from 8 px. arXiv:1812.04948.
+"""StyleGAN for images of h0 2^k x w0 2^k px, 4 <= min(h0, w0) < 8, k from 1 to 8, grown from 2 h0 x 2 w0.
 
-Deviations: doubling the size, convolving and blurring are one transposed convolution and one filter of 4 taps (as are
-blurring, convolving and averaging in D), which differ from the paper's sequence in the outermost pixels only; the
+arXiv:1812.04948, where h0 = w0 = 4. Deviations: the
 mapping normalises latents and embedded labels separately (see modelling/styles.py); the standard deviation over the
 minibatch is taken over groups of 4 samples; the constant input, free in every pixel, has no bias after it.
 
-Growing is as in modelling/progressive_gan.py, with the first two sizes trained from the start.
+Convolutions and filters see zeros around the maps, as in the authors' published code. Growing is as in
+modelling/progressive_gan.py, with the first two sizes trained from the start.
 """
 
 import itertools
@@ -17,19 +17,22 @@ from torch.nn import functional as F
 from modelling.conditioning import label_vectors, without_zero_rows
 from modelling.equalised import EqualisedConv2d, EqualisedLinear
 from modelling.growing import Stage
-from modelling.layers import channel_table, check_number, check_size
+from modelling.layers import Size, as_size, check_number
 from modelling.progressive_gan import (
+    DOUBLINGS,
     GAIN,
-    SIZES,
     DoublingConv2d,
     DownBlock,
     Trunk,
     blend,
     check_switches,
+    convolved_and_halved,
+    doubled_and_convolved,
     enlarged,
     lrelu,
-    stage_sizes,
+    stage_of,
 )
+from modelling.sizes import Shape, image_levels, level_channels
 from modelling.styles import (
     NOISES,
     Mapping,
@@ -39,7 +42,10 @@ from modelling.styles import (
     styles_of,
 )
 from ops.precision import upcast
-from ops.resample import TAPS_1331, conv_down, conv_up
+from ops.resample import TAPS_121, blur
+
+# Weights that were trained with borders as StyleGAN2 has them make other images.
+REVISIONS = ("convolutions and filters see zeros around the maps",)
 
 
 def adain(x: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
@@ -61,7 +67,7 @@ class BlurredDoublingConv2d(EqualisedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, 2H, 2W)."""
-        x = conv_up(x, self.scaled_weight(), TAPS_1331)
+        x = blur(doubled_and_convolved(x, self.scaled_weight(), None), TAPS_121)
         return x.add_(self.bias[:, None, None].to(x.dtype))
 
 
@@ -75,19 +81,19 @@ class BlurredDownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, H/2, W/2)."""
-        x = conv_down(lrelu(self.conv0(x)), self.conv1.scaled_weight(), TAPS_1331)
-        return lrelu(x.add_(self.conv1.bias[:, None, None].to(x.dtype)))
+        x = blur(lrelu(self.conv0(x)), TAPS_121)
+        return lrelu(convolved_and_halved(x, self.conv1.scaled_weight(), self.conv1.bias))
 
 
 class Noise(nn.Module):
-    """Add one map of noise to all maps, each with its own strength, 0 at the start. x (N, c, size, size)."""
+    """Add one map of noise to all maps, each with its own strength, 0 at the start. x (N, c, *shape)."""
 
     constant: Tensor
 
-    def __init__(self, c: int, size: int) -> None:
+    def __init__(self, c: int, shape: Shape) -> None:
         super().__init__()
         self.strength = nn.Parameter(torch.zeros(c))
-        self.register_buffer("constant", torch.randn(size, size))
+        self.register_buffer("constant", torch.randn(shape))
 
     def forward(self, x: Tensor, kind: str) -> Tensor:
         """Same shape and type, x itself changed in place; kind is one of styles.NOISES."""
@@ -98,10 +104,10 @@ class Noise(nn.Module):
 class StyledLayer(nn.Module):
     """Maps x and w (N, w_dim) -> maps of c_out: conv, noise, leaky ReLU, style. conv None leaves x as it is."""
 
-    def __init__(self, conv: nn.Module | None, c_out: int, size: int, w_dim: int, noise: bool) -> None:
+    def __init__(self, conv: nn.Module | None, c_out: int, shape: Shape, w_dim: int, noise: bool) -> None:
         super().__init__()
         self.conv = conv
-        self.noise = Noise(c_out, size) if noise else None
+        self.noise = Noise(c_out, shape) if noise else None
         self.to_style = EqualisedLinear(w_dim, 2 * c_out)
 
     def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
@@ -114,18 +120,18 @@ class StyledLayer(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """Maps of one size and two styles -> maps of c_out and twice the size; c_in None: of a constant, 4 px."""
+    """Maps of one size and two styles -> maps of c_out and twice the size; c_in None: of a constant of that size."""
 
     def __init__(
-        self, c_in: int | None, c_out: int, size: int, w_dim: int, *, noise: bool, blur: bool
+        self, c_in: int | None, c_out: int, shape: Shape, w_dim: int, *, noise: bool, blur: bool
     ) -> None:
         super().__init__()
-        self.constant = nn.Parameter(torch.ones(c_out, size, size)) if c_in is None else None
+        self.constant = nn.Parameter(torch.ones(c_out, *shape)) if c_in is None else None
         up = BlurredDoublingConv2d if blur else DoublingConv2d
         first = None if c_in is None else up(c_in, c_out)
         second = EqualisedConv2d(c_out, c_out, 3, gain=GAIN)
-        self.layer0 = StyledLayer(first, c_out, size, w_dim, noise)
-        self.layer1 = StyledLayer(second, c_out, size, w_dim, noise)
+        self.layer0 = StyledLayer(first, c_out, shape, w_dim, noise)
+        self.layer1 = StyledLayer(second, c_out, shape, w_dim, noise)
 
     def forward(self, x: Tensor | None, ws: Tensor, noise: str) -> Tensor:
         """ws (N, 2, w_dim); x None for the block with the constant."""
@@ -136,17 +142,20 @@ class SynthesisBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> images (N, img_channels, H, H), unbounded: H = stage.size in training, img_size in eval mode.
+    """z (N, z_dim) -> images (N, img_channels, H, W), unbounded: H = stage.size in training, img_size in eval mode.
 
     mixing: the share of samples with two styles, in the trainer's hands through z_mix and u. noise False leaves the
-    layers' noise out. channel_base / size, at most channel_max, is the number of channels of the maps of each size.
-    ValueError for sizes not in SIZES and for settings out of range.
+    layers' noise out. channel_base / size, at most channel_max, is the number of channels of the maps of each size,
+    which is counted from 4 px for the smallest, whatever they are. ValueError for sizes that it does not make, which
+    names the nearest, and for settings out of range.
     """
+
+    revisions = REVISIONS
 
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         z_dim: int,
         n_labels: int = 0,
@@ -159,25 +168,27 @@ class Generator(nn.Module):
         blur: bool = True,
     ) -> None:
         super().__init__()
-        check_size("stylegan", img_size, SIZES)
+        levels = image_levels("stylegan", img_size, DOUBLINGS)
         counts = {"img_channels": img_channels, "z_dim": z_dim, "w_dim": w_dim}
         for name, value in (counts | {"mapping_layers": mapping_layers}).items():
             check_number(name, value, 1, whole=True)
         check_number("n_labels", n_labels, 0, whole=True)
         check_mixing(mixing)
         check_switches(noise=noise, blur=blur)
-        self.img_size, self.img_channels, self.z_dim, self.w_dim = img_size, img_channels, z_dim, w_dim
+        self.img_size, self.img_channels = as_size(img_size), img_channels
+        self.z_dim, self.w_dim = z_dim, w_dim
         self.n_labels, self.mixing, self.layer_noise = n_labels, mixing, noise
-        self.stage = Stage(stage_sizes(8, img_size))
-        self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels, w_avg_beta=0.995)
-        sizes = stage_sizes(4, img_size)
-        widths = channel_table(sizes, channel_base, channel_max)
+        self.stage = stage_of(levels[1:])
+        self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels)
+        widths = level_channels(levels, channel_base, channel_max)
         channels = itertools.pairwise([None, *widths])
         self.blocks = nn.ModuleList(
-            SynthesisBlock(c_in, c_out, size, w_dim, noise=noise, blur=blur)
-            for size, (c_in, c_out) in zip(sizes, channels, strict=True)
+            SynthesisBlock(c_in, c_out, shape, w_dim, noise=noise, blur=blur)
+            for shape, (c_in, c_out) in zip(levels, channels, strict=True)
         )
-        self.to_image = nn.ModuleList(EqualisedConv2d(c, img_channels, 1) for c in widths[1:])  # from 8 px
+        self.to_image = nn.ModuleList(
+            EqualisedConv2d(c, img_channels, 1) for c in widths[1:]
+        )  # from the first stage on
 
     @property
     def n_layers(self) -> int:
@@ -204,7 +215,7 @@ class Generator(nn.Module):
         image = self.to_image[k](x)
         if self.stage.fading:
             image = blend(enlarged(self.to_image[k - 1](before), self.stage.size), image, self.stage)
-        return image if self.training else enlarged(image, self.img_size)
+        return image if self.training else enlarged(image, self.stage.sizes[-1])
 
     def forward(
         self,
@@ -227,7 +238,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, img_channels, H, H) of H = stage.size px -> logits (N,).
+    """Images (N, img_channels, H, W) of H = stage.size px -> logits (N,).
 
     With n_labels there is a logit a label; D's is the sum of those of y over the root of their number, and of all for a
     sample without any label.
@@ -235,10 +246,12 @@ class Discriminator(nn.Module):
     as for Generator.
     """
 
+    revisions = REVISIONS
+
     def __init__(
         self,
         *,
-        img_size: int,
+        img_size: Size,
         img_channels: int,
         n_labels: int = 0,
         channel_base: int = 16384,
@@ -247,13 +260,14 @@ class Discriminator(nn.Module):
         blur: bool = True,
     ) -> None:
         super().__init__()
-        check_size("stylegan", img_size, SIZES)
+        levels = image_levels("stylegan", img_size, DOUBLINGS)
         check_number("img_channels", img_channels, 1, whole=True)
         check_number("n_labels", n_labels, 0, whole=True)
         check_switches(minibatch_stddev=minibatch_stddev, blur=blur)
-        self.img_size, self.img_channels, self.n_labels = img_size, img_channels, n_labels
+        self.img_size, self.img_channels, self.n_labels = as_size(img_size), img_channels, n_labels
         self.trunk = Trunk(
-            stage_sizes(8, img_size),
+            levels,
+            first=1,
             img_channels=img_channels,
             channel_base=channel_base,
             channel_max=channel_max,

@@ -1,6 +1,6 @@
 """StyleGAN2 with the settings of StyleGAN2-ADA. arXiv:1912.04958, arXiv:2006.06676.
 
-Deviations: images of any size h0 2^k x w0 2^k with 4 <= min(h0, w0) < 8, k at least 1, where the papers have h0 = w0
+Deviations: images of any size h0 2^k x w0 2^k with 4 <= min(h0, w0) < 8, where the papers have h0 = w0
 = 4; groups of the minibatch standard deviation are consecutive samples. The gain of sqrt(2) after LeakyReLU and the
 sqrt(1/2) of a residual sum are multiplied into weights and biases as these are used, since LeakyReLU commutes with
 them: the same function with fewer passes over the maps.
@@ -18,20 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import UserError
 from modelling.conditioning import check_labels
 from modelling.equalised import Equalised, EqualisedConv2d, EqualisedLinear
 from modelling.layers import (
     MinibatchStdDev,
     Size,
     as_size,
-    channel_table,
     check_choice,
     check_images,
     check_number,
-    image_shape,
-    size_text,
 )
+from modelling.sizes import image_levels, level_channels
 from modelling.styles import (
     NOISES,
     Mapping,
@@ -45,39 +42,9 @@ from ops.precision import upcast, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
 GAIN = math.sqrt(2)  # of LeakyReLU
+DOUBLINGS = range(1, 13)
 
 # Sizes and types
-
-
-def image_levels(img_size: Size) -> list[tuple[int, int]]:
-    """All (H, W) from the smallest maps to the image: (4, 4), (8, 8), ... for a square of 4 * 2^k.
-
-    ValueError that names the nearest possible size unless img_size is h0 2^k x w0 2^k, 4 <= min(h0, w0) < 8, k >= 1.
-    """
-    h, w = image_shape(img_size)
-    k = max(1, (min(h, w) // 4).bit_length() - 1)
-    if h % 2**k or w % 2**k or min(h, w) < 8:
-        raise UserError(
-            "stylegan2 makes h0 * 2^k x w0 * 2^k px with 4 <= min(h0, w0) < 8 and k at least 1, not "
-            f"{size_text(img_size)}: the nearest is --img_size {size_text(as_size(_nearest(h, w)))}"
-        )
-    return [(h >> i, w >> i) for i in reversed(range(k + 1))]
-
-
-def _nearest(h: int, w: int) -> tuple[int, int]:
-    """The possible (H, W) with the least |H - h| + |W - w|, of several the one with the most similar shape."""
-    found = []
-    for k in range(1, max(h, w).bit_length() + 1):
-        h0, w0 = (max(4, round(side / 2**k)) for side in (h, w))
-        if min(h0, w0) > 7:
-            h0, w0 = (7, w0) if h0 < w0 else (h0, 7)
-        found.append((h0 << k, w0 << k))
-    return min(found, key=lambda size: (abs(size[0] - h) + abs(size[1] - w), abs(size[0] * w - size[1] * h)))
-
-
-def level_channels(n_levels: int, channel_base: int, channel_max: int) -> list[int]:
-    """Channels of each level, as of squares of 4, 8, 16, ... px. ValueError where none are left."""
-    return channel_table([4 << k for k in range(n_levels)], channel_base, channel_max)
 
 
 def half_levels(n_levels: int, n_half: int) -> list[bool]:
@@ -251,7 +218,7 @@ class Generator(nn.Module):
         n_half: int = 4,
     ) -> None:
         super().__init__()
-        levels = image_levels(img_size)
+        levels = image_levels("stylegan2", img_size, DOUBLINGS)
         counts = {
             "img_channels": img_channels,
             "z_dim": z_dim,
@@ -267,9 +234,9 @@ class Generator(nn.Module):
         _check_clamp(conv_clamp)
         self.img_size, self.img_channels, self.z_dim = as_size(img_size), img_channels, z_dim
         self.w_dim, self.mixing, self.layer_noise = w_dim, mixing, noise
-        channels = level_channels(len(levels), channel_base, channel_max)
+        channels = level_channels(levels, channel_base, channel_max)
         halves = half_levels(len(levels), n_half)
-        self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels)
+        self.mapping = Mapping(z_dim, w_dim, mapping_layers, n_labels=n_labels, bias_gain=GAIN)
         shared = {"noise": noise, "clamp": conv_clamp}
         self.blocks = nn.ModuleList()
         for k, shape in enumerate(levels):
@@ -417,7 +384,7 @@ class Discriminator(nn.Module):
         n_half: int = 4,
     ) -> None:
         super().__init__()
-        levels = image_levels(img_size)
+        levels = image_levels("stylegan2", img_size, DOUBLINGS)
         counts = {"img_channels": img_channels, "group_size": group_size, "mapping_layers": mapping_layers}
         for name, value in counts.items():
             check_number(name, value, 1, whole=True)
@@ -425,7 +392,7 @@ class Discriminator(nn.Module):
         check_choice("architecture", architecture, ("resnet", "orig"))
         _check_clamp(conv_clamp)
         self.img_size, self.img_channels, self.n_labels = as_size(img_size), img_channels, n_labels
-        channels = level_channels(len(levels), channel_base, channel_max)
+        channels = level_channels(levels, channel_base, channel_max)
         halves = half_levels(len(levels), n_half)
         shared = {"residual": architecture == "resnet", "clamp": conv_clamp}
         self.blocks = nn.ModuleList()
@@ -439,9 +406,8 @@ class Discriminator(nn.Module):
         self.stddev = MinibatchStdDev(group_size)
         self.conv = ActivatedConv(features + 1, features, 3, clamp=conv_clamp)
         self.hidden = EqualisedLinear(features * math.prod(levels[0]), features)
-        self.mapping = (
-            Mapping(0, features, mapping_layers, n_labels=n_labels, w_avg_beta=None) if n_labels else None
-        )
+        of_labels = {"n_labels": n_labels, "w_avg_beta": None, "bias_gain": GAIN}
+        self.mapping = Mapping(0, features, mapping_layers, **of_labels) if n_labels else None
         self.out = EqualisedLinear(features, features if n_labels else 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

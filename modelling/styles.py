@@ -1,7 +1,8 @@
 """From latents to styles: the mapping network, style mixing and truncation. arXiv:1812.04948, arXiv:2006.06676.
 
-Deviations: the gain of sqrt(2) that makes up for LeakyReLU is in the mapping's weights and does not reach its biases;
-the papers condition on one class a sample, here several labels at once (attributes) are averaged.
+Deviations: the gain of sqrt(2) that makes up for LeakyReLU is in the mapping's weights, and reaches its biases by the
+rate at which these learn; the papers condition on one class a sample, here several labels at once (attributes) are
+averaged.
 """
 
 import itertools
@@ -26,10 +27,12 @@ class Mapping(nn.Module):
     With n_labels the embedded labels, of unit mean square too, are joined to the latents; z_dim 0 maps labels alone.
     A row of zeros stands for the opposite of all labels at once: its own embedding would be 0 at the start, where the
     normalisation has a slope of 10^4.
-    Works in full precision. The layers learn at lr_scale times the rate of the rest, the embedding at the full rate.
-    `w_avg` is the running mean of w over training batches, the centre of truncation: w_avg <- beta w_avg +
-    (1 - beta) mean w; each process moves it by its own batch and the trainer averages it over processes. None with
-    w_avg_beta None.
+    Works in full precision. The layers learn at lr_scale times the rate of the rest, their biases at bias_gain times
+    that: StyleGAN2 has a gain of sqrt(2) behind them, StyleGAN none. The embedding learns at the full rate.
+    `w_avg` is the running mean of w, the centre of truncation: w_avg <- beta w_avg + (1 - beta) mean w, moved by every
+    pass of G in training mode: the one whose images D sees, which G's update shares unless the batch is cut or G is not
+    due, and that of the path length; style mixing's second latents do not move it. Each process moves it by its own
+    batch and the trainer averages it over processes. None with w_avg_beta None.
     """
 
     lr_scale = 0.01
@@ -42,7 +45,8 @@ class Mapping(nn.Module):
         n_layers: int,
         *,
         n_labels: int = 0,
-        w_avg_beta: float | None = 0.998,
+        w_avg_beta: float | None = 0.995,
+        bias_gain: float = 1.0,
     ) -> None:
         super().__init__()
         check_number("mapping_layers", n_layers, 0, MAX_LAYERS + 1, whole=True)
@@ -54,6 +58,8 @@ class Mapping(nn.Module):
         widths = [z_dim + (w_dim if n_labels else 0)] + [w_dim] * n_layers
         pairs = itertools.pairwise(widths)
         self.layers = nn.ModuleList(EqualisedLinear(n_in, n_out, gain=math.sqrt(2)) for n_in, n_out in pairs)
+        for layer in self.layers:
+            layer.bias_lr_scale = self.lr_scale * bias_gain
         self.register_buffer("w_avg", None if w_avg_beta is None else torch.zeros(w_dim))
 
     def forward(self, z: Tensor | None, y: Tensor | None = None, *, follow: bool = True) -> Tensor:

@@ -72,9 +72,13 @@ def _is_normalised(module: nn.Module) -> bool:
 
 
 def apply_spectral_norm(net: nn.Module) -> nn.Module:
-    """Normalise every convolution, linear and embedding layer of `net`, in place, and return it."""
+    """Normalise every convolution, linear and embedding layer of `net`, in place, and return it.
+
+    A layer whose attribute `spectral_norm` is False stays as it is.
+    """
     for module in list(net.modules()):
-        if isinstance(module, _LAYERS) and not _is_normalised(module):
+        wanted = isinstance(module, _LAYERS) and getattr(module, "spectral_norm", True)
+        if wanted and not _is_normalised(module):
             norm = SpectralNorm(module.weight, transposed=isinstance(module, _TRANSPOSED))
             parametrize.register_parametrization(module, "weight", norm)
     return net

@@ -552,7 +552,7 @@ def test_a_z_dim_that_fits_is_named() -> None:
 
 
 G_ERRORS: dict[str, tuple[dict[str, object], str]] = {
-    "size": ({"img_size": 96}, "32, 64, 128, 256"),
+    "size": ({"img_size": 100}, "k from 3 to 6, not 100: the nearest is img_size 96"),
     "channels": ({"img_channels": 0}, "img_channels"),
     "z": ({"z_dim": 0}, "z_dim"),
     "chunks": ({"img_size": 128, "z_dim": 128}, "6 equal chunks.*z_dim 126"),
@@ -581,7 +581,7 @@ def test_g_refuses(case: str) -> None:
 
 
 D_ERRORS: dict[str, tuple[dict[str, object], str]] = {
-    "size": ({"img_size": 16}, "32, 64, 128, 256"),
+    "size": ({"img_size": 16}, "k from 3 to 6, not 16: the nearest is img_size 32"),
     "channels": ({"img_channels": 0}, "img_channels"),
     "width": ({"width": 0}, "width"),
     "attention": ({"attention": 32}, "attention 32: D of 32 px has maps of 16, 8 px"),

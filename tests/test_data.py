@@ -526,19 +526,19 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     [
         (
             "dcgan",
-            (160, 128),
-            "squares of 16, 32, 64, 128, 256 px, not 160x128: the nearest is img_size 128$",
+            (157, 128),
+            "k from 2 to 6, not 157x128: the nearest is img_size 160x128$",
         ),
-        ("dcgan", (16, 40), "not 16x40: the nearest is img_size 16$"),
+        ("dcgan", (16, 41), "not 16x41: the nearest is img_size 16x40$"),
         (
             "simple_cnn",
-            (32, 64),
-            "simple_cnn makes squares of 32 px, not 32x64: the nearest is img_size 32$",
+            (32, 60),
+            "simple_cnn makes .* and k = 3, not 32x60: the nearest is img_size 32x64$",
         ),
         ("mlp", (32, 0), "img_size 0 must be a whole number, at least 1"),
     ],
 )
-def test_models_of_squares_refuse_rectangles(model: str, size: tuple[int, int], reason: str) -> None:
+def test_models_refuse_what_their_strides_do_not_make(model: str, size: tuple[int, int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build_generator(model, img_size=size, img_channels=1, z_dim=4)
     with pytest.raises(ValueError, match=reason):

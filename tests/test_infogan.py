@@ -125,9 +125,11 @@ def test_codes_may_be_categories_alone() -> None:
 
 def test_sizes() -> None:
     assert generator(img_size=(12, 8))(torch.randn(3, 20)).shape == (3, 1, 12, 8)
-    with pytest.raises(ValueError, match="sides that 4 divides, not img_size 30"):
+    with pytest.raises(ValueError, match="sides that 4 divides, not 30: the nearest is img_size 32"):
         generator(img_size=30)
-    with pytest.raises(ValueError, match="architecture conv makes 32 px, not 28: the nearest is img_size 32"):
+    with pytest.raises(
+        ValueError, match="architecture conv makes .* and k = 3, not 28: the nearest is img_size 32"
+    ):
         generator(img_size=28, architecture="conv")
     with pytest.raises(ValueError, match=r"z_dim 12 .* must be above n_categories 10 \+ n_continuous 2"):
         generator(z_dim=12)

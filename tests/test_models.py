@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import modelling
 from augmentation.instance_noise import noise_scale
+from images.sources import parse_size
 from modelling import CONDITIONS, build_discriminator, build_generator, layers, own_settings
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
 from modelling.conditioning import CLASS_HEADS, CONDITIONAL_NORMS, as_output
@@ -25,7 +26,6 @@ from modelling.layers import (
     set_noise_scale,
     standing_statistics,
 )
-from modelling.progressive_gan import stage_sizes
 from ops.spectral_norm import SpectralNorm
 from tests.running import SMALL, differing
 
@@ -68,6 +68,7 @@ PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
 MODELS = {name: row for name, row in modelling.MODELS.items() if row.latents}
 FAMILIES = dict.fromkeys(MODELS, Family()) | {
     **dict.fromkeys(PLAIN, _PLAIN),
+    "rect_dcgan": Family({"dropout": 0.5, "noise_std": 0.5}, [*_WIDTHS, {"dropout": 1.0}, {"noise_std": -1}]),
     "veegan": Family({}, [*_WIDTHS, {"norm": "instance"}, {"z_dim": 0}, {"z_dim": None}]),
     "infogan": Family(
         {"architecture": "conv"},
@@ -205,7 +206,7 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
     open_gates(G), open_gates(D)
     y = torch.arange(8) % 3
     first = MODELS[model].grows_from
-    for size in [32] if first is None else stage_sizes(first, 32):
+    for size in [32] if first is None else [s for s in (4, 8, 16, 32) if s >= first]:
         for net in (G, D):
             set_stage(net, size, 0.5)
         said(D, G(torch.randn(8, 6), y), y).square().sum().backward()
@@ -304,9 +305,10 @@ def test_unknown_model_names_the_known() -> None:
         ("dcgan", 64, 3_576_704, 2_765_568),
         ("dcgan", 128, 12_786_560, 11_164_416),
         ("simple_cnn", 32, 12_141_827, 10_519_297),
+        ("rect_dcgan", (157, 128), 9_516_672, 6_958_080),
     ],
 )
-def test_parameter_counts(model: str, img_size: int, of_g: int, of_d: int) -> None:
+def test_parameter_counts(model: str, img_size: int | tuple[int, int], of_g: int, of_d: int) -> None:
     image = {"img_size": img_size, "img_channels": 3}
     with torch.device("meta"):  # counts need no memory
         assert n_parameters(build_generator(model, z_dim=100, **image)) == of_g
@@ -324,8 +326,9 @@ def test_sizes_of_dcgan(img_size: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "img_size", "nearest"),
-    [("dcgan", 28, 32), ("dcgan", 8, 16), ("dcgan", 100, 128), ("dcgan", 512, 256), ("simple_cnn", 64, 32)]
-    + [("progressive_gan", 28, 32), ("progressive_gan", 4, 8), ("stylegan", 100, 128), ("stylegan2", 4, 8)],
+    [("dcgan", 30, 32), ("dcgan", 8, 16), ("dcgan", 100, 96), ("dcgan", 512, 448), ("simple_cnn", 64, 56)]
+    + [("progressive_gan", 29, 28), ("progressive_gan", 4, 8), ("stylegan", 100, 96), ("stylegan2", 4, 8)]
+    + [("sndcgan", 72, 64), ("infogan", 30, 32), ("rect_dcgan", 30, 29)],
 )
 def test_sizes_refused_with_the_nearest(model: str, img_size: int, nearest: int) -> None:
     for build in (generator, discriminator):
@@ -813,17 +816,83 @@ def test_spectral_norm_of_equalised_layers_is_refused(model: str) -> None:
         discriminator(model, spectral_norm=True)
 
 
-@pytest.mark.parametrize("model", ["mlp", "stylegan2"])
-def test_sizes_that_are_not_square(model: str) -> None:
-    for img_size in ((20, 16), [20, 16]):  # a list as JSON holds it
-        G, D = generator(model, img_size=img_size), discriminator(model, img_size=img_size)
-        x = G(torch.randn(4, 6))
-        assert x.shape == (4, 1, 20, 16) and D(x).shape == (4,)
-        assert G.img_size == D.img_size == (20, 16)
-    assert generator(model, img_size=(16, 16)).img_size == 16
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("shape", [(40, 32), (32, 56), (48, 48)])
+def test_sizes_that_are_not_powers_of_two(model: str, shape: tuple[int, int]) -> None:
+    """All parameters learn; of networks that grow at every stage, in a fade."""
+    first = MODELS[model].grows_from
+    G, D = generator(model, img_size=list(shape)), discriminator(model, img_size=shape)  # JSON has lists
+    assert G.img_size == D.img_size == (shape if shape[0] != shape[1] else shape[0])
+    open_gates(G), open_gates(D)
+    for k in [0] if first is None else reversed(range(4 if first == 4 else 3)):
+        h, w = shape[0] >> k, shape[1] >> k
+        for net in (G, D):
+            set_stage(net, h, 0.5)
+        x = G(torch.randn(8, 6))
+        assert x.shape == (8, 1, h, w)
+        said(D, x).square().sum().backward()
+    for net in (G, D):
+        for name, p in net.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+    assert G.eval()(torch.randn(2, 6)).shape == (2, 1, *shape)
+    with pytest.raises(ValueError, match=rf"\(N, 1, {shape[0]}, {shape[1]}\), not"):
+        D(torch.zeros(2, 1, shape[0], shape[1] + 8))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_parameters_whatever_the_longer_side(model: str) -> None:
+    """All but the layers next to the smallest maps depends on the number of doublings alone."""
+    square, longer = (
+        {**shapes(generator(model, img_size=s)), **shapes(discriminator(model, img_size=s))}
+        for s in (32, (32, 48))
+    )
+    assert square.keys() == longer.keys()
+    assert sum(square[name] != longer[name] for name in square) <= 4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_no_size_is_refused(model: str) -> None:
+    assert generator(model, img_size=(32, 32)).img_size == 32
     for wrong in ((16,), (16, 0), 1.5, "16"):
         with pytest.raises(ValueError, match="img_size"):
             generator(model, img_size=wrong)
+
+
+@pytest.mark.parametrize("labels", [0, 3])
+@pytest.mark.parametrize("shape", [(80, 64), (64, 112), (160, 128), (48, 32)])
+@pytest.mark.parametrize("model", ["dcgan", "sngan", "sagan", "biggan", "stylegan", "progressive_gan"])
+def test_rectangles_of_every_depth(model: str, shape: tuple[int, int], labels: int) -> None:
+    """With labels where the model sees them; attention is on maps of 8 h0 x 8 w0."""
+    labels = labels if model in SEEING else 0
+    z_dim = {"z_dim": 30 if min(shape) != 128 else 36} if model == "biggan" else {}
+    with torch.device("meta"):
+        G = generator(model, img_size=shape, n_labels=labels, **z_dim)
+        D = discriminator(model, img_size=shape, n_labels=labels)
+        y = torch.zeros(4, dtype=torch.int64) if labels else None
+        x = G(torch.empty(4, G.z_dim), y)
+        assert x.shape == (4, 1, *shape) and as_output(D(x, y)).logit.shape == (4,)
+
+
+POSSIBLE = [
+    # model, asked for, nearest
+    ("dcgan", (157, 128), "160x128"), ("dcgan", (16, 41), "16x40"), ("dcgan", (500, 500), "448"),
+    ("dcgan", (9, 12), "16"),
+    ("sngan", (20, 130), "32x128"), ("sngan", (250, 250), "224"), ("sagan", (130, 100), "128x96"),
+    ("biggan", (200, 150), "192x160"), ("progressive_gan", (218, 178), "224x192"), ("stylegan", (100, 75), "96x80"),
+    ("stylegan2", (157, 128), "160x128"), ("simple_cnn", (32, 60), "32x64"), ("sndcgan", (31, 90), "32x88"),
+    ("infogan", (29, 33), "28x32"), ("rect_dcgan", (157, 130), "157x128"), ("rect_dcgan", (158, 128), "157x128"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "asked", "nearest"), POSSIBLE)
+def test_the_nearest_rectangle_is_named_and_possible(
+    model: str, asked: tuple[int, int], nearest: str
+) -> None:
+    for build in (generator, discriminator):
+        with pytest.raises(ValueError, match=f"nearest is img_size {nearest}$") as error:
+            build(model, img_size=asked)
+        assert str(error.value).count("\n") == 0
+        build(model, img_size=parse_size(nearest))
 
 
 def test_number_checks() -> None:

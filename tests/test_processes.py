@@ -27,8 +27,10 @@ JOINT = (
     "--d_kwargs width=4 n_categories=3 architecture=conv joint=true"
 )
 RUNS = {
-    "progressive_gan": f"--model progressive_gan --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} --ema",
-    "stylegan": f"--model stylegan --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} {GROWN}",
+    "progressive_gan": f"--model progressive_gan --img_size 32x16 --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} "
+    "--ema",
+    "stylegan": f"--model stylegan --img_size 16x32 --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} "
+    f"{GROWN}",
     "stylegan2": f"--model stylegan2 --r1_weight 1 --penalty path_length --penalty_interval r1=3 path_length=3 {STYLED}"
     " --augment ada color --ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema --ema_halflife 100 --ema_rampup 0.5",
     "gan": f"--method gan {NOISY}",
@@ -40,6 +42,8 @@ RUNS = {
     "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
     "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 5 "
     "--g_kwargs width=4 hierarchical=true",
+    "rect_dcgan": "--model rect_dcgan --img_size 32x16 --d_kwargs width=4 dropout=0.3 noise_std=0.1 "
+    "--label_smoothing 0.1 --optimizer AdamW",
     "veegan": "--model veegan --train_g_interval 2 --ema",
     "infogan": f"--model infogan {CODES} --ema",
     "infogan-joint": f"--model infogan --img_size 32 --r1_weight 10 --train_g_interval 2 --ema {JOINT}",
@@ -71,7 +75,7 @@ def test_resume_is_bit_equal(tmp_path, processes):
 
 
 EQUAL = {
-    "wgan-gp": "--method wgan-gp --accumulate 2",
+    "wgan-gp": "--method wgan-gp --accumulate 2 --img_size 32x16",
     "r1": "--method gan --r1_weight 10 --flip",
     "r1-lazy": "--method gan --r1_weight 10 --penalty_interval r1=4",
     "ragan": "--method ragan --accumulate 2",
@@ -87,9 +91,11 @@ EQUAL = {
     "sagan": f"--model sagan {LABELLED} --condition_g cin --r1_weight 1 --accumulate 2",
     "biggan": f"--model biggan {LABELLED} --condition_g cin --ortho_weight 1 --g_kwargs width=4 hierarchical=true",
     "veegan": "--model veegan --accumulate 2",
+    "rect_dcgan": "--model rect_dcgan --img_size 16x32 --optimizer AdamW --label_smoothing 0.1",
     "infogan": f"--model infogan {CODES} --accumulate 2 --r1_weight 10",
     "infogan-joint": f"--model infogan --img_size 32 --train_g_interval 2 {JOINT}",
-    "progressive_gan": f"--model progressive_gan --method wgan-gp --stable_kimg 0.024 --fade_kimg 0.032 {NARROW}",
+    "progressive_gan": f"--model progressive_gan --img_size 16x32 --method wgan-gp --stable_kimg 0.024 "
+    f"--fade_kimg 0.032 {NARROW}",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
 }
@@ -99,6 +105,7 @@ BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
     **dict.fromkeys(("progressive_gan", "sngan", "sagan", "biggan"), ""),
     "ac": "--norm_d none",
+    "rect_dcgan": "--norm_g none",
     "projection": "--norm_d none",
 }
 

@@ -10,14 +10,15 @@ from torch.testing import assert_close
 
 from modelling.equalised import Equalised
 from modelling.growing import Stage, set_stage
-from modelling.layers import MinibatchStdDev, channel_table
+from modelling.layers import MinibatchStdDev
 from modelling.progressive_gan import (
+    DOUBLINGS,
     Discriminator,
     DoublingConv2d,
     Generator,
     doubling_kernel,
-    stage_sizes,
 )
+from modelling.sizes import image_levels, level_channels, squares
 
 SIZES = (4, 8, 16, 32)
 
@@ -75,9 +76,11 @@ def test_parameter_counts() -> None:
 
 
 def test_channels() -> None:
-    assert stage_sizes(4, 32) == SIZES
-    sizes = stage_sizes(4, 1024)
-    assert channel_table(sizes, 16384, 512) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
+    """Of squares and longer images alike."""
+    for shape in (1024, (1024, 1536), 1792):
+        levels = image_levels("progressive_gan", shape, DOUBLINGS)
+        assert squares(levels) == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+        assert level_channels(levels, 16384, 512) == [512, 512, 512, 512, 256, 128, 64, 32, 16]
 
 
 def test_full_networks_on_the_meta_device() -> None:
@@ -110,8 +113,8 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         generator()(torch.zeros(2, 7))
     with pytest.raises(ValueError, match=r"\(N, 3, 8, 8\), not \(2, 3, 32, 32\)"):
         at(discriminator(), 8)(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(ValueError, match="not 48: the nearest is img_size 32"):
-        generator(img_size=48)
+    with pytest.raises(ValueError, match="not 50: the nearest is img_size 48"):
+        generator(img_size=50)
     with pytest.raises(ValueError, match="channel_base 16 must be a whole number, at least 32"):
         discriminator(channel_base=16)
     with pytest.raises(ValueError, match="unknown size 64: choose from 4, 8, 16, 32"):

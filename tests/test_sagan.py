@@ -260,7 +260,7 @@ def test_shapes_by_size_and_place(size: int, attention: object) -> None:
 
 
 def test_every_place_there_is() -> None:
-    for size in sagan.SIZES:
+    for size in sagan.G_CHANNELS:
         with torch.device("meta"):
             of_g = [8 << i for i in range((size // 8).bit_length())]
             of_d = [px // 2 for px in reversed(of_g) if size > 32 or px > 8]
@@ -485,7 +485,7 @@ def test_memory_formats(layout: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("n_labels", [0, N_LABELS])
-@pytest.mark.parametrize("size", sagan.SIZES)
+@pytest.mark.parametrize("size", sagan.G_CHANNELS)
 def test_on_the_meta_device(size: int, n_labels: int) -> None:
     with torch.device("meta"):
         G, D = (make(img_size=size, n_labels=n_labels) for make in (generator, discriminator))
@@ -516,8 +516,8 @@ def test_spectral_norm_of_every_layer(n_labels: int, in_float64: None) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"img_size": 512}, "not 512: the nearest is img_size 256"),
-        ({"img_size": (32, 64)}, "makes squares of 32, .* px, not 32x64"),
+        ({"img_size": 512}, "not 512: the nearest is img_size 448"),
+        ({"img_size": (32, 62)}, "k from 3 to 6, not 32x62: the nearest is img_size 32x64"),
         ({"width": 0}, "width 0 must be a whole number, at least 1"),
         ({"img_channels": 0}, "img_channels 0 must be a whole number"),
         ({"n_labels": 3, "condition": "nothing"}, "unknown condition.*'nothing': choose from"),

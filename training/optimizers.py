@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -115,6 +116,36 @@ def _step_or_leave(optimizer: torch.optim.Optimizer, params: list[Tensor], ok: T
 # how torch computes a step: not saved by older versions of it, and not the same on every machine
 _HOW = {"foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 
+
+def merged_biases(found: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a saved state is of a version with one rate for weights and biases of StyleGAN2's mapping."""
+    return _order_then(found["param_groups"], optimizer.state_dict()["param_groups"]) is not None
+
+
+def _order_then(then: list[Any], now: list[Any]) -> list[int] | None:
+    """The parameters of today, by number, in the order of such a version; None for other states."""
+    if (len(then), len(now)) != (2, 3):
+        return None
+    full, weights, biases = (group["params"] for group in now)
+    order = [*full, *chain.from_iterable(zip(weights, biases, strict=False))]
+    groups = [list(range(len(full))), list(range(len(full), len(order)))]
+    fits = len(weights) == len(biases) and [group.get("params") for group in then] == groups
+    return order if fits else None
+
+
+def regrouped(found: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Mapping[str, Any]:
+    """A saved state in the groups of this optimiser, where it is of a version that had them otherwise."""
+    now = optimizer.state_dict()["param_groups"]
+    order = _order_then(found["param_groups"], now)
+    if order is None:
+        return found
+    full, mapping = found["param_groups"]
+    groups = [full, *(mapping | {name: group[name] for name in ("params", "lr_scale")} for group in now[1:])]
+    known = dict(enumerate(order))
+    state = {known.get(index, index): moments for index, moments in found["state"].items()}
+    return {"state": state, "param_groups": groups}
+
+
 # moments of squares: a root is taken of them
 _SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 
@@ -124,6 +155,7 @@ def optimizer_faults(found: Mapping[str, Any], optimizer: torch.optim.Optimizer,
 
     torch compares numbers of parameters only: moments of another shape crash its fused steps.
     """
+    found = regrouped(found, optimizer)
     groups, wanted = found["param_groups"], optimizer.state_dict()["param_groups"]
     if len(groups) != len(wanted):
         yield f"{where}.param_groups are {len(groups)}, not {len(wanted)}"
@@ -184,13 +216,13 @@ def _example_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {name: value for name, value in other.state[p].items() if value is not None}
 
 
-def load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Load an optimiser's state, each moment in its parameter's memory layout.
 
     Fused kernels go through both as they lie in memory: moments of another layout than channels_last parameters would
     be added to the wrong ones, without a word.
     """
-    optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(regrouped(saved, optimizer))
     for param, moments in optimizer.state.items():
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():

@@ -45,6 +45,7 @@ from training.guards import memory_told
 from training.logs import RunLog
 from training.loop import Hook, Loop
 from training.machine import accelerated, place_of, plugin_backend, shard_of
+from training.optimizers import merged_biases
 from training.pictures import Pictures, picture_due
 from training.processes import peers
 from training.scores import Scores
@@ -320,6 +321,11 @@ def restore(loop: Loop, source: Path) -> None:
     before, now = state.get("compiled", "no"), loop.surroundings["compiled"]
     if before != now:
         loop.log.say(f"note: --dynamo_backend was {before}, now {now}: equal up to rounding, not bit for bit")
+    if any(merged_biases(state["optimizers"][name], n.optimizer) for name, n in loop.networks.items()):
+        loop.log.say(
+            "note: the run is from before StyleGAN2's mapping learned as published: its biases go on at sqrt(2) times "
+            "their rate, its mean style with 0.995 for 0.998"
+        )
     n_steps = loop.config.n_steps
     if state["step"] > n_steps:
         raise UserError(f"--resume: the checkpoint is at step {state['step']}, --n_steps is {n_steps}")
