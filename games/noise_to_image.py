@@ -35,7 +35,7 @@ from generation.state import non_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import DATASETS, load_dataset
-from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
+from losses import MEAN_DECAY, METHODS, PENALTIES, PenaltyContext, StyleContext
 from modelling import find_model, model_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
@@ -170,7 +170,7 @@ class NoiseToImage(Task):
             side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
             for side in ("d", "g")
         }
-        self.means = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.means = {name: self._zero() for penalty in active for name in self.mean_names(penalty).values()}
         self.seen = {name: self._zero() for name in self.means}  # in this step's micro-batches so far
         self.running = [*self.means.values(), *self.seen.values()]
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
@@ -187,6 +187,11 @@ class NoiseToImage(Task):
             for name, n in lazy.items()
             if PENALTIES[name].side == side
         ]
+
+    @staticmethod
+    def mean_names(penalty: str) -> dict[str, str]:
+        """Names in the state by parameter: path_length of `mean`, lecam_real of `mean_real`."""
+        return {name: penalty + name.removeprefix("mean") for name in PENALTIES[penalty].means}
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -309,6 +314,12 @@ class NoiseToImage(Task):
         with twice_differentiable():
             return as_output(self.D(self._augmented(x, batch, purpose), batch.y)).logit
 
+    def plain_images(self, batch: Inputs, z: Tensor) -> Tensor:
+        """G's images of latents under the micro-batch's labels, for penalties: in full precision, not compiled, and
+        with constant layer noise, so that equal latents give equal images."""
+        noise = {"noise": "constant"} if self.model.styles else {}
+        return self.G(z, batch.y, **self._mixing(batch), **noise)
+
     def fakes_for_d(self, batch: Inputs) -> Tensor:
         """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
         if batch.keep_graph:
@@ -393,12 +404,26 @@ class NoiseToImage(Task):
         """Weight and value of the penalties of these names; logits: d_real, d_fake where they may be reused."""
         terms = {}
         for name in names:
-            if PENALTIES[name].styles:
+            row = PENALTIES[name]
+            if row.styles:
                 context = self._style_context(name, batch)
             else:
-                D = partial(self.plain_logit, batch, purpose)
-                context = PenaltyContext(D, self.G, x_real, x_fake, batch.uniform, batch.y, **logits)
-            terms[f"penalty/{name}"] = (self.weights[name], PENALTIES[name](context))
+                # what is compared with logits of other draws would differ by these
+                known = {} if row.moves and self.augmenter is not None else logits
+                context = PenaltyContext(
+                    D=partial(self.plain_logit, batch, purpose),
+                    G=self.G,
+                    x_real=x_real,
+                    x_fake=x_fake,
+                    uniform=batch.uniform,
+                    normal=batch.normal,
+                    y=batch.y,
+                    z=batch.z if "z" in row.asks else None,
+                    generate=partial(self.plain_images, batch),
+                    **known,
+                    **self._means_of(name, batch.micro),
+                )
+            terms[f"penalty/{name}"] = (self.weights[name], row(context))
         return terms
 
     def _style_context(self, name: str, batch: Inputs) -> StyleContext:
@@ -409,16 +434,27 @@ class NoiseToImage(Task):
             ws=ws,
             x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
-            mean=self.means[name],
-            follow=lambda value: self._follow(name, value, batch.micro),
+            **self._means_of(name, batch.micro),
         )
 
+    def _means_of(self, penalty: str, micro: Micro) -> dict[str, Any]:
+        """A penalty's running means by parameter, and `follow`, which moves them; {} for one that has none."""
+        names = self.mean_names(penalty)
+        if not names:
+            return {}
+
+        def follow(*values: Tensor) -> None:
+            for name, value in zip(names.values(), values, strict=True):
+                self._follow(name, value, micro)
+
+        return {parameter: self.means[name] for parameter, name in names.items()} | {"follow": follow}
+
     def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
-        """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
+        """Move a running mean, once a step, by its mean over the micro-batches."""
         mean, seen = self.means[name], self.seen[name]
         seen += value / self.config.accumulate
         if micro.j == self.config.accumulate - 1:
-            mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)
+            mean.lerp_(seen, 1 - MEAN_DECAY)
             seen.zero_()
 
     # -- beside training ---------------------------------------------------------------------------------------------
