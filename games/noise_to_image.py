@@ -213,6 +213,8 @@ class NoiseToImage(Task):
             first, last = self.growth.first, self.growth.last
             full_size = self.growth.steps(self.config.batch_size)
             lines.append(f"growing: {first} to {last} px, at full size from step {full_size}")
+        if self.augmenter is not None:
+            lines += self.augmenter.left_out(self.data.img_channels)
         return lines
 
     def check_resumed(self, saved: dict[str, Any]) -> list[str]:

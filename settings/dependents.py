@@ -88,10 +88,16 @@ DEPENDENTS = (
         ("ema_halflife", "ema_decay"),
     ),
     Dependents(
-        ("ada_p", "ada_target", "ada_interval", "ada_kimg"),
+        ("ada_pipe", "ada_p", "ada_target", "ada_interval", "ada_kimg"),
         lambda config: "ada" in config.augment,
         _needs("--augment ada"),
         ("augment",),
+    ),
+    Dependents(
+        ("ada_target", "ada_kimg"),
+        lambda config: config.ada_interval != 0,
+        lambda name, config: f"--{name}: nothing steers ada's strength with --ada_interval 0; leave one out",
+        ("ada_interval",),
     ),
     Dependents(
         ("eval_n", "extractor", "metric_weights", "metrics", "eval_patience"),

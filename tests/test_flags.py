@@ -118,6 +118,7 @@ CASES = {
     "img_size": Case("--img_size 32"),
     "flip": Case("--flip"),
     "augment": Case("--augment color"),
+    "ada_pipe": Case("--ada_pipe bgcfnc", f"--flip {ADA}"),
     "ada_p": Case("--ada_p 0.3", ADA, logged("augment/p")),
     "ada_target": Case("--ada_target 0", ADA, logged("augment/p")),
     "ada_interval": Case("--ada_interval 2", ADA, logged("augment/p")),
@@ -144,6 +145,11 @@ CASES = {
     "r1_weight": Case("--r1_weight 1", "--penalty r1"),
     "r2_weight": Case("--r2_weight 1", "--penalty r2"),
     "dragan_weight": Case("--dragan_weight 1", "--penalty dragan"),
+    "cr_weight": Case("--cr_weight 1", "--penalty cr"),
+    "bcr_weight": Case("--bcr_weight 1", "--penalty bcr"),
+    "zcr_d_weight": Case("--zcr_d_weight 1", "--penalty zcr_d"),
+    "zcr_g_weight": Case("--zcr_g_weight 1", "--penalty zcr_g"),
+    "lecam_weight": Case("--lecam_weight 1", "--penalty lecam"),
     "path_length_weight": Case(
         "--path_length_weight 1", f"{small('stylegan2')} --penalty path_length --n_steps 4"
     ),
