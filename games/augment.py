@@ -7,6 +7,7 @@ from torch import Tensor
 
 from augmentation import AUGMENTATIONS, PIPES, pipe_rows
 from augmentation.ada import COLOURED, next_p
+from games.schedule import Schedule
 from ops.distributed import global_mean
 from settings import TrainConfig
 
@@ -30,8 +31,8 @@ class Augmenter:
     D has begun to know its training images by heart. p stays on the device; nothing is read back.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, device: torch.device, schedule: Schedule) -> None:
+        self.config, self.schedule = config, schedule
         self.rows = {}
         for name in config.augment:
             self.rows |= pipe_rows(config.ada_pipe) if name == "ada" else {name: AUGMENTATIONS[name]}
@@ -57,7 +58,7 @@ class Augmenter:
         interval = self.config.ada_interval
         if not (self.adaptive and interval) or (step + 1) % interval:
             return
-        images = self.config.batch_size * interval
+        images = self.schedule.images(step + 1) - self.schedule.images(step + 1 - interval)
         target, kimg = self.config.ada_target, self.config.ada_kimg
         self.p.copy_(next_p(self.p, self.signs / interval, target=target, images=images, kimg=kimg))
         self.signs.zero_()

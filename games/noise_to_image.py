@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from errors import NotFinite
+from errors import NotFinite, UserError
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
 from games.preview import GeneratorScorer, Preview
+from games.schedule import Schedule, schedule_of, size_name
 from games.task import (
     Micro,
     Phase,
@@ -59,7 +60,7 @@ class Inputs:
     def real(self) -> tuple[Tensor, Tensor | None]:
         """(x (n, C, H, W) in [-1, 1], y or None)."""
         if self._real is None:
-            self._real = self.batches.micro(self.micro.start, self.micro.j)
+            self._real = self.batches.micro(self.micro.start, self.micro.j, self.micro.draws.shard)
         return self._real
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
@@ -85,6 +86,16 @@ class Inputs:
     def part(self, share: int) -> "Inputs":
         """Those of a micro-batch of 1/share as many samples."""
         return Inputs(self.micro.part(share), self.batches, self.z_dim)
+
+
+def check_batches(schedule: Schedule, config: TrainConfig, data: ImageData) -> None:
+    """UserError for a batch of a smaller size that the data cannot fill."""
+    largest = max(schedule.batch_sizes)
+    if largest > max(len(data), config.batch_size):
+        raise UserError(
+            f"--batch_by_size: a batch of {largest} is larger than the data ({len(data):,} images): lower it, or give "
+            "--batch_size alone, which holds for all sizes"
+        )
 
 
 @contextmanager
@@ -136,6 +147,8 @@ class NoiseToImage(Task):
 
     def __init__(self, config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]) -> None:
         self.config, self.place, self.data, self.device = config, place, data, place.device
+        self.schedule = schedule_of(config)
+        check_batches(self.schedule, config, data)
         self.batches = Batches(
             data if config.conditional else data.without_labels(),
             place.shard,
@@ -156,11 +169,12 @@ class NoiseToImage(Task):
         self.method, self.growth = METHODS[config.method], growth_of(config)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None
-        self.augmenter = Augmenter(config, self.device) if config.augment else None
+        self.augmenter = Augmenter(config, self.device, self.schedule) if config.augment else None
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self._list_phases()
         self.rates = network_rates(config, self.networks)
+        self.beta2 = {} if config.beta2_g is None else {"G": config.beta2_g}
 
     def _list_phases(self) -> None:
         """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""
@@ -211,7 +225,7 @@ class NoiseToImage(Task):
         lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
         if self.growth is not None:
             first, last = self.growth.first, self.growth.last
-            full_size = self.growth.steps(self.config.batch_size)
+            full_size = self.schedule.step(self.growth.faded_in)
             lines.append(f"growing: {first} to {last} px, at full size from step {full_size}")
         if self.augmenter is not None:
             lines += self.augmenter.left_out(self.data.img_channels)
@@ -230,7 +244,8 @@ class NoiseToImage(Task):
 
     def announce(self, step: int) -> None:
         """Have the rows of a coming step fetched."""
-        self.batches.announce(step * self.config.batch_size)
+        shard = self.place.shard.of(self.schedule.batch_size(step))
+        self.batches.announce(self.schedule.images(step), shard)
 
     def inputs(self, micro: Micro) -> Inputs:
         """Reals, labels and latents; one forward of G serves D and G where G is due and sees the batch in one go."""
@@ -246,7 +261,7 @@ class NoiseToImage(Task):
             set_stage(network, *self._stage(step))
 
     def _stage(self, step: int) -> tuple[int, float]:
-        return self.growth.stage(step * self.config.batch_size)
+        return self.growth.stage(self.schedule.images(step))
 
     def new_stage(self, step: int) -> bool:
         """At the start and at the end of each fade: Adam's moments belong to another function then."""
@@ -254,6 +269,13 @@ class NoiseToImage(Task):
             return False
         (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
         return size != last_size or (alpha < 1) != (last_alpha < 1)
+
+    def rate_factor(self, step: int) -> float:
+        """That of the size at which the networks stand, against --lr."""
+        if self.growth is None or not self.config.lr_by_size:
+            return 1.0
+        rate = self.config.lr_by_size.get(size_name(self._stage(step)[0]), self.config.lr)
+        return rate / self.config.lr
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""

@@ -147,10 +147,12 @@ FLAGS = [
     "--ada_pipe",
     "--ada_target",
     "--augment",
+    "--batch_by_size",
     "--batch_size",
     "--beta1",
     "--bcr_weight",
     "--beta2",
+    "--beta2_g",
     "--cache_dir",
     "--channels_last",
     "--checkpoint_interval",
@@ -197,6 +199,7 @@ FLAGS = [
     "--log_name",
     "--loggers",
     "--lr",
+    "--lr_by_size",
     "--lr_d",
     "--lr_decay_from",
     "--lr_g",
@@ -315,7 +318,9 @@ def test_recipes_of_images_are_not_for_points():
 def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
     for key, value in PRESETS[name].settings.items():
-        if value in ("auto", ("auto",)):
+        if isinstance(value, dict) and "auto" in value.values():
+            assert flat(config)[key] == value | {"channel_base": 16384}
+        elif value in ("auto", ("auto",)):
             assert isinstance(flat(config)[key], int | float | tuple) and value != flat(config)[key]
         else:
             assert flat(config)[key] == value
