@@ -26,7 +26,9 @@ from ops.precision import twice_differentiable
 
 LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
 DRAGAN_SPREAD = 0.5  # of a batch's standard deviation
-PATH_LENGTH_DECAY = 0.99  # of the running mean a path's length is held to
+MEAN_DECAY = 0.99  # of the running means that a path's length, and LeCam's logits, are held to
+MAX_SHIFT = 0.125  # of an image's height and width: 4 px of 32, of consistency regularisation
+ZCR_STD = 0.03  # of what is added to latents, arXiv:2002.04724's for its smaller networks
 
 
 # Losses
@@ -170,7 +172,10 @@ class PenaltyContext:
     share, in full precision and not compiled.
     x_fake is detached, None for a lazy penalty that does not ask for it. d_real and d_fake are the logits of
     the main loss where they may be reused, otherwise None. `uniform(purpose, shape)` gives (N, *shape) in
-    [0, 1): this process's slice of a draw for the global batch.
+    [0, 1), `normal` from N(0, 1): this process's slice of a draw for the global batch. `z` (N, z_dim) are the latents
+    of the fakes, `generate` is G bound to the labels, z -> images, in full precision and with the same layer noise at
+    each call. `mean_real` and `mean_fake` are running means, 0 at first, constant over the micro-batches of a step;
+    `follow(real, fake)` takes what they move by after them.
     """
 
     D: Callable[[Tensor], Tensor]
@@ -181,6 +186,12 @@ class PenaltyContext:
     y: Tensor | None = None
     d_real: Tensor | None = None
     d_fake: Tensor | None = None
+    normal: Draw | None = None
+    z: Tensor | None = None
+    generate: Callable[[Tensor], Tensor] | None = None
+    mean_real: Tensor | None = None
+    mean_fake: Tensor | None = None
+    follow: Callable[..., None] | None = None
 
 
 # What a penalty's parameters may be called
@@ -274,6 +285,107 @@ def dragan(D: Callable[[Tensor], Tensor], x_real: Tensor, *, uniform: Draw | Non
     return _norm_from_one(_gradient_at(D, _between(x, x + DRAGAN_SPREAD * std * noise, uniform, "dragan")))
 
 
+def mirrored_and_shifted(x: Tensor, u: Tensor) -> Tensor:
+    """x (N, C, H, W), mirrored where u[:, 0] >= 0.5, moved by whole pixels, up to MAX_SHIFT of its size to every side.
+
+    What comes in at the edges is reflected. u (N, 3) in [0, 1): mirror, along x, along y.
+    """
+    wheres = []
+    for draw, size in ((u[:, 1], x.shape[3]), (u[:, 2], x.shape[2])):
+        most = int(size * MAX_SHIFT + 0.5)
+        shift = (draw * (2 * most + 1)).long().clamp(max=2 * most) - most
+        where = (torch.arange(size, device=x.device) - shift[:, None]).abs()  # (N, size)
+        wheres.append(size - 1 - (size - 1 - where).abs())
+    columns = torch.where(u[:, :1] < 0.5, wheres[0], wheres[0].flip(1))
+    index = wheres[1][:, :, None] * x.shape[3] + columns[:, None]  # (N, H, W)
+    return x.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+
+
+def _inconsistency(
+    D: Callable[[Tensor], Tensor], x: Tensor, d_x: Tensor | None, uniform: Draw | None, purpose: str
+) -> Tensor:
+    """Mean of (D(T(x)) - D(x))^2, T mirroring and shifting; d_x: D(x) where it is known already."""
+    x = x.detach()
+    moved = mirrored_and_shifted(x, _drawn(uniform, torch.rand, purpose, x, (3,)))
+    return (D(moved) - (D(x) if d_x is None else d_x)).square().mean()
+
+
+def cr(
+    D: Callable[[Tensor], Tensor],
+    x_real: Tensor,
+    *,
+    d_real: Tensor | None = None,
+    uniform: Draw | None = None,
+) -> Tensor:
+    """Mean of (D(T(x)) - D(x))^2 over reals, T mirroring and shifting by up to 4 px of 32. arXiv:1910.12027 eq. 3.
+
+    d_real: D(x_real) where it is known already.
+    """
+    return _inconsistency(D, x_real, d_real, uniform, "cr")
+
+
+def bcr(
+    D: Callable[[Tensor], Tensor],
+    x_real: Tensor,
+    x_fake: Tensor,
+    *,
+    d_real: Tensor | None = None,
+    d_fake: Tensor | None = None,
+    uniform: Draw | None = None,
+) -> Tensor:
+    """cr of reals and of fakes alike, summed: G cannot gain by drawing what T leaves. arXiv:2002.04724 section 2.1."""
+    on_real = _inconsistency(D, x_real, d_real, uniform, "bcr-real")
+    return on_real + _inconsistency(D, x_fake, d_fake, uniform, "bcr-fake")
+
+
+def _near(z: Tensor, normal: Draw | None, purpose: str) -> Tensor:
+    """Latents (N, z_dim) moved by N(0, ZCR_STD^2)."""
+    return z + ZCR_STD * _drawn(normal, torch.randn, purpose, z, tuple(z.shape[1:]))
+
+
+def zcr_d(
+    D: Callable[[Tensor], Tensor],
+    generate: Callable[[Tensor], Tensor],
+    z: Tensor,
+    *,
+    normal: Draw | None = None,
+) -> Tensor:
+    """Mean of (D(G(z')) - D(G(z)))^2, z' = z + N(0, ZCR_STD^2): D's side of zCR. arXiv:2002.04724 section 2.2."""
+    with torch.no_grad():
+        x, near = generate(z), generate(_near(z, normal, "zcr_d"))
+    return (D(near) - D(x)).square().mean()
+
+
+def zcr_g(generate: Callable[[Tensor], Tensor], z: Tensor, *, normal: Draw | None = None) -> Tensor:
+    """Negative mean square of G(z') - G(z) over pixels: G's side of zCR, which keeps images apart. As zcr_d."""
+    return -(generate(_near(z, normal, "zcr_g")) - generate(z)).square().mean()
+
+
+def lecam(
+    D: Callable[[Tensor], Tensor],
+    x_real: Tensor,
+    x_fake: Tensor,
+    mean_real: Tensor | float,
+    mean_fake: Tensor | float,
+    *,
+    d_real: Tensor | None = None,
+    d_fake: Tensor | None = None,
+    follow: Callable[..., None] | None = None,
+) -> Tensor:
+    """Mean of (D(x) - mean_fake)^2 over reals plus that of (D(x) - mean_real)^2 over fakes. arXiv:2104.03310 eq. 3, 4.
+
+    mean_real and mean_fake are the running means of D's logits over earlier steps and all processes, 0 at first. They
+    are the caller's to move: follow(real, fake) is given this batch's, towards which they go by 1 - MEAN_DECAY. The
+    authors' code leaves out reals that lie below mean_fake and fakes above mean_real, and begins after 1000 steps.
+    """
+    d_real = D(x_real) if d_real is None else d_real
+    d_fake = D(x_fake) if d_fake is None else d_fake
+    penalty = (d_real - mean_fake).square().mean() + (d_fake - mean_real).square().mean()
+    if follow is not None:
+        follow(global_mean(d_real.detach()), global_mean(d_fake.detach()))
+    return penalty
+
+
 def path_lengths(ws: Tensor, x: Tensor, *, normal: Draw | None = None) -> Tensor:
     """|J_w^T y| of each sample (N,), y ~ N(0, 1) / sqrt(HW): how far images x (N, C, H, W) move with styles ws.
 
@@ -296,7 +408,7 @@ def path_length(
     """Mean of (path_lengths - mean)^2, `mean` the running mean of the lengths, 0 at first. arXiv:1912.04958 eq. 4.
 
     `mean` is the mean over earlier steps and all processes, and no path of the gradient. It is the caller's to move:
-    follow(value) is given this batch's, towards which it goes by 1 - PATH_LENGTH_DECAY.
+    follow(value) is given this batch's, towards which it goes by 1 - MEAN_DECAY.
     """
     lengths = path_lengths(ws, x, normal=normal)
     penalty = (lengths - mean).square().mean()
@@ -320,7 +432,8 @@ def weight_matrices(net: nn.Module) -> list[Tensor]:
 def ortho(G: nn.Module) -> Tensor:
     """Sum over G's layers of |W W^T|_F^2 off the diagonal: how alike filters are. arXiv:1809.11096 eq. 3.
 
-    Filters are the rows of W; embeddings and norms' tables are left out.
+    Filters are the rows of W; embeddings and norms' tables are left out. BigGAN-PyTorch adds half of this gradient: its
+    1e-4 is 5e-5 here.
     """
     device = next((p.device for p in G.parameters()), None)
     total = torch.zeros((), device=device)
@@ -339,9 +452,11 @@ class Penalty:
     `def r1(D, x_real)`. In anyone's own loop it is called as it is: `r1(D, x)`. So every parameter but those that such
     a caller has at hand, images and networks, takes a default. ValueError for names that neither context has.
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
-    respect to its input, where batch norm in D would mix the samples' gradients. `help` says what is weighed;
-    `weight_name` is the setting that holds the weight, NAME_weight where it is None, and `also` another name of it;
-    `auto(side in px, processes, batch size)` is the weight that `auto` stands for, where that is known.
+    respect to its input, where batch norm in D would mix the samples' gradients. `moves` says that it compares images
+    with mirrored and shifted ones: under an augmentation it makes both logits itself, of the same draws, and points of
+    the plane cannot be moved so. Parameters whose names begin with `mean` are running means. `help` says what is
+    weighed; `weight_name` is the setting that holds the weight, NAME_weight where it is None, and `also` another name
+    of it; `auto(side in px, processes, batch size)` is the weight that `auto` stands for, where that is known.
     """
 
     fn: Callable[..., Tensor]
@@ -349,6 +464,7 @@ class Penalty:
     weight: float
     interval: int = 1
     gradient: bool = False
+    moves: bool = False
     help: str = ""
     weight_name: str | None = None
     also: str | None = None
@@ -365,6 +481,11 @@ class Penalty:
     def asks(self) -> tuple[str, ...]:
         """Names of what fn looks at."""
         return tuple(inspect.signature(self.fn).parameters)
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Its running means, in the order in which follow takes their values."""
+        return tuple(name for name in self.asks if name.startswith("mean"))
 
     @property
     def fakes(self) -> bool:
@@ -400,7 +521,19 @@ PENALTIES = {
         drift, side="d", weight=0.001, help="mean of D(real)^2", weight_name="drift_penalty"
     ),
     "dragan": Penalty(dragan, side="d", weight=10.0, gradient=True, help="gradient norms of 1 around reals"),
-    "ortho": Penalty(ortho, side="g", weight=1e-4, help="likeness of G's filters"),
+    "cr": Penalty(cr, side="d", weight=10.0, moves=True, help="D's change as reals are mirrored and shifted"),
+    "bcr": Penalty(bcr, side="d", weight=10.0, moves=True, help="the same of reals and fakes"),
+    "zcr_d": Penalty(zcr_d, side="d", weight=5.0, help="D's change as latents move a little"),
+    "zcr_g": Penalty(
+        zcr_g, side="g", weight=0.5, help="minus the change of G's images as latents move a little"
+    ),
+    "lecam": Penalty(
+        lecam, side="d", weight=0.3,
+        help="D's distance on reals from its mean on fakes, and the other way; 3e-7 to 0.5 in the paper",
+    ),
+    "ortho": Penalty(
+        ortho, side="g", weight=1e-4, help="likeness of G's filters; BigGAN's code has half of it at this weight"
+    ),
     "path_length": Penalty(
         path_length, side="g", weight=2.0, interval=4,
         help="models with styles; each 4th step on half a batch",

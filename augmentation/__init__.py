@@ -1,21 +1,31 @@
 """Transforms of batches of images: batch in, batch out; all that is random comes in through their arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 
 from torch import Tensor
 
-from augmentation import ada, diffaugment
+from augmentation import ada, corruption, diffaugment
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """fn(x, u, n), adaptive fn(x, u, n, p): x (N, C, H, W), draws u (N, n_uniform) in [0, 1), n (N, n_normal)."""
+    """fn(x, u, n), adaptive fn(x, u, n, p): x (N, C, H, W), draws u (N, n_uniform) in [0, 1), n (N, n_normal).
+
+    per_value: how many more normal draws it takes for each value of an image.
+    """
 
     fn: Callable[..., Tensor]
     n_uniform: int
     n_normal: int
     adaptive: bool
+    per_value: int = 0
+
+    def n_normals(self, image: Sequence[int]) -> int:
+        """Normal draws of an image (C, H, W)."""
+        return self.n_normal + self.per_value * prod(image)
 
 
 AUGMENTATIONS = {
@@ -24,3 +34,30 @@ AUGMENTATIONS = {
     "translation": Augmentation(diffaugment.translation, diffaugment.N_TRANSLATION, 0, adaptive=False),
     "cutout": Augmentation(diffaugment.cutout, diffaugment.N_CUTOUT, 0, adaptive=False),
 }
+
+# ADA's transforms in their order: those of ada.GROUPS, carried out together, and each of these
+CORRUPTIONS = {
+    "filter": Augmentation(
+        corruption.band_filter, corruption.N_FILTER, corruption.N_FILTER_NORMAL, adaptive=True
+    ),
+    "noise": Augmentation(
+        corruption.noise, corruption.N_NOISE, corruption.N_NOISE_NORMAL, adaptive=True, per_value=1
+    ),
+    "cutout": Augmentation(corruption.cutout, corruption.N_CUTOUT, 0, adaptive=True),
+}
+_IN_ORDER = (*ada.GROUPS, *CORRUPTIONS)
+# The pipes of arXiv:2006.06676 by the names of its code: one kind of transform, or the first so many kinds.
+PIPES: dict[str, tuple[str, ...]] = {name: (name,) for name in _IN_ORDER} | {
+    "".join(name[0] for name in _IN_ORDER[:n]): _IN_ORDER[:n] for n in range(2, len(_IN_ORDER) + 1)
+}
+
+
+def pipe_rows(pipe: str) -> dict[str, Augmentation]:
+    """The augmentations of one of ADA's PIPES by name, in their order."""
+    kinds = PIPES[pipe]
+    groups = tuple(name for name in kinds if name in ada.GROUPS)
+    rows = {}
+    if groups:
+        fn = partial(ada.ada, groups=groups)
+        rows["ada"] = Augmentation(fn, ada.N_UNIFORM, ada.N_NORMAL, adaptive=True)
+    return rows | {f"ada-{name}": CORRUPTIONS[name] for name in kinds if name in CORRUPTIONS}

@@ -7,7 +7,7 @@ far as its own size; the phase of sym6, which is not quite symmetric, is account
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -17,12 +17,17 @@ from ops.precision import upcast, without_autocast
 from ops.upfirdn2d import upfirdn2d
 
 # Columns of u: whether each transform is applied, then what is drawn evenly; columns of n: what is drawn normally.
-SWITCHES = ("flip", "turn", "jump", "scale", "turn_before", "stretch", "turn_after", "shift")
-SWITCHES += ("brightness", "contrast", "luma_flip", "hue", "saturation")
+GROUPS = {
+    "blit": ("flip", "turn", "jump"),
+    "geom": ("scale", "turn_before", "stretch", "turn_after", "shift"),
+    "color": ("brightness", "contrast", "luma_flip", "hue", "saturation"),
+}
+SWITCHES = tuple(name for names in GROUPS.values() for name in names)
 UNIFORM = ("flip", "turn", "jump_x", "jump_y", "turn_before", "turn_after", "luma_flip", "hue")
 NORMAL = ("scale", "stretch", "shift_x", "shift_y", "brightness", "contrast", "saturation")
 N_UNIFORM, N_NORMAL = len(SWITCHES) + len(UNIFORM), len(NORMAL)
 
+COLOURED = (1, 3)  # numbers of channels that are colours
 MAX_JUMP = 0.125  # of the image's width and height
 SHIFT_STD = 0.125  # likewise
 SCALE_STD, STRETCH_STD, CONTRAST_STD, SATURATION_STD = 0.2, 0.2, 0.5, 1.0  # in powers of two
@@ -267,21 +272,27 @@ def recolour(x: Tensor, matrix: Tensor) -> Tensor:
 # The augmentation and its strength
 
 
-def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor) -> Tensor:
-    """x (N, C, H, W), C 3 or 1, each transform applied with probability p (); in x's dtype, computed in full precision.
+def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor, groups: Collection[str] = tuple(GROUPS)) -> Tensor:
+    """x (N, C, H, W), each transform of the groups applied with probability p (); in x's dtype, computed in full
+    precision.
 
     u (N, N_UNIFORM) even in [0, 1), n (N, N_NORMAL) normal, one row a sample. Samples to which nothing happens come
-    back to the last bit. Differentiable in x to any order. ValueError for other shapes and numbers of channels.
+    back to the last bit. Colours are those of 3 channels, or of 1 taken as three; images of others keep theirs.
+    Differentiable in x to any order. ValueError for other shapes.
     """
     check_draws(x, u, n, N_UNIFORM, N_NORMAL)
-    if x.shape[1] not in (1, 3):
-        raise ValueError(f"ADA changes colours: images of 1 or 3 channels are needed, not {tuple(x.shape)}")
     if x.device.type == "cpu" and not p > 0:  # elsewhere the question would wait for the device
         return x
     u, n = upcast(u), upcast(n)
+    if off := [SWITCHES.index(name) for group in GROUPS if group not in groups for name in GROUPS[group]]:
+        u = u.index_fill(1, torch.tensor(off, device=u.device), 1.0)  # never below p
     with without_autocast(x):
-        moved = transform(upcast(x), geometry(u, n, p, (x.shape[2], x.shape[3])))
-        return recolour(moved, colour(u, n, p)).to(x.dtype)
+        out = upcast(x)
+        if {"blit", "geom"} & set(groups):
+            out = transform(out, geometry(u, n, p, (x.shape[2], x.shape[3])))
+        if "color" in groups and x.shape[1] in COLOURED:
+            out = recolour(out, colour(u, n, p))
+        return out.to(x.dtype)
 
 
 def next_p(p: Tensor, sign_mean: Tensor, *, target: float, images: int, kimg: float) -> Tensor:

@@ -5,8 +5,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from augmentation import AUGMENTATIONS
-from augmentation.ada import next_p
+from augmentation import AUGMENTATIONS, PIPES, pipe_rows
+from augmentation.ada import COLOURED, next_p
+from games.schedule import Schedule
 from ops.distributed import global_mean
 from settings import TrainConfig
 
@@ -30,9 +31,11 @@ class Augmenter:
     D has begun to know its training images by heart. p stays on the device; nothing is read back.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config = config
-        self.rows = {name: AUGMENTATIONS[name] for name in config.augment}
+    def __init__(self, config: TrainConfig, device: torch.device, schedule: Schedule) -> None:
+        self.config, self.schedule = config, schedule
+        self.rows = {}
+        for name in config.augment:
+            self.rows |= pipe_rows(config.ada_pipe) if name == "ada" else {name: AUGMENTATIONS[name]}
         self.adaptive = any(row.adaptive for row in self.rows.values())
         self.p = torch.full((), config.ada_p, device=device)
         self.signs = torch.zeros((), device=device)  # summed since p last moved
@@ -41,24 +44,32 @@ class Augmenter:
         """x (n, C, H, W), augmented; `purpose` keeps the draws of one use apart from those of another."""
         for name, row in self.rows.items():
             u = source.uniform(f"{name}/{purpose}/uniform", (row.n_uniform,))
-            n = source.normal(f"{name}/{purpose}/normal", (row.n_normal,))
+            n = source.normal(f"{name}/{purpose}/normal", (row.n_normals(x.shape[1:]),))
             x = row.fn(x, u, n, self.p) if row.adaptive else row.fn(x, u, n)
         return x
 
     def follow(self, sign: Tensor) -> None:
         """Take note of the mean sign of D's logits for a micro-batch of reals."""
-        if self.adaptive:
+        if self.adaptive and self.config.ada_interval:
             self.signs += torch.nan_to_num(global_mean(sign)) / self.config.accumulate
 
     def end_step(self, step: int) -> None:
-        """Move p, every --ada_interval steps."""
+        """Move p, every --ada_interval steps, never with 0."""
         interval = self.config.ada_interval
-        if not self.adaptive or (step + 1) % interval:
+        if not (self.adaptive and interval) or (step + 1) % interval:
             return
-        images = self.config.batch_size * interval
+        images = self.schedule.images(step + 1) - self.schedule.images(step + 1 - interval)
         target, kimg = self.config.ada_target, self.config.ada_kimg
         self.p.copy_(next_p(self.p, self.signs / interval, target=target, images=images, kimg=kimg))
         self.signs.zero_()
+
+    def left_out(self, img_channels: int) -> list[str]:
+        """A line where images of so many channels have no colours to transform."""
+        if not ("ada" in self.rows and "color" in PIPES[self.config.ada_pipe]) or img_channels in COLOURED:
+            return []
+        return [
+            f"note: ada's colour transforms are for 1 or 3 channels, and leave out images of {img_channels}"
+        ]
 
     def stats(self) -> dict[str, Tensor]:
         """For the log."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from errors import UserError
 from games.growing import growth_of
+from games.schedule import schedule_of
 from games.task import Place
 from generation.generator import file_sha256
 from generation.labels import label_examples
@@ -110,17 +111,20 @@ def rehearsed(
     yet. Networks that are given for labels are run once these are known, by build_networks.
     """
     check_own_settings(config, own)
-    n, labels = shard.n, {"n_labels": 0, "condition_d": config.condition_d}
+    schedule = schedule_of(config)
+    n, *others = (share_of(shard, batch_size).n for batch_size in reversed(schedule.batch_sizes))
+    labels = {"n_labels": 0, "condition_d": config.condition_d}
     if config.conditional and images is None:
         labels |= {"n_labels": REHEARSED_LABELS, "passes": not own}
     elif config.conditional:
         check_data_has_labels(config, images)
         labels |= {"n_labels": images.n_labels, "multi_hot": images.multi_hot}
     for name in config.penalties():
-        if PENALTIES[name].styles and n % 2:
-            raise UserError(
-                f"--penalty {name} takes half a batch: the share of {n} of a process must be even"
-            )
+        for share in (n, *others):
+            if PENALTIES[name].styles and share % 2:
+                raise UserError(
+                    f"--penalty {name} takes half a batch: the share of {share} of a process must be even"
+                )
     image = {"img_size": config.img_size, "img_channels": img_channels}
     g, d = network_settings(config, **image, n_labels=labels["n_labels"])
     with torch.device("meta"):
@@ -129,7 +133,8 @@ def rehearsed(
     row = model_of(G, D) if own else find_model(config.model)
     if not own:  # given ones have found room
         check_fits(config, G, D, n, img_channels)
-    check_contract(G, D, n=n, z_dim=config.z_dim, row=row, **image, **labels)
+    for share in dict.fromkeys((n, *others)):
+        check_contract(G, D, n=share, z_dim=config.z_dim, row=row, **image, **labels)
     if own:
         check_own(config, own, G, D, row)
     if "ortho" in config.penalties() and not weight_matrices(G):
@@ -138,6 +143,16 @@ def rehearsed(
         if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
     return G, D
+
+
+def share_of(shard: Shard, batch_size: int) -> Shard:
+    """The shard of a batch of another size; UserError that names --batch_by_size where it cannot be shared out."""
+    if batch_size == shard.batch_size:
+        return shard
+    try:
+        return shard.of(batch_size)
+    except UserError as error:
+        raise UserError(f"--batch_by_size {batch_size}: {error}") from None
 
 
 def check_fits(config: TrainConfig, G: nn.Module, D: nn.Module, n: int, img_channels: int) -> None:

@@ -1,6 +1,5 @@
 """Progressive growing as a function of the images seen: which size, how far faded in. arXiv:1710.10196 section 2."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +45,14 @@ class Growth:
         """In px, from the first to the last."""
         return tuple(self.first << i for i in range(self.doublings + 1))
 
-    def steps(self, batch_size: int) -> int:
-        """Steps until the last size is faded in."""
-        return math.ceil(self.doublings * (self.stable + self.fade) / batch_size)
+    @property
+    def faded_in(self) -> float:
+        """Images until the last size is faded in."""
+        return self.doublings * (self.stable + self.fade)
+
+    def end(self, i: int) -> float:
+        """Images after which the i-th size, which is not the last, gives way to the next."""
+        return self.stable + i * (self.stable + self.fade)
 
 
 def at_stage(x: Tensor, size: int, alpha: float) -> Tensor:

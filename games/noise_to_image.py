@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from errors import NotFinite
+from errors import NotFinite, UserError
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
 from games.preview import GeneratorScorer, Preview
+from games.schedule import Schedule, schedule_of, size_name
 from games.task import (
     Micro,
     Phase,
@@ -35,7 +36,7 @@ from generation.state import non_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import DATASETS, load_dataset
-from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleContext
+from losses import MEAN_DECAY, METHODS, PENALTIES, PenaltyContext, StyleContext
 from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
@@ -59,7 +60,7 @@ class Inputs:
     def real(self) -> tuple[Tensor, Tensor | None]:
         """(x (n, C, H, W) in [-1, 1], y or None)."""
         if self._real is None:
-            self._real = self.batches.micro(self.micro.start, self.micro.j)
+            self._real = self.batches.micro(self.micro.start, self.micro.j, self.micro.draws.shard)
         return self._real
 
     def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
@@ -85,6 +86,16 @@ class Inputs:
     def part(self, share: int) -> "Inputs":
         """Those of a micro-batch of 1/share as many samples."""
         return Inputs(self.micro.part(share), self.batches, self.z_dim)
+
+
+def check_batches(schedule: Schedule, config: TrainConfig, data: ImageData) -> None:
+    """UserError for a batch of a smaller size that the data cannot fill."""
+    largest = max(schedule.batch_sizes)
+    if largest > max(len(data), config.batch_size):
+        raise UserError(
+            f"--batch_by_size: a batch of {largest} is larger than the data ({len(data):,} images): lower it, or give "
+            "--batch_size alone, which holds for all sizes"
+        )
 
 
 @contextmanager
@@ -136,6 +147,8 @@ class NoiseToImage(Task):
 
     def __init__(self, config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]) -> None:
         self.config, self.place, self.data, self.device = config, place, data, place.device
+        self.schedule = schedule_of(config)
+        check_batches(self.schedule, config, data)
         self.batches = Batches(
             data if config.conditional else data.without_labels(),
             place.shard,
@@ -157,11 +170,12 @@ class NoiseToImage(Task):
         self.method, self.growth = METHODS[config.method], growth_of(config)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None
-        self.augmenter = Augmenter(config, self.device) if config.augment else None
+        self.augmenter = Augmenter(config, self.device, self.schedule) if config.augment else None
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self._list_phases()
         self.rates = network_rates(config, self.networks)
+        self.beta2 = {} if config.beta2_g is None else {"G": config.beta2_g}
 
     def _list_phases(self) -> None:
         """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""
@@ -171,7 +185,7 @@ class NoiseToImage(Task):
             side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
             for side in ("d", "g")
         }
-        self.means = {name: self._zero() for name in active if PENALTIES[name].styles}
+        self.means = {name: self._zero() for penalty in active for name in self.mean_names(penalty).values()}
         self.seen = {name: self._zero() for name in self.means}  # in this step's micro-batches so far
         self.running = [*self.means.values(), *self.seen.values()]
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
@@ -188,6 +202,11 @@ class NoiseToImage(Task):
             for name, n in lazy.items()
             if PENALTIES[name].side == side
         ]
+
+    @staticmethod
+    def mean_names(penalty: str) -> dict[str, str]:
+        """Names in the state by parameter: path_length of `mean`, lecam_real of `mean_real`."""
+        return {name: penalty + name.removeprefix("mean") for name in PENALTIES[penalty].means}
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -210,10 +229,12 @@ class NoiseToImage(Task):
             height, width = image_shape(self.config.img_size)
             first = as_size((self.growth.first, width * self.growth.first // height))
             last = as_size((height, width))
-            full_size = self.growth.steps(self.config.batch_size)
+            full_size = self.schedule.step(self.growth.faded_in)
             lines.append(
                 f"growing: {size_text(first)} to {size_text(last)} px, at full size from step {full_size}"
             )
+        if self.augmenter is not None:
+            lines += self.augmenter.left_out(self.data.img_channels)
         return lines
 
     def check_resumed(self, saved: dict[str, Any]) -> list[str]:
@@ -231,7 +252,8 @@ class NoiseToImage(Task):
 
     def announce(self, step: int) -> None:
         """Have the rows of a coming step fetched."""
-        self.batches.announce(step * self.config.batch_size)
+        shard = self.place.shard.of(self.schedule.batch_size(step))
+        self.batches.announce(self.schedule.images(step), shard)
 
     def inputs(self, micro: Micro) -> Inputs:
         """Reals, labels and latents; one forward of G serves D and G where G is due and sees the batch in one go."""
@@ -247,7 +269,7 @@ class NoiseToImage(Task):
             set_stage(network, *self._stage(step))
 
     def _stage(self, step: int) -> tuple[int, float]:
-        return self.growth.stage(step * self.config.batch_size)
+        return self.growth.stage(self.schedule.images(step))
 
     def new_stage(self, step: int) -> bool:
         """At the start and at the end of each fade: Adam's moments belong to another function then."""
@@ -255,6 +277,13 @@ class NoiseToImage(Task):
             return False
         (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
         return size != last_size or (alpha < 1) != (last_alpha < 1)
+
+    def rate_factor(self, step: int) -> float:
+        """That of the size at which the networks stand, against --lr."""
+        if self.growth is None or not self.config.lr_by_size:
+            return 1.0
+        rate = self.config.lr_by_size.get(size_name(self._stage(step)[0]), self.config.lr)
+        return rate / self.config.lr
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""
@@ -316,6 +345,12 @@ class NoiseToImage(Task):
         """The logit alone, for penalties: in full precision, not compiled."""
         with twice_differentiable():
             return as_output(self.D(self._augmented(x, batch, purpose), batch.y)).logit
+
+    def plain_images(self, batch: Inputs, z: Tensor) -> Tensor:
+        """G's images of latents under the micro-batch's labels, for penalties: in full precision, not compiled, and
+        with constant layer noise, so that equal latents give equal images."""
+        noise = {"noise": "constant"} if self.model.styles else {}
+        return self.G(z, batch.y, **self._mixing(batch), **noise)
 
     def fakes_for_d(self, batch: Inputs) -> Tensor:
         """Fakes cut off from G; where G trains next on the same latents its graph is kept for it."""
@@ -401,12 +436,26 @@ class NoiseToImage(Task):
         """Weight and value of the penalties of these names; logits: d_real, d_fake where they may be reused."""
         terms = {}
         for name in names:
-            if PENALTIES[name].styles:
+            row = PENALTIES[name]
+            if row.styles:
                 context = self._style_context(name, batch)
             else:
-                D = partial(self.plain_logit, batch, purpose)
-                context = PenaltyContext(D, self.G, x_real, x_fake, batch.uniform, batch.y, **logits)
-            terms[f"penalty/{name}"] = (self.weights[name], PENALTIES[name](context))
+                # what is compared with logits of other draws would differ by these
+                known = {} if row.moves and self.augmenter is not None else logits
+                context = PenaltyContext(
+                    D=partial(self.plain_logit, batch, purpose),
+                    G=self.G,
+                    x_real=x_real,
+                    x_fake=x_fake,
+                    uniform=batch.uniform,
+                    normal=batch.normal,
+                    y=batch.y,
+                    z=batch.z if "z" in row.asks else None,
+                    generate=partial(self.plain_images, batch),
+                    **known,
+                    **self._means_of(name, batch.micro),
+                )
+            terms[f"penalty/{name}"] = (self.weights[name], row(context))
         return terms
 
     def _style_context(self, name: str, batch: Inputs) -> StyleContext:
@@ -417,16 +466,27 @@ class NoiseToImage(Task):
             ws=ws,
             x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
-            mean=self.means[name],
-            follow=lambda value: self._follow(name, value, batch.micro),
+            **self._means_of(name, batch.micro),
         )
 
+    def _means_of(self, penalty: str, micro: Micro) -> dict[str, Any]:
+        """A penalty's running means by parameter, and `follow`, which moves them; {} for one that has none."""
+        names = self.mean_names(penalty)
+        if not names:
+            return {}
+
+        def follow(*values: Tensor) -> None:
+            for name, value in zip(names.values(), values, strict=True):
+                self._follow(name, value, micro)
+
+        return {parameter: self.means[name] for parameter, name in names.items()} | {"follow": follow}
+
     def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
-        """Move a penalty's running mean, once a step, by its mean over the micro-batches."""
+        """Move a running mean, once a step, by its mean over the micro-batches."""
         mean, seen = self.means[name], self.seen[name]
         seen += value / self.config.accumulate
         if micro.j == self.config.accumulate - 1:
-            mean.lerp_(seen, 1 - PATH_LENGTH_DECAY)
+            mean.lerp_(seen, 1 - MEAN_DECAY)
             seen.zero_()
 
     # -- beside training ---------------------------------------------------------------------------------------------

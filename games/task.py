@@ -6,7 +6,7 @@ file stands too):
     iterate_spectral_norm(network)          one power iteration of every network         ops/spectral_norm.py
     task.at_step(step, network)             instance noise, stage of growth              the game
     task.new_stage(step)                    the optimisers start afresh where a fade begins or ends
-    L._set_rates(step)                      learning rates, which may fall
+    L._set_rates(step)                      learning rates, which may fall, and follow the size
     Draws, Micro                            random numbers of the global batch, sliced   here
     task.inputs(micro)                      images, labels, latents of a micro-batch     the game, images/batches.py
     task.announce(step + 1)                 the kernel fetches the next rows meanwhile
@@ -85,10 +85,13 @@ class Place:
 
 
 class Draws:
-    """Random numbers of one step: drawn on the CPU for the global batch, sliced, so that processes agree."""
+    """Random numbers of one step: drawn on the CPU for the global batch, sliced, so that processes agree.
 
-    def __init__(self, shard: Shard, device: torch.device, *key: Any) -> None:
-        self.shard, self.device, self.key = shard, device, key
+    shard: this process's share of that step's batch; first: the number of the batch's first image.
+    """
+
+    def __init__(self, shard: Shard, device: torch.device, *key: Any, first: int) -> None:
+        self.shard, self.device, self.key, self.first = shard, device, key, first
         self._drawn: dict[str, Tensor] = {}
 
     def rows(self, draw: Callable, purpose: str, j: int, shape: tuple[int, ...], share: int) -> Tensor:
@@ -114,7 +117,7 @@ class Micro:
     @property
     def start(self) -> int:
         """Number of the first image of the step's global batch."""
-        return self.step * self.draws.shard.batch_size
+        return self.draws.first
 
     @property
     def block(self) -> slice:
@@ -184,7 +187,8 @@ class Task:
     """A game: its networks and phases, and whatever state is no function of the step. Subclasses are games.
 
     networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
-    that an EMA is kept of and that samples are made by; clip: network -> bound of its weights after each step; running:
+    that an EMA is kept of and that samples are made by; beta2: Adam's of networks that have one of their own; clip:
+    network -> bound of its weights after each step; running:
     tensors of the state that move within a phase and are put back where its step is skipped; ranges: dotted name in
     state_dict() -> (least, most) that a checkpoint may hold there. unfit: settings that mean nothing to the game, and
     are refused where they are asked for.
@@ -197,6 +201,7 @@ class Task:
     rates: dict[str, float]
     averaged: tuple[str, ...]
     clip: dict[str, float]
+    beta2: Mapping[str, float] = {}
     running: Sequence[Tensor] = ()
     ranges: Mapping[str, tuple[float, float]] = {}
 
@@ -270,6 +275,10 @@ class Task:
     def new_stage(self, step: int) -> bool:
         """Whether the optimisers start afresh at this step."""
         return False
+
+    def rate_factor(self, step: int) -> float:
+        """What all learning rates are multiplied by at this step."""
+        return 1.0
 
     def end_step(self, step: int) -> None:
         """Update the state that follows the step's statistics."""

@@ -96,6 +96,10 @@ class Shard:
                 f"x --accumulate {self.accumulate} = {self.n_processes * self.accumulate}"
             )
 
+    def of(self, batch_size: int) -> "Shard":
+        """The same process's share of a batch of another size; UserError."""
+        return self if batch_size == self.batch_size else replace(self, batch_size=batch_size)
+
     @property
     def n(self) -> int:
         """Samples of a micro-batch in one process."""
@@ -161,17 +165,18 @@ class Batches:
             start, n = start + len(part), n - len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def micro(self, start_image: int, j: int = 0) -> tuple[Tensor, Tensor | None]:
+    def micro(self, start_image: int, j: int = 0, shard: Shard | None = None) -> tuple[Tensor, Tensor | None]:
         """This process's slice of micro-batch j of the global batch that starts at image number start_image.
 
-        Returns x (n, C, H, W) in [-1, 1] and y, int64 (n,) classes, or (n, K) multi-hot, or None; both on the
-        device, x and multi-hot y of the default dtype.
+        shard: of a batch of another size than usual. Returns x (n, C, H, W) in [-1, 1] and y, int64 (n,) classes, or
+        (n, K) multi-hot, or None; both on the device, x and multi-hot y of the default dtype.
         """
-        block = self.shard.block(j)
-        indices = self.indices(start_image + block.start, self.shard.n)
+        shard = self.shard if shard is None else shard
+        block = shard.block(j)
+        indices = self.indices(start_image + block.start, shard.n)
         x = self.gather(indices)
         if self.flip:
-            x = mirrored(x, self.flips(start_image)[block])
+            x = mirrored(x, self.flips(start_image, shard.batch_size)[block])
         y = None if self.labels is None else self.labels_at(indices)
         return to_input(x, self.channels_last), y
 
@@ -192,11 +197,11 @@ class Batches:
         torch.index_select(self.images, 0, indices, out=rows)
         return rows.to(self.device, non_blocking=True)
 
-    def flips(self, start_image: int) -> Tensor:
+    def flips(self, start_image: int, batch_size: int) -> Tensor:
         """Which images of the global batch are mirrored, bool (B,)."""
         return (
             torch.rand(
-                self.shard.batch_size,
+                batch_size,
                 generator=generator(self.seed, "flip", start_image),
                 dtype=torch.float32,
             )
@@ -209,12 +214,13 @@ class Batches:
         y = self.labels.index_select(0, indices.to(self.labels.device)).to(self.device, non_blocking=True)
         return y if y.ndim == 1 else y.to(torch.get_default_dtype())
 
-    def announce(self, start_image: int) -> None:
+    def announce(self, start_image: int, shard: Shard | None = None) -> None:
         """Tell the kernel which rows of the memmap come next, so that it fetches them meanwhile."""
         if self.file is None:
             return
-        for j in range(self.shard.accumulate):
-            for row in self.indices(start_image + self.shard.block(j).start, self.shard.n).tolist():
+        shard = self.shard if shard is None else shard
+        for j in range(shard.accumulate):
+            for row in self.indices(start_image + shard.block(j).start, shard.n).tolist():
                 offset = self.first_byte + row * self.row_bytes
                 os.posix_fadvise(self.file.fileno(), offset, self.row_bytes, os.POSIX_FADV_WILLNEED)
 

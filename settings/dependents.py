@@ -70,7 +70,7 @@ DEPENDENTS = (
         ("model",),
     ),
     Dependents(
-        ("stable_kimg", "fade_kimg"),
+        ("stable_kimg", "fade_kimg", "batch_by_size", "lr_by_size"),
         lambda config: _grows(config) and not config.no_grow,
         _no_growth,
         ("model", "no_grow"),
@@ -88,10 +88,16 @@ DEPENDENTS = (
         ("ema_halflife", "ema_decay"),
     ),
     Dependents(
-        ("ada_p", "ada_target", "ada_interval", "ada_kimg"),
+        ("ada_pipe", "ada_p", "ada_target", "ada_interval", "ada_kimg"),
         lambda config: "ada" in config.augment,
         _needs("--augment ada"),
         ("augment",),
+    ),
+    Dependents(
+        ("ada_target", "ada_kimg"),
+        lambda config: config.ada_interval != 0,
+        lambda name, config: f"--{name}: nothing steers ada's strength with --ada_interval 0; leave one out",
+        ("ada_interval",),
     ),
     Dependents(
         ("eval_n", "extractor", "metric_weights", "metrics", "eval_patience"),
@@ -111,6 +117,8 @@ DEPENDENTS = (
 )
 # Two ways to say the same: where one is given, what lower layers say of the other is dropped.
 ALTERNATIVES = (("ema_decay", "ema_halflife"),)
+# A value for all sizes, and those that lower layers say of single ones: the latter are dropped.
+BY_SIZE = {"batch_size": "batch_by_size", "lr": "lr_by_size"}
 
 
 def refuse_idle(config: Any, given: Collection[str]) -> None:
@@ -129,6 +137,7 @@ def without_idle(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
 def without_said_otherwise(above: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings less those that the ones above say in another way: `ema_halflife`, or `norm=` in d_kwargs for norm_d."""
     kept = without((name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair), settings)
+    kept = without((single for every, single in BY_SIZE.items() if every in above), kept)
     for side in ("g", "d"):
         norm, own = f"norm_{side}", f"{side}_kwargs"
         if "norm" in above.get(own, {}):

@@ -12,9 +12,11 @@ from modelling.layers import image_shape
 from ops.launched import world_size
 from settings.section import is_auto, of
 from settings.sections import FIELDS
+from settings.sections.loss import weight_name
 from settings.sections.model import AC_WEIGHTS
 from settings.train_config import TrainConfig
 
+AUTO_WIDTH = "channel_base"  # the network's own setting that may be auto
 KIMG = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's; 800 for LSUN
 
 
@@ -44,20 +46,47 @@ def _numbers(config: TrainConfig) -> dict[str, Any]:
     img_size = DATASETS[config.dataset].img_size if config.img_size is None else config.img_size
     side, processes = max(image_shape(img_size)), world_size()
     found: dict[str, Any] = {"img_size": img_size}
-    batch_size = config.batch_size
-    if is_auto(batch_size):
-        # the rules of the others take the batch
-        found["batch_size"] = batch_size = of(FIELDS["batch_size"]).auto(side, processes, 1)
+    own = auto_batch_size(side, processes)  # whatever batch is given, as in arXiv:2006.06676's code
+    batch_size = own if is_auto(config.batch_size) else config.batch_size
+    if is_auto(config.batch_size):
+        found["batch_size"] = batch_size
     for name, f in FIELDS.items():
         value = getattr(config, name)
         if name not in found and of(f).auto is not None and is_auto(value):
-            number = of(f).auto(side, processes, batch_size)
+            # the length is one in images, of batches as they are
+            number = of(f).auto(side, processes, batch_size if name == "n_steps" else own)
             found[name] = tuple(number if v == "auto" else v for v in value) if value != "auto" else number
     weights = {
-        name: PENALTIES[name].auto(side, processes, batch_size) if weight == "auto" else weight
+        name: PENALTIES[name].auto(side, processes, own) if weight == "auto" else weight
         for name, weight in config.penalty_weights.items()
     }
+    for name in ("g_kwargs", "d_kwargs"):
+        given = getattr(config, name)
+        if given.get(AUTO_WIDTH) == "auto":
+            found[name] = given | {AUTO_WIDTH: auto_channel_base(side)}
     return found | {"penalty_weights": weights}
+
+
+def auto_batch_size(side: int, processes: int) -> int:
+    """The batch that auto stands for."""
+    return of(FIELDS["batch_size"]).auto(side, processes, 1)
+
+
+def auto_channel_base(side: int) -> int:
+    """StyleGAN2's width that auto stands for: the whole from 512 px on, half below. arXiv:2006.06676's code."""
+    return 32768 if side >= 512 else 16384
+
+
+def kept_batch(config: TrainConfig) -> str | None:
+    """A warning where numbers that auto stands for are of another batch than the given one."""
+    weights = config.asked.get("penalty_weights", {})
+    names = [weight_name(name) for name, weight in weights.items() if weight == "auto"]
+    names += ["ema_halflife"] if is_auto(config.asked.get("ema_halflife")) else []
+    own = auto_batch_size(max(image_shape(config.img_size)), world_size())
+    if not names or is_auto(config.asked.get("batch_size")) or config.batch_size == own:
+        return None
+    flags = " and ".join(f"--{name} auto" for name in names)
+    return f"warning: {flags} are for auto's own batch of {own}: --batch_size {config.batch_size} is kept"
 
 
 def _networks(config: TrainConfig) -> dict[str, Any]:

@@ -149,6 +149,8 @@ def _length(row: Preset, defaults: Mapping[str, Any]) -> str:
     n_steps, batch_size = settings["n_steps"], settings["batch_size"]
     if "auto" in (n_steps, batch_size):
         return f"n_steps {n_steps}, batch_size {batch_size}"
+    if settings.get("batch_by_size"):
+        return f"{n_steps:,} steps, of {batch_size} at full size"
     return f"{n_steps:,} steps of {batch_size}: {n_steps * batch_size / 1e6:,.3g} million images"
 
 

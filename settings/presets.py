@@ -3,6 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+from settings.recipes import (
+    CIFAR10_ADA,
+    PAPER256,
+    PROGAN,
+    SMALL_DATA,
+    STYLEGAN,
+    STYLEGAN2,
+    STYLEGAN2_AUTO,
+    halflife,
+)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -35,23 +46,6 @@ _CIFAR = {
 _GAU, _XYF, _SHELL = "gau-nernst/gan", "xyfJASON/GANs-Implementations", "Journey With GANs (ShellGAN)"
 _FID = "FID 50k against the training set, of the source: "
 
-# Adam with beta1 0 everywhere in this family; the half-life of 10,000 images is that of NVIDIA's averages.
-_NVIDIA = {"z_dim": 512, "beta1": 0.0, "beta2": 0.99, "ema": True, "ema_halflife": (10_000.0,)}
-# 800,000 images a size and a fade as for LSUN would be --stable_kimg 800 --fade_kimg 800
-_PROGAN = _NVIDIA | {
-    "model": "progressive_gan", "method": "wgan-gp", "drift_penalty": 0.001, "lr": 1e-3, "batch_size": 16,
-    "n_steps": 1_187_500,
-}  # fmt: skip
-_STYLEGAN = _NVIDIA | {
-    "model": "stylegan", "method": "gan", "r1_weight": 10.0, "lr": 1e-3, "batch_size": 32, "flip": True,
-    "n_steps": 781_250,
-}  # fmt: skip
-_STYLEGAN2 = _NVIDIA | {
-    "model": "stylegan2", "method": "gan", "flip": True, "lr": 2e-3, "batch_size": 32, "r1_weight": 10.0,
-    "penalty_interval": {"r1": 16}, "path_length_weight": 2.0, "n_steps": 781_250,
-}  # fmt: skip
-_HALF_WIDTH = {"channel_base": 16384}
-
 # Its conditional rows, 40,000 updates of G too. There `concat` joins one-hot labels, here 64 learnt numbers: D's first
 # layer and G's are larger than those behind the scores.
 _CIFAR_LABELS = _CIFAR | {"conditional": True}
@@ -64,18 +58,22 @@ _SNGAN = _HINGE | {
 }  # fmt: skip
 _SAGAN = _HINGE | {
     "model": "sagan", "beta2": 0.9, "lr_g": 1e-4, "lr_d": 4e-4, "batch_size": 256, "n_steps": 1_000_000,
-    "img_size": 128, "ema": True, "ema_decay": (0.9999,), "ema_warmup": 2000,
+    "img_size": 128, "ema": True, "ema_halflife": halflife(0.9999, 256), "ema_warmup": 2000,
 }  # fmt: skip
-# 500 epochs of 50,000 images, each seen by D alone; G moves every fourth time.
+# 500 epochs of 50,000 images, each seen by D alone; G moves every fourth time. Its average is a copy for 1000 updates
+# and keeps .9999 at each one from then on, without a ramp, as in the code: said as a half-life.
 _BIGGAN = _HINGE | {
     "model": "biggan", "conditional": True, "beta2": 0.999, "lr": 2e-4, "batch_size": 50, "train_g_interval": 4,
-    "n_steps": 500_000, "img_size": 32, "ema": True, "ema_decay": (0.9999,), "ema_warmup": 1000, "flip": True,
+    "n_steps": 500_000, "img_size": 32, "ema": True, "ema_halflife": halflife(0.9999, 4 * 50), "ema_warmup": 1000,
+    "flip": True,
 }  # fmt: skip
 # The papers' batch is 2048: --accumulate cuts it, at the cost of other batch statistics. Adam's eps is torch's 1e-8 and
-# not 1e-6. The orthogonal penalty, which the paper trains its largest models with, is an option of the code.
+# not 1e-6. The orthogonal penalty, which the paper trains its largest models with, is an option of the code, which
+# applies half of its gradient at the same 1e-4: that would be 5e-5 here. The paper's rates are 5e-5 and 2e-4, with two
+# updates of D for one of G.
 _BIGGAN128 = _BIGGAN | {
     "lr_g": 1e-4, "lr_d": 4e-4, "batch_size": 2048, "train_g_interval": 1, "n_steps": 150_000, "img_size": 128,
-    "ema_warmup": 20_000, "ortho_weight": 1e-4,
+    "ema_halflife": halflife(0.9999, 2048), "ema_warmup": 20_000, "ortho_weight": 1e-4,
 }  # fmt: skip
 
 # The mode-collapse study of xyfJASON: small fully connected networks, batches of 256, five updates of D for one of G.
@@ -189,7 +187,7 @@ PRESETS: dict[str, Preset] = {
         "gan_celeba",
         _SAGAN
         | {"split": "all", "img_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "n_steps": 30_000}
-        | {"ema_decay": (0.999,), "ema_warmup": 100, "flip": False},
+        | {"ema_halflife": (), "ema_decay": (0.999,), "ema_warmup": 100, "flip": False},
         _GAU,
     ),
     "biggan-cifar10": Preset(
@@ -198,52 +196,33 @@ PRESETS: dict[str, Preset] = {
         "arXiv:1809.11096, its PyTorch code's CIFAR-10",
         "FID 10k of 1000 epochs, of 2006.10738: 9.59",
     ),
-    "biggan": Preset(None, _BIGGAN128 | {"z_dim": 120}, "arXiv:1809.11096, ImageNet at 128 px"),
+    "biggan": Preset(
+        None,
+        _BIGGAN128 | {"z_dim": 120},
+        "arXiv:1809.11096, ImageNet at 128 px; its PyTorch code's 1e-4 is half of this --ortho_weight",
+    ),
     "biggan-deep": Preset(
         None,
         _BIGGAN128 | {"g_kwargs": {"deep": True}, "d_kwargs": {"deep": True}},
         "arXiv:1809.11096 appendix B, ImageNet at 128 px",
     ),
-    "progressive-gan": Preset(None, _PROGAN, "arXiv:1710.10196 appendix A.1"),
-    "stylegan": Preset(None, _STYLEGAN, "arXiv:1812.04948"),
-    "stylegan2": Preset(None, _STYLEGAN2, "arXiv:1912.04958, configuration F"),
-    "stylegan2-paper256": Preset(
-        None,
-        _STYLEGAN2
-        | {"lr": 2.5e-3, "batch_size": 64, "r1_weight": 1.0, "ema_halflife": (20_000.0,), "augment": ("ada",)}
-        | {"n_steps": 390_625, "img_size": 256}
-        | {"g_kwargs": _HALF_WIDTH, "d_kwargs": _HALF_WIDTH | {"group_size": 8}},
-        "arXiv:2006.06676, 256 px",
+    "progressive-gan": Preset(
+        None, PROGAN, "arXiv:1710.10196 appendix A.1, batches of its code for 8 GPUs (the paper: 16 to 3)"
     ),
+    "stylegan": Preset(None, STYLEGAN, "arXiv:1812.04948, batches and rates of its code for 8 GPUs"),
+    "stylegan2": Preset(None, STYLEGAN2, "arXiv:1912.04958, configuration F"),
+    "stylegan2-paper256": Preset(None, PAPER256, "arXiv:2006.06676, 256 px"),
     "stylegan2-auto": Preset(
-        None,
-        _STYLEGAN2
-        | {
-            "lr": "auto",
-            "batch_size": "auto",
-            "r1_weight": "auto",
-            "ema_halflife": ("auto",),
-            "ema_rampup": 0.05,
-        }
-        | {"augment": ("ada",), "n_steps": "auto"}
-        | {"g_kwargs": _HALF_WIDTH | {"mapping_layers": 2}, "d_kwargs": _HALF_WIDTH},
-        "arXiv:2006.06676, its code's choice below 512 px",
+        None, STYLEGAN2_AUTO, "arXiv:2006.06676, its code's choice: half the width below 512 px"
     ),
     "cifar10-stylegan2-ada": Preset(
         "gan_cifar10",
-        _STYLEGAN2
-        | {
-            "lr": 2.5e-3,
-            "batch_size": 64,
-            "r1_weight": 0.01,
-            "ema_halflife": (500_000.0,),
-            "ema_rampup": 0.05,
-        }
-        | {"path_length_weight": None, "augment": ("ada",), "n_steps": 1_562_500, "flip": False}
-        | {"g_kwargs": {"mapping_layers": 2, "mixing": 0.0}}
-        | {"d_kwargs": {"architecture": "orig", "group_size": 32}},
-        "arXiv:2006.06676, CIFAR-10",
+        CIFAR10_ADA,
+        "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
+    ),
+    "small-data": Preset(
+        None, SMALL_DATA, "100 to 1,000 pictures: arXiv:2006.06676 at a quarter of the width"
     ),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)

@@ -9,7 +9,7 @@ from modelling import find_model
 from settings.dependents import refuse_idle
 from settings.section import default_of, is_auto
 from settings.sections import FIELDS, SECTIONS
-from settings.sections.data import AugmentationSettings, DataSettings
+from settings.sections.data import AugmentationSettings, DataSettings, kind_of
 from settings.sections.evaluation import EvaluationSettings
 from settings.sections.loss import LossSettings
 from settings.sections.model import GrowingSettings, ModelSettings, names_where
@@ -104,6 +104,8 @@ class TrainConfig(
         if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
             raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
         for name in self.penalties():
+            if PENALTIES[name].moves and kind_of(self.dataset) != "images":
+                raise UserError(f"--penalty {name} mirrors and shifts images, and {self.dataset} has points")
             if PENALTIES[name].styles and not find_model(self.model).styles:
                 raise UserError(
                     f"--penalty {name} measures the way from styles to images: {names_where('styles')} have styles, "

@@ -17,6 +17,7 @@ from PIL import Image
 
 import disk
 from errors import UserError, shown, tell
+from games.schedule import schedule_of
 from generation.checkpoint import CheckpointStore
 from generation.version import code_version
 from metrics.lines import GENERATOR
@@ -80,7 +81,7 @@ class Training:
 
     @cached_property
     def _clock(self) -> Clock:
-        return Clock(self.folder, self.config().batch_size)
+        return Clock(self.folder, schedule_of(self.config()).images)
 
     def clock(self) -> list[tuple[int, float]]:
         """(step, seconds of training) along it."""

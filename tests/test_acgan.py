@@ -135,7 +135,8 @@ def test_other_ways_play_the_ordinary_game(tmp_path: Path, head: str) -> None:
 
 def step_of(loop: Loop, step: int = 0) -> Inputs:
     """What the phases of a step are offered."""
-    draws = Draws(loop.shard, loop.device, loop.config.seed, loop.attempt, step)
+    first = loop.schedule.images(step)
+    draws = Draws(loop.shard, loop.device, loop.config.seed, loop.attempt, step, first=first)
     return loop.task.inputs(Micro(draws, step, 0))
 
 

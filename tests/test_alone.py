@@ -85,7 +85,11 @@ def test_penalties_are_functions_of_networks_and_images(penalty: str) -> None:
         "D": discriminator(),
         "x_real": squares(4),
         "x_fake": torch.rand(4, 1, 16, 16),
+        "z": torch.randn(4, 8),
+        "mean_real": 0.5,
+        "mean_fake": -0.5,
     }
+    at_hand["generate"] = at_hand["G"]
     row = PENALTIES[penalty]
     with torch.no_grad():
         at_hand["D"][5].weight.mul_(50)  # steep, for penalties of what is steep alone

@@ -8,25 +8,33 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from augmentation import AUGMENTATIONS, ada
-from augmentation.ada import NORMAL, SWITCHES, SYM6, UNIFORM, next_p
+from augmentation import AUGMENTATIONS, PIPES, ada, corruption, pipe_rows
+from augmentation.ada import GROUPS, NORMAL, SWITCHES, SYM6, UNIFORM, next_p
 
 HALF = torch.tensor(0.5, dtype=torch.float64)
+ROWS = AUGMENTATIONS | pipe_rows("bgcfnc")
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def seeded_draws(name: str, n_images: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def seeded_draws(
+    name: str, n_images: int, seed: int = 1, image: tuple[int, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """u, n for images (C, H, W) of a shape, which those of noise depend on."""
     generator = torch.Generator().manual_seed(seed)
-    row = AUGMENTATIONS[name]
+    row = ROWS[name]
     u = torch.rand(n_images, row.n_uniform, generator=generator, dtype=torch.float64)
-    return u, torch.randn(n_images, row.n_normal, generator=generator, dtype=torch.float64)
+    return u, torch.randn(n_images, row.n_normals(image), generator=generator, dtype=torch.float64)
+
+
+def draws_for(name: str, x: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
+    return seeded_draws(name, len(x), seed, tuple(x.shape[1:]))
 
 
 def apply(name: str, x: Tensor, u: Tensor, n: Tensor, p: Tensor = HALF) -> Tensor:
-    row = AUGMENTATIONS[name]
+    row = ROWS[name]
     return row.fn(x, u, n, p) if row.adaptive else row.fn(x, u, n)
 
 
@@ -487,15 +495,167 @@ def test_cutout_by_hand() -> None:
     assert torch.equal(result, expected)
 
 
+# ADA's pipes
+
+
+def test_pipes_have_the_papers_names_and_order() -> None:
+    kinds = ("blit", "geom", "color", "filter", "noise", "cutout")
+    assert {name: PIPES[name] for name in kinds} == {name: (name,) for name in kinds}
+    letters = {"bg": 2, "bgc": 3, "bgcf": 4, "bgcfn": 5, "bgcfnc": 6}
+    assert {name: PIPES[name] for name in letters} == {name: kinds[:n] for name, n in letters.items()}
+    assert len(PIPES) == 11
+    assert list(pipe_rows("bgcfnc")) == ["ada", "ada-filter", "ada-noise", "ada-cutout"]
+    assert list(pipe_rows("filter")) == ["ada-filter"] and list(pipe_rows("geom")) == ["ada"]
+
+
+@pytest.mark.parametrize("pipe", ["blit", "geom", "color", "bg", "bgc"])
+def test_a_pipe_is_the_whole_with_the_others_switched_off(pipe: str) -> None:
+    x = seeded(16, 3, 8, 12)
+    u, n = seeded_draws("ada", 16)
+    given = u.clone()
+    found = pipe_rows(pipe)["ada"].fn(x, u, n, HALF)
+    assert torch.equal(u, given)
+    for group in GROUPS.keys() - set(PIPES[pipe]):
+        for name in GROUPS[group]:
+            u[:, SWITCHES.index(name)] = 0.9
+    assert torch.equal(found, ada.ada(x, u, n, HALF)) and not torch.equal(found, x)
+    # whatever p, even 1
+    always = pipe_rows(pipe)["ada"].fn(x, *seeded_draws("ada", 16), torch.tensor(1.0))
+    if pipe == "blit":
+        assert all(torch.isin(image, of).all() for image, of in zip(always, x, strict=True))
+    if pipe == "color":
+        assert_close(
+            always[:, :, 0, 0], ada.recolour(x, ada.colour(*seeded_draws("ada", 16), 1.0))[:, :, 0, 0]
+        )
+
+
+@pytest.mark.parametrize("name", ["ada-filter", "ada-noise", "ada-cutout"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_corruptions_at_p_0_are_the_identity_to_the_last_bit(name: str, dtype: torch.dtype) -> None:
+    """On the CPU at once; and by the full way where a draw lies at p, as it does elsewhere."""
+    x = seeded(3, 4, 9, 6).to(dtype)
+    x[:, 0, 0, 0] = -0.0
+    u, n = draws_for(name, x)
+    for p, switches in ((torch.tensor(0.0), 0.0), (HALF, 0.5)):
+        u[:, : 4 if name == "ada-filter" else 1] = switches
+        result = apply(name, x, u, n, p)
+        assert torch.equal(result, x) and torch.equal(result.signbit(), x.signbit())
+        if name != "ada-noise":
+            assert result.dtype == dtype
+
+
+def response(taps: tuple[float, ...], at: Tensor) -> Tensor:
+    """Of a symmetric filter at angular frequencies."""
+    middle = len(taps) // 2
+    return sum(tap * (at * (i - middle)).cos() for i, tap in enumerate(taps))
+
+
+def test_bands_are_octaves_of_sym2() -> None:
+    """|H|^2 / 2 of sym2 is cos^4(w/2) (1 + 2 sin^2(w/2)): its product over octaves, and what each leaves."""
+    at = torch.linspace(0, math.pi, 201, dtype=torch.float64)
+
+    def low(w: Tensor) -> Tensor:
+        return (w / 2).cos() ** 4 * (1 + 2 * (w / 2).sin() ** 2)
+
+    expected = [
+        low(at) * low(2 * at) * low(4 * at),
+        low(at) * low(2 * at) * (1 - low(4 * at)),
+        low(at) * (1 - low(2 * at)),
+        1 - low(at),
+    ]
+    assert [len(band) for band in corruption.BANDS] == [43] * 4
+    for band, wanted in zip(corruption.BANDS, expected, strict=True):
+        assert band == band[::-1]
+        assert_close(response(band, at), wanted, rtol=0, atol=1e-14)
+    assert sum(map(sum, corruption.BANDS)) == pytest.approx(1)
+
+
+def filtered_by_hand(image: Tensor, u: list[float], n: list[float], p: float) -> Tensor:
+    """One image (C, H, W), written from the paper: gains, one filter, two passes over a mirrored image."""
+    power, gain = [10 / 13, 1 / 13, 1 / 13, 1 / 13], [1.0] * 4
+    for band in range(4):
+        own = [1.0] * 4
+        if u[band] < p:
+            own[band] = 2 ** n[band]
+        norm = math.sqrt(sum(w * g * g for w, g in zip(power, own, strict=True)))
+        gain = [g * o / norm for g, o in zip(gain, own, strict=True)]
+    taps = [sum(g * band[i] for g, band in zip(gain, corruption.BANDS, strict=True)) for i in range(43)]
+
+    def at(i: int, size: int) -> int:
+        while not 0 <= i < size:
+            i = -i if i < 0 else 2 * (size - 1) - i
+            if size == 1:
+                return 0
+        return i
+
+    for axis in (1, 2):
+        size = image.shape[axis]
+        slices = image.unbind(axis)
+        image = torch.stack(
+            [sum(taps[k] * slices[at(i + k - 21, size)] for k in range(43)) for i in range(size)], axis
+        )
+    return image
+
+
+@pytest.mark.parametrize("size", [(12, 12), (7, 30), (1, 5)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_filter_sample_by_sample(size: tuple[int, int], channels: int) -> None:
+    x = seeded(6, channels, *size)
+    u, n = seeded_draws("ada-filter", 6)
+    expected = [
+        filtered_by_hand(image, a, b, 0.5) for image, a, b in zip(x, u.tolist(), n.tolist(), strict=True)
+    ]
+    assert (u < 0.5).any() and not (u < 0.5).all()
+    assert_close(apply("ada-filter", x, u, n), torch.stack(expected), rtol=0, atol=1e-12)
+
+
+def test_filter_scales_what_has_one_frequency() -> None:
+    """A constant image by the gain of the lowest band: 1 / sqrt((10 + 3 * 4) / 13), the others doubled, and so on."""
+    x = torch.full((2, 1, 6, 6), 3.0, dtype=torch.float64)
+    u = torch.tensor([[0.9, 0.9, 0.9, 0.1], [0.1, 0.9, 0.9, 0.9]], dtype=torch.float64)
+    n = torch.ones(2, 4, dtype=torch.float64)
+    found = apply("ada-filter", x, u, n)
+    power = torch.tensor([(12 + 4) / 13, (40 + 3) / 13], dtype=torch.float64)
+    gain = torch.tensor([1.0, 2.0], dtype=torch.float64) / power.sqrt()
+    assert_close(found, x * gain.square()[:, None, None, None])  # along both axes
+
+
+def test_noise_sample_by_sample() -> None:
+    x = seeded(5, 2, 3, 4)
+    u, n = draws_for("ada-noise", x)
+    u[0], u[1] = 0.4, 0.6
+    expected = []
+    for image, (switch,), draws in zip(x, u.tolist(), n.tolist(), strict=True):
+        field = torch.tensor(draws[1:], dtype=torch.float64).view(2, 3, 4)
+        expected.append(image + 0.1 * abs(draws[0]) * field if switch < 0.5 else image)
+    assert torch.equal(apply("ada-noise", x, u, n)[1], x[1])
+    assert_close(apply("ada-noise", x, u, n), torch.stack(expected))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 12)])
+def test_cutout_of_ada_sample_by_sample(size: tuple[int, int]) -> None:
+    x = seeded(40, 2, *size)
+    u, n = seeded_draws("ada-cutout", 40)
+    expected = x.clone()
+    for image, (switch, across, down) in zip(expected, u.tolist(), strict=True):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                near = abs((i + 0.5) / size[0] - down) < 0.25 and abs((j + 0.5) / size[1] - across) < 0.25
+                if switch < 0.5 and near:
+                    image[:, i, j] = 0
+    found = apply("ada-cutout", x, u, n)
+    assert torch.equal(found, expected) and 0 < (found == 0).double().mean() < 0.25
+
+
 # All of them
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("size", [(8, 8), (5, 9), (4, 4), (3, 1)])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_shape_and_purity(name: str, size: tuple[int, int], channels: int) -> None:
     x = seeded(5, channels, *size)
-    u, n = seeded_draws(name, 5)
+    u, n = draws_for(name, x)
     given = [t.clone() for t in (x, u, n)]
     result = apply(name, x, u, n)
     assert result.shape == x.shape and result.isfinite().all()
@@ -503,25 +663,25 @@ def test_shape_and_purity(name: str, size: tuple[int, int], channels: int) -> No
     assert torch.equal(result, apply(name, x, u, n))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 def test_samples_do_not_see_each_other(name: str) -> None:
     x = seeded(6, 3, 8, 8)
-    u, n = seeded_draws(name, 6)
+    u, n = draws_for(name, x)
     result = apply(name, x, u, n)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     assert torch.equal(apply(name, x[order], u[order], n[order]), result[order])
     others = torch.cat([seeded(5, 3, 8, 8, seed=7), x[5:]])
-    other_u, other_n = seeded_draws(name, 6, seed=9)
+    other_u, other_n = draws_for(name, x, seed=9)
     other_u[5], other_n[5] = u[5], n[5]
     assert torch.equal(apply(name, others, other_u, other_n)[5], result[5])
     assert_close(apply(name, x[4:], u[4:], n[4:]), result[4:], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gradients_of_two_orders(name: str, channels: int) -> None:
     x = seeded(2, channels, 4, 3).requires_grad_()
-    u, n = seeded_draws(name, 2)
+    u, n = draws_for(name, x)
 
     def bent(x: Tensor) -> Tensor:
         """Curved, so that the second derivative does not vanish."""
@@ -531,12 +691,12 @@ def test_gradients_of_two_orders(name: str, channels: int) -> None:
     assert torch.autograd.gradgradcheck(bent, x)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_computes_in_full(name: str, dtype: torch.dtype, autocast: bool) -> None:
     x = seeded(16, 3, 8, 12).to(dtype)
-    u, n = (t.float() for t in seeded_draws(name, 16))
+    u, n = (t.float() for t in draws_for(name, x))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         result = apply(name, x, u, n, torch.tensor(0.8))
     assert result.dtype == dtype and result.isfinite().all()
@@ -556,19 +716,19 @@ def test_draws_that_rounding_took_to_1_stay_in_range() -> None:
     assert_close(dark, x - 2 * x.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 def test_memory_format_and_device(name: str) -> None:
     x = seeded(4, 3, 8, 8)
-    u, n = seeded_draws(name, 4)
+    u, n = draws_for(name, x)
     assert_close(apply(name, x.to(memory_format=torch.channels_last), u, n), apply(name, x, u, n))
     meta = apply(name, *(t.to("meta") for t in (x, u, n, HALF)))
     assert meta.shape == x.shape and meta.is_meta
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 def test_draws_that_do_not_fit_are_refused(name: str) -> None:
     x = seeded(4, 3, 8, 8)
-    u, n = seeded_draws(name, 4)
+    u, n = draws_for(name, x)
     more = u.shape[1] + 1
     with pytest.raises(ValueError, match=rf"\(4, 3, 8, 8\).*\(4, {u.shape[1]}\).*not \(4, {more}\)"):
         apply(name, x, torch.rand(4, more), n)
@@ -580,16 +740,23 @@ def test_draws_that_do_not_fit_are_refused(name: str) -> None:
         apply(name, x.byte(), u, n)
 
 
-def test_ada_refuses_images_without_colours() -> None:
-    with pytest.raises(ValueError, match=r"1 or 3 channels.*\(4, 2, 8, 8\)"):
-        ada.ada(seeded(4, 2, 8, 8), *seeded_draws("ada", 4), HALF)
+def test_images_without_colours_keep_theirs() -> None:
+    """Two, four or five channels are moved as one, and not recoloured."""
+    x = seeded(8, 5, 8, 12)
+    u, n = seeded_draws("ada", 8)
+    moved = ada.ada(x, u, n, HALF)
+    assert torch.equal(moved, ada.ada(x, u, n, HALF, ("blit", "geom"))) and not torch.equal(moved, x)
+    for channels in (2, 4):
+        assert torch.equal(ada.ada(x[:, :channels], u, n, HALF), moved[:, :channels])
+    three = ada.ada(x[:, :3], u, n, HALF)
+    assert not torch.equal(three, moved[:, :3])  # colours
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", ROWS)
 def test_the_same_on_a_gpu(name: str) -> None:
     x = seeded(8, 3, 16, 12).requires_grad_()
-    u, n = seeded_draws(name, 8)
+    u, n = draws_for(name, x)
     results = []
     for device in ("cpu", "cuda"):
         value = apply(name, *(t.to(device) for t in (x, u, n, HALF)))

@@ -144,11 +144,15 @@ FLAGS = [
     "--ada_interval",
     "--ada_kimg",
     "--ada_p",
+    "--ada_pipe",
     "--ada_target",
     "--augment",
+    "--batch_by_size",
     "--batch_size",
     "--beta1",
+    "--bcr_weight",
     "--beta2",
+    "--beta2_g",
     "--cache_dir",
     "--channels_last",
     "--checkpoint_interval",
@@ -156,6 +160,7 @@ FLAGS = [
     "--condition_g",
     "--conditional",
     "--config",
+    "--cr_weight",
     "--critic_warmup",
     "--d_kwargs",
     "--data",
@@ -188,11 +193,13 @@ FLAGS = [
     "--instance_noise_steps",
     "--keep_checkpoints",
     "--label_smoothing",
+    "--lecam_weight",
     "--list_presets",
     "--log_interval",
     "--log_name",
     "--loggers",
     "--lr",
+    "--lr_by_size",
     "--lr_d",
     "--lr_decay_from",
     "--lr_g",
@@ -240,6 +247,8 @@ FLAGS = [
     "--weight_clip",
     "--weight_decay",
     "--z_dim",
+    "--zcr_d_weight",
+    "--zcr_g_weight",
     "-h",
 ]
 
@@ -309,7 +318,9 @@ def test_recipes_of_images_are_not_for_points():
 def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
     for key, value in PRESETS[name].settings.items():
-        if value in ("auto", ("auto",)):
+        if isinstance(value, dict) and "auto" in value.values():
+            assert flat(config)[key] == value | {"channel_base": 16384}
+        elif value in ("auto", ("auto",)):
             assert isinstance(flat(config)[key], int | float | tuple) and value != flat(config)[key]
         else:
             assert flat(config)[key] == value

@@ -1,6 +1,7 @@
 """Growing in the trainer: which stage belongs to a step, reals at a stage, and runs that pass through all of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from games.growing import Growth, at_stage
+from errors import UserError
+from games.growing import Growth, at_stage, growth_of
+from games.schedule import Part, Schedule, schedule_of
 from generation.generator import load_generator
+from images.batches import Batches, Shard
 from modelling import progressive_gan
-from tests.running import differing, run, small, state
+from settings import TrainConfig
+from settings.derive import settled
+from tests.running import differing, request, run, small, state
 from training.loop import Loop
 
 # -- the schedule ----------------------------------------------------------------------------------------------
@@ -63,11 +69,78 @@ def test_stages_of_no_growth() -> None:
     assert [Growth(8, 8, fade=5, stable=5).stage(i) for i in (0, 5, 7, 99)] == [(8, 1.0)] * 4
 
 
+def of_one_size(batch_size: int) -> Schedule:
+    return Schedule((Part(0, 0, batch_size),))
+
+
 def test_steps_until_grown() -> None:
     growth = Growth(4, 16, fade=20, stable=100)
-    assert growth.doublings == 2 and growth.steps(1) == 240 and growth.steps(7) == 35  # 34.3
-    assert growth.stage(growth.steps(7) * 7) == (16, 1.0) and growth.stage((growth.steps(7) - 1) * 7)[1] < 1
-    assert Growth(8, 8, fade=5, stable=5).steps(4) == 0
+    assert growth.doublings == 2 and growth.faded_in == 240
+    steps = of_one_size(7).step(growth.faded_in)
+    assert steps == 35 and of_one_size(1).step(growth.faded_in) == 240  # 34.3
+    assert growth.stage(steps * 7) == (16, 1.0) and growth.stage((steps - 1) * 7)[1] < 1
+    assert Growth(8, 8, fade=5, stable=5).faded_in == 0 == of_one_size(4).step(0)
+
+
+# -- batches by size ---------------------------------------------------------------------------------------------
+
+BY_SIZE = "--model progressive_gan --img_size 16 --batch_size 2 --batch_by_size 4=8 8=4"
+
+
+def settings(command: str) -> TrainConfig:
+    return request(f"--dataset digits {command}").config()
+
+
+def test_batches_by_hand() -> None:
+    """30 images at 4 px in batches of 8, 20 + 30 at 8 px in batches of 4, then batches of 2: 32, then 84 images."""
+    schedule = schedule_of(settings(f"{BY_SIZE} --stable_kimg 0.03 --fade_kimg 0.02"))
+    assert schedule.parts == (Part(0, 0, 8), Part(4, 32, 4), Part(16, 80, 2))
+    assert schedule.batch_sizes == [8, 4, 2]
+    assert [schedule.images(step) for step in (0, 1, 3, 4, 5, 15, 16, 17, 100)] == [
+        0, 8, 24, 32, 36, 76, 80, 82, 248
+    ]  # fmt: skip
+    assert [schedule.batch_size(step) for step in (0, 3, 4, 15, 16, 10**6)] == [8, 8, 4, 4, 2, 2]
+    assert [schedule.step(images) for images in (0, 1, 32, 33, 80, 81, 100)] == [0, 1, 4, 5, 16, 17, 26]
+    assert schedule_of(settings("--batch_size 8")) == of_one_size(8)
+    alike = schedule_of(settings(f"{BY_SIZE} 16=4"))
+    assert [part.batch_size for part in alike.parts] == [8, 4] and alike.batch_sizes == [8, 4]
+
+
+@pytest.mark.parametrize(
+    ("stable", "fade"), [(0.03, 0.02), (0.007, 0.0), (0.0, 0.011), (0.0001, 0.0003), (0.1, 0.7)]
+)
+def test_a_steps_batch_is_that_of_its_size(stable: float, fade: float) -> None:
+    """Step by step, as the run itself goes; sizes that a batch steps over have no step."""
+    config = settings(f"{BY_SIZE} --img_size 32 --stable_kimg {stable} --fade_kimg {fade}")
+    schedule, growth = schedule_of(config), growth_of(config)
+    images = 0
+    for step in range(1500):
+        size, _ = growth.stage(images)
+        expected = {4: 8, 8: 4}.get(size, 2)
+        assert (schedule.images(step), schedule.batch_size(step)) == (images, expected)
+        assert schedule.step(images) == step
+        images += expected
+    assert growth.stage(images) == (32, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "million", "parts"),
+    [
+        ("progressive-gan", 19, {4: 512, 8: 256, 16: 128, 32: 64, 64: 32, 1024: 32}),
+        ("stylegan", 25, {8: 256, 16: 128, 32: 64, 64: 32, 1024: 32}),
+    ],
+)
+@pytest.mark.parametrize("size", [64, 1024])
+def test_presets_see_as_many_images_as_published(name: str, million: int, parts: dict, size: int) -> None:
+    """Whatever their size: 600,000 images at the first one, 1,200,000 at each further one."""
+    config = settings(f"--preset {name}").__class__(**settings(f"--preset {name} --img_size 16").asked)
+    config = settled(replace(config, img_size=size))
+    schedule, growth = schedule_of(config), growth_of(config)
+    assert abs(schedule.images(config.n_steps) - 1e6 * million) < 2000
+    for i, at in enumerate(growth.sizes):
+        step = schedule.step(growth.end(i - 1)) if i else 0
+        assert growth.stage(schedule.images(step))[0] == at
+        assert schedule.batch_size(step) == parts.get(at, 32)
 
 
 # -- reals at a stage ------------------------------------------------------------------------------------------
@@ -177,6 +250,94 @@ def test_sheets_are_of_the_full_size_from_the_first_step(tmp_path: Path) -> None
         assert torch.equal(
             first, first[::block, ::block].repeat_interleave(block, 0).repeat_interleave(block, 1)
         )
+
+
+VARYING = "--batch_size 4 --batch_by_size 4=8 8=2 --lr 1e-3 --lr_by_size 8=2e-3 16=5e-4 --lr_d 2e-3"
+# 4 steps of 8 at 4 px, 24 of 2 at 8 px of which 8 in the fade, then 4 at 16 px in the fade
+VARIED = f"{PRO} {VARYING} --img_size 16 --n_steps 34"
+
+
+def test_a_run_of_batches_and_rates_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What D sees, what G draws, which images, rates, averages and counts follow the size."""
+    seen: list[tuple[int, ...]] = []
+    forward = progressive_gan.Discriminator.forward
+
+    def spy(self: progressive_gan.Discriminator, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if not x.is_meta:
+            seen.append((len(x), x.shape[2]))
+        return forward(self, x, y)
+
+    monkeypatch.setattr(progressive_gan.Discriminator, "forward", spy)
+    loop = run(f"{VARIED} --ema --ema_halflife 16", tmp_path)
+    batches = [(8, 4)] * 4 + [(2, 8)] * 24 + [(4, 16)] * 6
+    assert seen == [batch for batch in batches for _ in range(3)]
+    assert logged(tmp_path, "growing/alpha") == (
+        [1.0] * 4 + [i / 8 for i in range(8)] + [1.0] * 16 + [0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    )
+    assert logged(tmp_path, "lr/g") == [1e-3] * 4 + [2e-3] * 24 + [5e-4] * 6
+    assert logged(tmp_path, "lr/d") == [2e-3] * 4 + [4e-3] * 24 + [1e-3] * 6
+    assert loop.schedule.images(34) == 32 + 48 + 24
+    assert loop.emas["ema"][1]() == pytest.approx(0.5 ** (4 / 16))  # of the step that would follow
+
+
+def test_images_of_smaller_batches_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image is left out and none comes twice where the batch changes."""
+    starts: list[tuple[int, int]] = []
+    micro = Batches.micro
+
+    def spy(self: Batches, start_image: int, j: int = 0, shard: Shard | None = None) -> tuple:
+        starts.append((start_image, shard.batch_size))
+        return micro(self, start_image, j, shard)
+
+    monkeypatch.setattr(Batches, "micro", spy)
+    run(VARIED, tmp_path)
+    assert len(starts) == 34
+    assert all(start + n == following for (start, n), (following, _) in zip(starts, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize("stop", [2, 7, 30])
+def test_a_run_of_batches_by_size_resumes(tmp_path: Path, stop: int) -> None:
+    more = f"--checkpoint_interval {stop} --keep_checkpoints 99 --ema --ema_halflife 16 --augment ada --ada_kimg 1"
+    run(f"{VARIED} {more}", tmp_path)
+    whole = state(tmp_path, "a", 34)
+    loop = run(f"--resume {tmp_path}/a/checkpoints/step-{stop:08d}.pt --log_name b --n_steps 34", tmp_path)
+    assert differing(whole, loop.state_dict()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--batch_by_size 4=2000", "a batch of 2000 is larger than the data .*--batch_size alone"),
+        ("--batch_by_size 4=6", "groups of 4 samples"),
+        ("--accumulate 2 --batch_by_size 4=9", "--batch_by_size 9: .*not divisible"),
+        ("--batch_by_size 5=8", "--batch_by_size 5: the run's sizes are 4, 8, 16 px"),
+        ("--lr_by_size 12=8", "--lr_by_size 12: the run's sizes are 4, 8, 16 px"),
+        ("--batch_by_size 4=0", "--batch_by_size 4 0 must be above 0"),
+        ("--batch_by_size 4=.5", "--batch_by_size 4 must be a whole number"),
+        ("--batch_by_size four=5", "'four': a size in px"),
+        ("--lr_by_size 8=fast", "--lr_by_size 8 must be float"),
+        ("--lr_by_size 8=1 --lr 0", "must be above 0"),
+        ("--no_grow --lr_by_size 8=1", "nothing grows with --no_grow"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused(tmp_path: Path, flags: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        run(f"{PRO} --n_steps 1 {flags}", tmp_path)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_value_for_all_sizes_takes_those_of_a_preset_back() -> None:
+    """A flag beats the preset: --batch_size all its batches, --lr all its rates; that of one size joins the others."""
+    preset = settings("--preset stylegan --img_size 16")
+    assert preset.batch_by_size["8"] == 256 and preset.lr_by_size["128"] == 1.5e-3
+    config = settings("--preset stylegan --img_size 16 --batch_size 16")
+    assert config.batch_by_size == {} and config.lr_by_size == preset.lr_by_size
+    config = settings("--preset stylegan --img_size 16 --lr 1e-4")
+    assert config.lr_by_size == {} and config.batch_by_size == preset.batch_by_size
+    config = settings("--preset stylegan --img_size 16 --batch_by_size 8=64")
+    assert config.batch_by_size == preset.batch_by_size | {"8": 64} and config.batch_size == 32
+    config = settings("--preset stylegan --img_size 16 --no_grow")
+    assert (config.batch_by_size, config.lr_by_size, config.batch_size) == ({}, {}, 32)
 
 
 @pytest.mark.parametrize("stop", [3, 5, 6, 11])

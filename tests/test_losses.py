@@ -15,11 +15,15 @@ from losses import (
     Penalty,
     PenaltyContext,
     StyleContext,
+    bcr,
+    cr,
     dragan,
     drift,
     gan_d,
     gp,
     gp0,
+    lecam,
+    mirrored_and_shifted,
     ortho,
     path_length,
     path_lengths,
@@ -27,6 +31,8 @@ from losses import (
     r2,
     ragan_d,
     rpgan_d,
+    zcr_d,
+    zcr_g,
 )
 from modelling.conditioning import ConditionalNorm
 from ops.spectral_norm import apply_spectral_norm
@@ -134,6 +140,11 @@ CUSTOMARY = {
     "r2": 10,
     "drift": 0.001,
     "dragan": 10,
+    "cr": 10,
+    "bcr": 10,
+    "zcr_d": 5,
+    "zcr_g": 0.5,
+    "lecam": 0.3,
     "ortho": 1e-4,
     "path_length": 2,
 }
@@ -151,10 +162,17 @@ def test_what_belongs_to_a_method() -> None:
     assert all(penalty in PENALTIES for method in METHODS.values() for penalty in method.penalties)
     assert {name: PENALTIES[name].weight for name in CUSTOMARY} == CUSTOMARY
     rows = {name: PENALTIES[name] for name in CUSTOMARY}
-    assert [name for name, row in rows.items() if not row.gradient] == ["drift", "ortho", "path_length"]
+    consistent = ["cr", "bcr", "zcr_d", "zcr_g"]
+    plain = ["drift", *consistent, "lecam", "ortho", "path_length"]
+    assert [name for name, row in rows.items() if not row.gradient] == plain
+    assert [name for name, row in rows.items() if row.moves] == consistent[:2]
+    assert {name: row.means for name, row in rows.items() if row.means} == {
+        "lecam": ("mean_real", "mean_fake"),
+        "path_length": ("mean",),
+    }
     assert [name for name, row in rows.items() if row.styles] == ["path_length"]
-    assert [name for name, row in rows.items() if row.side == "g"] == ["ortho", "path_length"]
-    without_fakes = ["r1", "drift", "dragan", "ortho", "path_length"]
+    assert [name for name, row in rows.items() if row.side == "g"] == ["zcr_g", "ortho", "path_length"]
+    without_fakes = ["r1", "drift", "dragan", "cr", "zcr_d", "zcr_g", "ortho", "path_length"]
     assert [name for name, row in rows.items() if not row.fakes] == without_fakes
     assert {name: row.interval for name, row in rows.items() if row.interval > 1} == {"path_length": 4}
 
@@ -174,7 +192,19 @@ def context(
         value = uniform.get(purpose.replace("-", "_"), torch.tensor(0.5, dtype=torch.float64))
         return value.reshape(-1, *[1] * len(shape)).expand(len(x_real), *shape)
 
-    return PenaltyContext(D=D, G=None, x_real=x_real, x_fake=x_fake, uniform=draw)
+    return PenaltyContext(
+        D=D,
+        G=None,
+        x_real=x_real,
+        x_fake=x_fake,
+        uniform=draw,
+        normal=draw,
+        z=x_fake.flatten(1),
+        generate=lambda z: z.view_as(x_fake),
+        mean_real=torch.tensor(2.0, dtype=torch.float64),
+        mean_fake=torch.tensor(-1.0, dtype=torch.float64),
+        follow=lambda *values: None,
+    )
 
 
 def images(*rows: list[float]) -> Tensor:
@@ -201,6 +231,7 @@ def quadratic(x: Tensor) -> Tensor:
         ("r2", 12.5),
         ("dragan", 16.0),
         ("drift", 37.0),  # (5^2 + 7^2) / 2
+        ("lecam", 76.0),  # reals 5, 7 from -1: (6^2 + 8^2) / 2; fakes 6, 8 from 2: (4^2 + 6^2) / 2
     ],
 )
 def test_linear_discriminator(name: str, expected: float) -> None:
@@ -239,9 +270,12 @@ def test_shapes_of_the_draws() -> None:
 
     for name in [name for name in OF_D if name in CUSTOMARY]:
         x = torch.randn(2, 3, 4, 5)
-        PENALTIES[name](PenaltyContext(D=quadratic, G=None, x_real=x, x_fake=x, uniform=draw))
+        ctx = replace(context(quadratic, x, x), uniform=draw, normal=draw)
+        PENALTIES[name](ctx)
     one = (1, 1, 1)
-    assert asked == [("gp", one), ("gp0", one), ("dragan-noise", (3, 4, 5)), ("dragan", one)]
+    asked_for = [("gp", one), ("gp0", one), ("dragan-noise", (3, 4, 5)), ("dragan", one)]
+    asked_for += [("cr", (3,)), ("bcr-real", (3,)), ("bcr-fake", (3,)), ("zcr_d", (60,))]
+    assert asked == asked_for
 
 
 def test_a_gradient_of_zero_does_not_poison() -> None:
@@ -340,6 +374,107 @@ def test_alone_they_draw_for_themselves() -> None:
     assert values[0][0] == pytest.approx((10 * way - 1).square().mean().item())
     given = gp0(quadratic, x_real, x_fake, uniform=lambda purpose, shape: torch.full((2, *shape), 0.5))
     assert given.item() == pytest.approx(25.0)
+
+
+# Consistency. D weighs pixels by their place, so that what is moved shows in its logits.
+
+PLACES = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+
+
+def placed(x: Tensor) -> Tensor:
+    """x_0 + 10 x_1 + 100 x_2 of images (N, 1, 1, 3)."""
+    return (x * PLACES).flatten(1).sum(1)
+
+
+def wide(*rows: list[float]) -> Tensor:
+    """(N, 1, 1, W) float64."""
+    return torch.tensor(rows, dtype=torch.float64)[:, None, None]
+
+
+def test_consistency_by_hand() -> None:
+    """Three pixels are too few to be moved; the first image is mirrored, 321 - 123, the second is not."""
+    x, fakes = wide([3.0, 2.0, 1.0], [4.0, 5.0, 6.0]), wide([0.0, 0.0, 1.0], [0.0, 0.0, 2.0])
+    draws = {"cr": torch.tensor([[0.5, 0.9, 0.0], [0.4, 0.0, 0.9]]), "bcr-fake": torch.full((2, 3), 0.7)}
+    draws["bcr-real"] = draws["cr"]
+
+    def uniform(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        assert shape == (3,)
+        return draws[purpose]
+
+    on_real, on_fake = 198**2 / 2, (99**2 + 198**2) / 2
+    assert cr(placed, x, uniform=uniform).item() == pytest.approx(on_real)
+    assert bcr(placed, x, fakes, uniform=uniform).item() == pytest.approx(on_real + on_fake)
+    # known logits take the place of a forward: 321 from 0, 654 from 0
+    assert cr(placed, x, d_real=row(0, 654), uniform=uniform).item() == pytest.approx(321**2 / 2)
+    torch.default_generator.manual_seed(1)
+    alone = [cr(placed, x.expand(64, 2, 1, 1, 3)[:, 0]).item() for _ in range(2)]
+    assert alone[0] != alone[1]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 40), (5, 9), (1, 3)])
+def test_mirrored_and_shifted_sample_by_sample(size: tuple[int, int]) -> None:
+    """An eighth to every side, 4 px of 32; reflected at the edges without repeating them; then mirrored."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 2, *size, generator=generator, dtype=torch.float64)
+    u = torch.rand(40, 3, generator=generator, dtype=torch.float64)
+    u[0], u[1] = 0, 1 - 2**-53
+    most = [round(side / 8) for side in size]
+    assert most == {(32, 32): [4, 4], (16, 40): [2, 5], (5, 9): [1, 1], (1, 3): [0, 0]}[size]
+    expected = torch.empty_like(x)
+    for image, target, (flip, along, down) in zip(x, expected, u.tolist(), strict=True):
+        right, below = (int(v * (2 * m + 1)) - m for v, m in ((along, most[1]), (down, most[0])))
+        for i in range(size[0]):
+            for j in range(size[1]):
+                row, column = abs(i - below), abs(j - right)
+                row = 2 * (size[0] - 1) - row if row >= size[0] else row
+                column = 2 * (size[1] - 1) - column if column >= size[1] else column
+                target[:, i, size[1] - 1 - j if flip >= 0.5 else j] = image[:, row, column]
+    assert torch.equal(mirrored_and_shifted(x, u), expected)
+
+
+def test_latent_consistency_by_hand() -> None:
+    """G(z) = (3 z_0, 4 z_1), D = 10 x_0 + x_1; latents move by 0.03 n."""
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    z, n = row(1, 2, 5, 6).view(2, 2), row(1, 0, 0, 2).view(2, 2)
+
+    def generate(z: Tensor) -> Tensor:
+        return scale * (z * row(3, 4))[:, :, None, None]
+
+    def D(x: Tensor) -> Tensor:
+        return scale * (x * images([10.0, 1.0])).flatten(1).sum(1)
+
+    def normal(purpose: str, shape: tuple[int, ...]) -> Tensor:
+        assert shape == (2,)
+        return n
+
+    # images move by (0.09, 0) and (0, 0.24), logits by 0.9 and 0.24
+    on_g = zcr_g(generate, z, normal=normal)
+    assert on_g.item() == pytest.approx(-(0.09**2 + 0.24**2) / 4, abs=1e-15)
+    assert torch.autograd.grad(on_g, scale)[0].item() == pytest.approx(2 * on_g.item())  # G is paid to move
+    on_d = zcr_d(D, generate, z, normal=normal)
+    assert on_d.item() == pytest.approx((0.9**2 + 0.24**2) / 2, abs=1e-15)
+    # of D's scale alone: G's images are cut off
+    assert torch.autograd.grad(on_d, scale)[0].item() == pytest.approx(2 * on_d.item())
+    torch.default_generator.manual_seed(0)
+    assert zcr_d(D, generate, z).item() > 0 > zcr_g(generate, z).item()
+
+
+def test_lecam_alone() -> None:
+    """Reals 1, 3 from -2: (9 + 25) / 2; fakes 0, -4 from 1: (1 + 25) / 2. What the means follow has no graph."""
+    s = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x_real, x_fake = images([1.0, 0.0], [3.0, 0.0]), images([0.0, 0.0], [-4.0, 0.0])
+
+    def D(x: Tensor) -> Tensor:
+        return s * x.flatten(1).sum(1)
+
+    seen: list[float] = []
+    value = lecam(D, x_real, x_fake, 1.0, -2.0, follow=lambda *means: seen.extend(means))
+    assert value.item() == pytest.approx(17 + 13)
+    assert [(mean.item(), mean.requires_grad) for mean in seen] == [(2.0, False), (-2.0, False)]
+    # d/ds: mean 2 (s x - a) x, the means held constant
+    assert torch.autograd.grad(value, s)[0].item() == pytest.approx((6 + 30) / 2 + (0 + 40) / 2)
+    assert lecam(D, x_real, x_fake, 0.0, 0.0).item() == pytest.approx(5 + 8)
+    assert lecam(None, x_real, x_fake, 0.0, 0.0, d_real=row(3), d_fake=row(4)).item() == pytest.approx(25)
 
 
 def test_path_length_alone() -> None:

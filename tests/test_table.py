@@ -183,7 +183,7 @@ def test_the_best_is_what_the_toolkit_calls_best(tmp_path: Path, capsys: pytest.
 
 def test_a_clock_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is new; a line that is being written waits; a file that is cut, and has grown again, is read anew."""
-    file, clock = tmp_path / "metrics.jsonl", table.Clock(tmp_path, 20)
+    file, clock = tmp_path / "metrics.jsonl", table.Clock(tmp_path, lambda step: 20 * step)
     decoded: list[bytes] = []
     monkeypatch.setattr(table.disk, "decode_json", lambda data, *a: decoded.append(data) or decode(data, *a))
     assert clock.read() == []
@@ -203,9 +203,12 @@ def test_a_clock_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     file.write_text(text)
     assert clock.read() == [(1, 2.0), (2, 4.0), (3, 6.0)]
     file.write_text("".join(tick(step, 20.0) for step in range(1, 90)))
-    assert clock.read()[-1] == (89, 89.0) and clock.read() == table.Clock(tmp_path, 20).read()
+    assert (
+        clock.read()[-1] == (89, 89.0)
+        and clock.read() == table.Clock(tmp_path, lambda step: 20 * step).read()
+    )
     monkeypatch.setattr(table.disk, "JSON_LIMIT", 10)
-    assert table.Clock(tmp_path, 20).read()[-1] == (89, 89.0)  # however long it is
+    assert table.Clock(tmp_path, lambda step: 20 * step).read()[-1] == (89, 89.0)  # however long it is
     file.unlink()
     assert clock.read() == []
 

@@ -82,7 +82,8 @@ def test_two_steps_of_every_penalty(tmp_path, penalty, interval):
     loop = run(command, tmp_path)
     assert finite(loop)
     value = lines(tmp_path)[-1][f"penalty/{penalty}"]
-    assert value > 0 or (value == 0 and penalty not in CUSTOMARY)  # another may ask nothing of a D so young
+    assert value or penalty not in CUSTOMARY  # another may ask nothing of a D so young
+    assert value >= 0 or penalty == "zcr_g"
 
 
 @pytest.mark.parametrize("model", [name for name, row in MODELS.items() if row.latents])
@@ -554,7 +555,7 @@ def test_path_length_corrects_adam_of_g(tmp_path):
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
-    monkeypatch.setattr("games.noise_to_image.PATH_LENGTH_DECAY", 1.0)  # the mean stands still too
+    monkeypatch.setattr("games.noise_to_image.MEAN_DECAY", 1.0)  # the mean stands still too
     norms = {}
     for weight, interval in ((1, 2), (1, 4), (3, 4)):
         name = f"{weight}-{interval}"

@@ -18,7 +18,7 @@ import json
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,8 @@ from errors import UserError, cli, shown, tell
 from metrics.lines import GENERATOR, best_line, read_lines
 from tools import tool_parser
 
-# Not settings and protocol: those import torch, which takes longer than all that is done here.
+# Not settings and protocol: those import torch, which takes longer than all that is done here, and is asked only of
+# runs whose batch follows the size.
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_LIMIT = 4 * 2**20  # bytes
@@ -99,13 +100,27 @@ class Run:
     def img_per_s(self) -> float | None:
         """Images of the data that D saw a second of training."""
         steps, seconds = self.clock[-1] if self.clock else (0, 0.0)
-        return steps * self.settings["batch_size"] / seconds if seconds else None
+        return images_before(self.settings)(steps) / seconds if seconds else None
 
     def score(self, name: str) -> float | None:
         """A score by its name; None where it is not there or not finite."""
         value = self.line.get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return float(value) if is_number and abs(value) < INFINITE else None
+
+
+def images_before(config: Mapping[str, Any]) -> Callable[[int], int] | None:
+    """step -> images seen before it, of a run's config.json; None where that does not say. UserError."""
+    batch_size = config.get("batch_size")
+    if not (isinstance(batch_size, int) and 0 < batch_size < 2**32):
+        return None
+    if config.get("batch_by_size"):
+        from games.schedule import schedule_of
+        from settings import TrainConfig
+        from settings.files import from_dict
+
+        return schedule_of(TrainConfig(**from_dict(config))).images
+    return lambda step: step * batch_size
 
 
 @dataclass
@@ -116,7 +131,7 @@ class Clock:
     """
 
     run: Path
-    batch_size: int
+    images_before: Callable[[int], int]
     ticks: list[tuple[int, float]] = field(default_factory=list)
     _read: int = 0  # bytes
     _last: bytes = b""  # the line that ends there
@@ -144,7 +159,8 @@ class Clock:
             tick = disk.decode_json(line, Tick, "metrics.jsonl")
             before, seconds = self.ticks[-1] if self.ticks else (0, 0.0)
             if tick.step > before and 1 / INFINITE < (tick.img_per_s or 0) < INFINITE:
-                seconds += (tick.step - before) * self.batch_size / tick.img_per_s
+                images = self.images_before(tick.step) - self.images_before(before)
+                seconds += images / tick.img_per_s
                 self.ticks.append((tick.step, seconds))
 
 
@@ -175,10 +191,9 @@ def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
     try:
         config = disk.read_json(path / "config.json", dict[str, Any], CONFIG_LIMIT)
         line = line_at(generated_lines(path, extractor), at)
-        batch_size = config.get("batch_size")
-        known = isinstance(batch_size, int) and 0 < batch_size < 2**32
-        clock = Clock(path, batch_size).read() if known else []
-    except disk.Unreadable as error:
+        counted = images_before(config)
+        clock = [] if counted is None else Clock(path, counted).read()
+    except UserError as error:
         tell(f"warning: {shown(str(path))} is left out: {error.for_command_line}")
         return None
     if line is None:

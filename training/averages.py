@@ -11,11 +11,15 @@ Averages = dict[str, tuple[EMA, Callable[[], float]]]
 
 
 def make_averages(
-    config: TrainConfig, network: nn.Module, clock: Callable[[], tuple[int, int, int]]
+    config: TrainConfig,
+    network: nn.Module,
+    clock: Callable[[], tuple[int, int, int]],
+    images_before: Callable[[int], int],
 ) -> Averages:
     """Name -> (average, its decay now); none without --ema. The first one is what is sampled from.
 
-    clock() gives the updates of the average so far, the step after the last one, and the step that runs.
+    clock() gives the updates of the average so far, the step after the last one, and the step that runs;
+    images_before(step) the images seen before a step.
     """
     if not config.ema:
         return {}
@@ -27,8 +31,8 @@ def make_averages(
         updates, last, step = clock()
         if updates < config.ema_warmup:
             return 0.0
-        images, seen = (step + 1 - last) * config.batch_size, last * config.batch_size
-        rampup = config.ema_rampup
+        seen, rampup = images_before(last), config.ema_rampup
+        images = images_before(step + 1) - seen
         return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
 
     values, rule = (config.ema_halflife, by_images) if config.ema_halflife else (config.ema_decay, by_update)

@@ -22,11 +22,16 @@ PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
 
 
 class RunLog:
-    """Main-process output of one run folder; on other processes every method does nothing."""
+    """Main-process output of one run folder; on other processes every method does nothing.
 
-    def __init__(self, folder: Path, accelerator: Accelerator, n_steps: int, batch_size: int) -> None:
+    images_before: step -> images seen before it.
+    """
+
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, n_steps: int, images_before: Callable[[int], int]
+    ) -> None:
         self.folder, self.accelerator, self.main = folder, accelerator, accelerator.is_main_process
-        self.n_steps, self.batch_size = n_steps, batch_size
+        self.n_steps, self.images_before = n_steps, images_before
         self.latest: dict[str, float] = {}
         self.skipped = 0  # updates, as far as the loop has read it from the device
         self._took: dict[str, float] = {}  # seconds of what is done beside training, the last time
@@ -69,7 +74,7 @@ class RunLog:
         """Append to metrics.jsonl and to the trackers, with the speed since the last call."""
         now = time.monotonic()
         then, at = self._mark
-        values = {**values, "img_per_s": (step - at) * self.batch_size / max(now - then, 1e-9)}
+        values = {**values, "img_per_s": self._images(at, step) / max(now - then, 1e-9)}
         self._mark = (now, step)
         self.latest = values
         if not self.main:
@@ -107,14 +112,18 @@ class RunLog:
         now, (then, at) = time.monotonic(), self._line_mark
         if now - then < PLAIN_SECONDS and step != self.n_steps:
             return
-        speed = (step - at) / max(now - then, 1e-9)
+        took = max(now - then, 1e-9)
+        speed = (step - at) / took
         left = (self.n_steps - step) / max(speed, 1e-9)
         self._line_mark = (now, step)
         print(
-            f"step {step}/{self.n_steps}  {speed:.1f} it/s  {speed * self.batch_size:.0f} img/s  "
+            f"step {step}/{self.n_steps}  {speed:.1f} it/s  {self._images(at, step) / took:.0f} img/s  "
             f"{_clock(left)} left  {self._losses()}",
             flush=True,
         )
+
+    def _images(self, since: int, step: int) -> int:
+        return self.images_before(step) - self.images_before(since)
 
     def _losses(self) -> str:
         shown = {"loss/d": "D", "loss/g": "G"}
@@ -163,7 +172,7 @@ class RunLog:
             self.attempt("tracker", tracker.finish)
         began, start = self._began
         seconds = time.monotonic() - began
-        speed = (step - start) * self.batch_size / max(seconds, 1e-9)
+        speed = self._images(start, step) / max(seconds, 1e-9)
         skipped = f"{self.skipped} updates skipped; " if self.skipped else ""
         self.say(
             f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); {skipped}"

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from errors import UserError
+from games.schedule import schedule_of
 from games.task import Draws, Micro, Phase, Task
 from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
@@ -94,12 +95,17 @@ class Loop:
         self.networks = {name: self._network(name) for name in task.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
-        self.emas = make_averages(config, self.averaged, lambda: (self.updates, self.last_update, self.step))
+        self.schedule = schedule_of(config)
+        self.emas = make_averages(config, self.averaged, self._clock, self.schedule.images)
+
+    def _clock(self) -> tuple[int, int, int]:
+        return self.updates, self.last_update, self.step
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
         module, rate = self.task.networks[name], self.task.rates[name]
-        return Network(module, make_optimizer(self.config, module, rate, self.device, 1 / (1 + lazy)))
+        beta2 = self.task.beta2.get(name, self.config.beta2)
+        return Network(module, make_optimizer(self.config, module, rate, beta2, self.device, 1 / (1 + lazy)))
 
     # -- a step ------------------------------------------------------------------------------------------------
 
@@ -115,7 +121,8 @@ class Loop:
             for network in self.networks.values():
                 forget(network.optimizer)
         self._set_rates(step)
-        draws = Draws(self.shard, self.device, config.seed, self.attempt, step)
+        shard, first = self.shard.of(self.schedule.batch_size(step)), self.schedule.images(step)
+        draws = Draws(shard, self.device, config.seed, self.attempt, step, first=first)
         inputs = [self.task.inputs(Micro(draws, step, j)) for j in range(config.accumulate)]
         self.task.announce(step + 1)
         due = [phase for phase in self.task.phases if phase.due(step)]
@@ -151,9 +158,9 @@ class Loop:
 
     def _set_rates(self, step: int) -> None:
         start = self.config.lr_decay_from
-        factor = 1.0
+        factor = self.task.rate_factor(step)
         if start is not None and step > start:
-            factor = (self.config.n_steps - step) / (self.config.n_steps - start)
+            factor *= (self.config.n_steps - step) / (self.config.n_steps - start)
         for network in self.networks.values():
             for group, rate in zip(network.optimizer.param_groups, network.base_rates, strict=True):
                 group["lr"] = rate * factor

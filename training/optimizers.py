@@ -19,27 +19,28 @@ def _adam(
     kind: type[torch.optim.Optimizer],
     groups: list[dict],
     lr: float,
+    beta2: float,
     config: TrainConfig,
     lazy: float,
     fused: bool,
 ) -> torch.optim.Optimizer:
-    betas = (config.beta1**lazy, config.beta2**lazy)
+    betas = (config.beta1**lazy, beta2**lazy)
     return kind(groups, lr * lazy, betas, weight_decay=config.weight_decay, fused=fused)
 
 
 def _rmsprop(
-    groups: list[dict], lr: float, config: TrainConfig, lazy: float, fused: bool
+    groups: list[dict], lr: float, beta2: float, config: TrainConfig, lazy: float, fused: bool
 ) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, lr, weight_decay=config.weight_decay)  # it has no fused form
 
 
 def _sgd(
-    groups: list[dict], lr: float, config: TrainConfig, lazy: float, fused: bool
+    groups: list[dict], lr: float, beta2: float, config: TrainConfig, lazy: float, fused: bool
 ) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr, momentum=config.beta1, weight_decay=config.weight_decay, fused=fused)
 
 
-# Name of --optimizer -> (groups, rate, settings, lazy, fused) -> the optimiser.
+# Name of --optimizer -> (groups, rate, beta2, settings, lazy, fused) -> the optimiser.
 MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Adam": partial(_adam, torch.optim.Adam),
     "AdamW": partial(_adam, torch.optim.AdamW),
@@ -49,7 +50,7 @@ MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def make_optimizer(
-    config: TrainConfig, network: nn.Module, lr: float, device: torch.device, lazy: float
+    config: TrainConfig, network: nn.Module, lr: float, beta2: float, device: torch.device, lazy: float
 ) -> torch.optim.Optimizer:
     """The optimiser of one network, fused where torch has it; each group of parameters with the network's own scale.
 
@@ -60,7 +61,7 @@ def make_optimizer(
     fused = device.type in ("cpu", "cuda", "mps") and floats
     groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in param_groups(network)]
     groups = [group for group in groups if group["params"]]
-    optimizer = MAKERS[config.optimizer](groups, lr, config, lazy, fused)
+    optimizer = MAKERS[config.optimizer](groups, lr, beta2, config, lazy, fused)
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_scale"]
     forget(optimizer)

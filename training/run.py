@@ -11,6 +11,7 @@ import importlib.util
 import json
 import platform
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from errors import UserError, blaming_user
 from games import game_of
+from games.schedule import schedule_of
 from games.task import Task
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.extractors import usual_extractor
@@ -33,7 +35,7 @@ from images.sources import DATASETS
 from modelling.layers import as_size
 from ops.distributed import tensors_from_main
 from settings import TrainConfig, as_dict
-from settings.derive import with_derived
+from settings.derive import kept_batch, with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
@@ -223,7 +225,7 @@ def assemble(
     """The loop at step 0, with what is written beside training; writes nothing."""
     folder = place.path
     store = CheckpointStore(folder / "checkpoints", config.keep_checkpoints, prepare=place.mend)
-    log = RunLog(folder, accelerator, config.n_steps, config.batch_size)
+    log = RunLog(folder, accelerator, config.n_steps, schedule_of(config).images)
     due = partial(picture_due, interval=config.sample_interval, n_steps=config.n_steps)
     signals, scores = Signals(), None
     if config.eval_interval is not None:
@@ -271,7 +273,11 @@ def say_what_runs(
     """Settings, networks, data and place, for people."""
     for line in (*settings_text(config, preset), *task.describe()):
         accelerator.print(line)
-    accelerator.print(f"processes: {accelerator.num_processes}, global batch: {config.batch_size}")
+    if (warning := kept_batch(config)) is not None:
+        accelerator.print(warning, file=sys.stderr)
+    by_size = "".join(f", {n} at {size} px" for size, n in config.batch_by_size.items())
+    batch = f"{config.batch_size}{by_size}"
+    accelerator.print(f"processes: {accelerator.num_processes}, global batch: {batch}")
     precision = accelerator.mixed_precision
     accelerator.print(f"device: {accelerator.device}, mixed precision: {precision}, run: {folder}")
 

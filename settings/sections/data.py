@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from augmentation import AUGMENTATIONS
+from augmentation import AUGMENTATIONS, PIPES
 from errors import UserError, shown
 from images.sources import DATASETS, parse_size
 from modelling.layers import Size
@@ -64,14 +64,21 @@ class AugmentationSettings(Section):
     augment: tuple[str, ...] = flag(
         (), "what D sees of reals and fakes alike", choices=lambda: AUGMENTATIONS, usual=True
     )
+    ada_pipe: str = flag(
+        "bgc", "ada's transforms: one kind, or the first letters of several", choices=lambda: PIPES
+    )
     ada_p: float = flag(0.0, "ada's strength at the start, in [0, 1]", most=1)
     ada_target: float = flag(
         0.6, "mean sign of D's logits for reals that ada's strength is steered to", most=1
     )
-    ada_interval: int = flag(4, "steps between moves of ada's strength", least=1)
+    ada_interval: int = flag(4, "steps between moves of ada's strength; 0: it stays as --ada_p says", least=0)
     ada_kimg: float = flag(500.0, "thousands of images in which it can go from 0 to 1", above=0)
 
     def check(self) -> None:
         """Each augmentation once."""
         if len(set(self.augment)) < len(self.augment):
             raise UserError(f"--augment {' '.join(self.augment)}: each once")
+        if self.ada_interval == 0 and self.ada_p == 0:
+            raise UserError(
+                "--ada_interval 0 keeps ada's strength at 0, which is no augmentation: add --ada_p"
+            )

@@ -1,12 +1,35 @@
 """How weights move: batches, optimisers, averages, precision."""
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from errors import UserError
-from settings.section import Section, flag, is_auto
+from settings.section import MAX_WHOLE, Section, brief, flag, is_auto, read_number
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+
+
+def by_size(setting: str, kind: type) -> Callable[[Any], dict[str, Any]]:
+    """What reads SIZE=VALUE ... of a setting: sizes in px, values above 0; UserError."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise UserError(f"--{setting} takes SIZE=VALUE ..., e.g. 64=32, not {brief(value)}")
+        found = {}
+        for size, number in value.items():
+            if not (str(size).isascii() and str(size).isdigit() and 0 < int(str(size)[:9]) == int(size)):
+                raise UserError(f"--{setting} {brief(size)}: a size in px is needed, e.g. 64=32")
+            if kind is int and (not isinstance(number, int) or isinstance(number, bool)):
+                raise UserError(f"--{setting} {size} must be a whole number, not {brief(number)}")
+            number = read_number(f"{setting} {size}", number)
+            if not 0 < number < math.inf or kind is int and number > MAX_WHOLE:
+                raise UserError(f"--{setting} {size} {brief(number)} must be above 0")
+            found[str(int(size))] = kind(number)
+        return found
+
+    return read
 
 
 def auto_batch_size(side: int, processes: int, batch_size: int) -> int:
@@ -27,6 +50,11 @@ class OptimisationSettings(Section):
         auto=auto_batch_size,
         usual=True,
     )
+    batch_by_size: dict[str, int] = flag(
+        dict,
+        "of a growing model: other batches at smaller sizes, PX=N ..., e.g. 4=128 8=64",
+        read=by_size("batch_by_size", int),
+    )
     accumulate: int = flag(1, "micro-batches a global batch is cut into", least=1, at_resume="noticed")
     optimizer: str = flag("Adam", "of both networks", choices=lambda: OPTIMIZERS, usual=True)
     lr: float = flag(
@@ -38,15 +66,24 @@ class OptimisationSettings(Section):
     )
     lr_d: float | None = flag(None, "learning rate of D (default: --lr)", at_resume="noticed")
     lr_g: float | None = flag(None, "learning rate of G (default: --lr)", at_resume="noticed")
+    lr_by_size: dict[str, float] = flag(
+        dict,
+        "of a growing model: --lr at other sizes, PX=RATE ..., e.g. 128=.0015; --lr_d and --lr_g change by as much",
+        read=by_size("lr_by_size", float),
+        at_resume="noticed",
+    )
     beta1: float = flag(0.5, "Adam and AdamW; momentum of SGD", below=1, usual=True)
     beta2: float = flag(0.999, "Adam and AdamW", below=1, usual=True)
+    beta2_g: float | None = flag(None, "beta2 of G (default: --beta2)", below=1)
     weight_decay: float = flag(0.0, "decoupled for AdamW")
     lr_decay_from: int | None = flag(
         None, "learning rates fall linearly from this step to 0 at the end", least=0
     )
 
     def check(self) -> None:
-        """Micro-batches are of one size."""
+        """Micro-batches are of one size; there is a rate that changes with the size."""
+        if self.lr_by_size and self.lr == 0:
+            raise UserError("--lr_by_size is held against --lr, which must be above 0")
         if not is_auto(self.batch_size) and self.batch_size % self.accumulate:
             raise UserError(
                 f"--batch_size {self.batch_size} is not divisible by --accumulate {self.accumulate}"

@@ -1,0 +1,64 @@
+"""Settings that several presets share: NVIDIA's family and little data; BigGAN's and SA-GAN's averages."""
+
+import math
+from typing import Any
+
+
+def halflife(decay: float, images: int) -> tuple[float]:
+    """The half-life in images of an average that keeps `decay` at each update, one after so many images."""
+    return (float(round(images * math.log(0.5) / math.log(decay))),)
+
+
+# Adam with beta1 0 everywhere in this family; the half-life of 10,000 images is that of NVIDIA's averages.
+_NVIDIA = {"z_dim": 512, "beta1": 0.0, "beta2": 0.99, "ema": True, "ema_halflife": (10_000.0,)}
+# Of both codes for 8 GPUs; the paper of the first has 16 images, from 256 px on 14, 6 and 3.
+_BATCHES = {"batch_size": 32, "batch_by_size": {"4": 512, "8": 256, "16": 128, "32": 64}}
+
+# 19 million images at any size from 64 px on; 800,000 images a size and a fade, as for LSUN and in the first code,
+# would be --stable_kimg 800 --fade_kimg 800. The rate at 1024 px is that of the code for one GPU, of .001 elsewhere as
+# the paper says; its configuration for 8 GPUs has StyleGAN's rates.
+PROGAN: dict[str, Any] = _NVIDIA | _BATCHES | {
+    "model": "progressive_gan", "method": "wgan-gp", "drift_penalty": 0.001, "lr": 1e-3,
+    "lr_by_size": {"1024": 1.5e-3}, "n_steps": 496_485,
+}  # fmt: skip
+# 25 million images at any size from 64 px on; it starts at 8 px.
+STYLEGAN: dict[str, Any] = _NVIDIA | _BATCHES | {
+    "model": "stylegan", "method": "gan", "r1_weight": 10.0, "lr": 1e-3, "flip": True, "n_steps": 717_969,
+    "batch_by_size": {"8": 256, "16": 128, "32": 64},
+    "lr_by_size": {"128": 1.5e-3, "256": 2e-3, "512": 3e-3, "1024": 3e-3},
+}  # fmt: skip
+STYLEGAN2: dict[str, Any] = _NVIDIA | {
+    "model": "stylegan2", "method": "gan", "flip": True, "lr": 2e-3, "batch_size": 32, "r1_weight": 10.0,
+    "penalty_interval": {"r1": 16}, "path_length_weight": 2.0, "n_steps": 781_250,
+}  # fmt: skip
+_HALF_WIDTH = {"channel_base": 16384}
+PAPER256: dict[str, Any] = STYLEGAN2 | {
+    "lr": 2.5e-3, "batch_size": 64, "r1_weight": 1.0, "ema_halflife": (20_000.0,), "augment": ("ada",),
+    "n_steps": 390_625, "img_size": 256, "g_kwargs": _HALF_WIDTH, "d_kwargs": _HALF_WIDTH | {"group_size": 8},
+}  # fmt: skip
+_AUTO = {
+    "lr": "auto", "batch_size": "auto", "r1_weight": "auto", "ema_halflife": ("auto",), "ema_rampup": 0.05,
+    "augment": ("ada",),
+}  # fmt: skip
+STYLEGAN2_AUTO: dict[str, Any] = STYLEGAN2 | _AUTO | {
+    "n_steps": "auto",
+    "g_kwargs": {"channel_base": "auto", "mapping_layers": 2}, "d_kwargs": {"channel_base": "auto"},
+}  # fmt: skip
+# The code corrects G's lr .0025 and beta2 .99 for a lazy penalty at each 4th step, although path length is off: both
+# to the power, or times, 4/5.
+CIFAR10_ADA: dict[str, Any] = STYLEGAN2 | {
+    "lr": 2.5e-3, "lr_g": 2e-3, "beta2_g": 0.99**0.8, "batch_size": 64, "r1_weight": 0.01,
+    "ema_halflife": (500_000.0,), "ema_rampup": 0.05, "path_length_weight": None, "augment": ("ada",),
+    "n_steps": 1_562_500, "flip": False, "g_kwargs": {"mapping_layers": 2, "mixing": 0.0},
+    "d_kwargs": {"architecture": "orig", "group_size": 32},
+}  # fmt: skip
+
+# 100 to 1,000 pictures. A quarter of the paper's width: fewer pictures bear less (arXiv:2101.04775), and a CPU trains it.
+# R1, rates, batch and average follow the size as in STYLEGAN2_AUTO. D knows so few pictures by heart within some ten
+# thousand images: the strength of ADA can go all the way in 100,000 images, as for transfer learning in arXiv:2006.06676,
+# in place of 500,000. Path length costs a quarter of the time and is left out. Mirrored only if asked: --flip.
+_NARROW = {"channel_base": 8192, "channel_max": 256}
+SMALL_DATA: dict[str, Any] = STYLEGAN2 | _AUTO | {
+    "path_length_weight": None, "ada_kimg": 100.0, "n_steps": 25_000, "flip": False,
+    "g_kwargs": _NARROW | {"mapping_layers": 2}, "d_kwargs": _NARROW,
+}  # fmt: skip
