@@ -101,9 +101,7 @@ class Files:
         path = PurePosixPath(name)
         if path.name.startswith("._"):
             self.problems.append((name, "macOS resource fork, not an image"))
-        elif path.name.startswith(".") or is_temporary(path.name) or "__MACOSX" in path.parts:
-            return False
-        elif any(map(is_junk, path.parts[:-1])):
+        elif path.name.startswith(".") or is_temporary(path.name) or any(map(is_junk, path.parts[:-1])):
             return False
         elif path.suffix.lower() in SUFFIXES or is_text(name):
             return True
@@ -153,8 +151,10 @@ class Files:
         self.texts.setdefault(name, data.decode("utf-8-sig", errors="replace"))
 
     def sorted_out(self, name: str, data: bytes | BadImage, whole: bool) -> Iterator[Member]:
-        """The member as an image, or several of a stack, or none where it is a label list, which is kept; whole: not its
-        first bytes alone."""
+        """The member as an image, or several of a stack, or none where it is a label list, which is kept.
+
+        whole: it is not only its first bytes.
+        """
         if is_side(name) and (isinstance(data, BadImage) or len(data) > MAX_SIDE_BYTES):
             self.ignore(name)
         elif is_text(name) and isinstance(data, bytes):
@@ -236,7 +236,8 @@ class Folder(Files):
         seen, found = set(), []
         for base, folders, files in os.walk(self.path, followlinks=True, onerror=refuse_unlisted):
             real = os.path.realpath(base)
-            folders[:] = [] if real in seen else [f for f in folders if not is_junk(f)]
+            # what macOS puts there is listed with what it puts beside the others
+            folders[:] = [] if real in seen else [f for f in folders if not is_junk(f) or f == "__MACOSX"]
             if real not in seen:
                 relative = Path(base).relative_to(self.path)
                 found += [(relative / f).as_posix() for f in files]
@@ -340,7 +341,7 @@ class ZipArchive(Files):
     def read_entry(
         self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int | None = None
     ) -> bytes | BadImage:
-        """The entry's bytes, or its first `limit`, or why not; never more than the cap, whatever its header promises."""
+        """The entry's bytes, or its first `limit`, or why not; no more than the cap, whatever its header promises."""
         try:
             with archive.open(info) as file:
                 data = file.read(MAX_FILE_BYTES + 1) if limit is None else file.read1(limit)

@@ -39,20 +39,20 @@ def scale_of_set(low: float, high: float, floating: bool) -> Scale:
     if not floating:
         top = next((top for top in BITS if high <= top), None)
         return (low, high) if low < 0 or top is None else (0.0, top)
-    if -1 <= low and high <= 1:
+    if low >= -1 and high <= 1:
         return (0.0 if low >= 0 else -1.0), 1.0
     return (0.0, 255.0) if low >= 0 and 127.5 < high <= 255 else (low, high)
 
 
 def scale_alone(low: float, high: float, floating: bool) -> Scale:
-    """The scale of a picture of which no set is known: 16 bits in full, floats of 0 to 1 or 0 to 255, else its range."""
+    """The scale of a picture without a set: 16 bits in full, floats of 0 to 1 or 0 to 255, else its own range."""
     tops = (1.0, 255.0) if floating else (65535.0,)
     top = next((top for top in tops if low >= 0 and high <= top), None)
     return (low, high) if top is None else (0.0, top)
 
 
 def to_bytes(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is black and white."""
+    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is 0 and 255."""
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint8:

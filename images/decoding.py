@@ -99,8 +99,7 @@ def is_grey_of_many_bits(image: Image.Image) -> bool:
 
 
 def to_plain(image: Image.Image, channels: int, scale: Scale | None = None) -> Image.Image:
-    """Any Pillow mode -> that of 1 to 4 channels: many bits scaled; without alpha among the channels it is composited on
-    white, a palette's too.
+    """Any Pillow mode -> that of 1 to 4 channels: many bits scaled; 1 and 3 have alpha, also a palette's, put on white.
 
     scale: of greys of many bits; None: that of this image alone.
     """
@@ -300,7 +299,7 @@ def turn_of(data: bytes) -> int | None:
 
 
 def decode(data: bytes, shape: Shape, fit: Fit | None = None) -> np.ndarray:
-    """Image file -> uint8 (H, W, C): upright, in 8 bits, cropped as `fit` says (None: Fit()), resized with antialiasing.
+    """Image file -> uint8 (H, W, C): upright, in 8 bits, cropped as `fit` says, resized with antialiasing.
 
     Raises BadImage with the reason: truncated, empty, a web page, a decompression bomb, too many scans, too large.
     """
@@ -315,7 +314,7 @@ def decode(data: bytes, shape: Shape, fit: Fit | None = None) -> np.ndarray:
 
 
 def range_of(data: bytes, channels: int) -> tuple[float, float, bool] | None:
-    """(least, greatest, whether they are floats) of an image file of more than 8 bits, None for all others. BadImage."""
+    """(least, greatest, whether they are floats) of a file of more than 8 bits, None for all others. BadImage."""
     with reasons():
         values = array_of(data, channels, NO_SCALE)
         if values is not None:

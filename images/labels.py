@@ -49,7 +49,7 @@ def side_label(name: str, data: bytes) -> str | None:
 
 
 def as_value(given: Any) -> Value | None:
-    """A label as it stands in a file: whole numbers, also as text or 3.0, other words, rows of 0 and 1; None for none."""
+    """A label as it stands in a file: whole numbers, also as text or 3.0, words, rows of 0 and 1; None for none."""
     if isinstance(given, list | tuple):
         numbers = tuple(given)
         is_row = (
@@ -96,7 +96,7 @@ def read_dataset_json(text: str) -> dict[str, Value] | None:
 
 
 def read_metadata(text: str, is_json: bool) -> dict[str, Value] | None:
-    """Label by file name of a metadata.csv or .jsonl; None where it has no column of labels. ValueError names the line."""
+    """Label by file name of a metadata.csv or .jsonl; None without a column of labels. ValueError names the line."""
     found: dict[str, Value] = {}
     columns: tuple[str, str] | None = None
     for at, row in _rows(text, is_json):
@@ -174,12 +174,8 @@ def labels_in(
         if found or said:
             return found
     if sides:
-        keys = {name: sides.get(key_of_sample(name)) for name in names}
-        found = {
-            name: value
-            for name, text in keys.items()
-            if text is not None and (value := as_value(text)) is not None
-        }
+        beside = {name: as_value(sides.get(key_of_sample(name))) for name in names}
+        found = {name: value for name, value in beside.items() if value is not None}
     return found or None
 
 

@@ -80,7 +80,8 @@ def say_left_out(left: Sequence[str], beside: str, notes: list[str]) -> None:
     """Name what stands where no picture of the set should."""
     if left:
         some = ", ".join(shown(name, 80) for name in left[:3]) + (", ..." if len(left) > 3 else "")
-        notes.append(f"warning: {len(left):,} pictures beside {beside} are left out: {some}")
+        what = "1 picture" if len(left) == 1 else f"{len(left):,} pictures"
+        notes.append(f"warning: left out, since beside {beside}: {what}, {some}")
 
 
 def parse_table(text: str) -> tuple[tuple[str, ...], dict[str, list[int]]]:
@@ -161,7 +162,7 @@ def ordered_by_split(
 
 
 def listed_as(base: Sequence[str], table: Mapping[str, object]) -> list[str]:
-    """The names by which a list knows files: theirs, or, where it knows none, those of other suffixes: 1.jpg for 1.png."""
+    """The names by which a list knows files: theirs, or where it knows none, with another suffix: 1.jpg for 1.png."""
     if any(name in table for name in base):
         return list(base)
     by_stem = {PurePosixPath(name).stem: name for name in table}
@@ -291,7 +292,7 @@ def read_layout(
 
 
 def why_unlabelled(names: Sequence[str]) -> str | None:
-    """What keeps folders from being classes, as far as the names of the images tell; None where there are no folders."""
+    """What keeps folders from being classes, as far as names of images tell; None where there are no folders."""
     _, paths = take_splits([tuple(name.split("/")) for name in names])
     tops = {path[0] for path in paths if len(path) > 1}
     beside = [name for name, path in zip(names, paths, strict=True) if len(path) == 1]

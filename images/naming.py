@@ -10,8 +10,9 @@ TEXTS = re.compile(r"list_(attr|eval_partition)\w*\.(txt|csv)", re.IGNORECASE)  
 TABLES = re.compile(r"dataset\.json|metadata\.(csv|jsonl)", re.IGNORECASE)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 # Folders that systems put between those of people: copies, thumbnails, what was deleted.
-JUNK = frozenset(
-    [
+JUNK = {
+    *(
+        "__macosx",
         "@eadir",
         "@__thumb",
         "@recycle",
@@ -19,10 +20,9 @@ JUNK = frozenset(
         "#recycle",
         "#snapshot",
         "$recycle.bin",
-        "__pycache__",
-    ]
-    + ["system volume information", "lost+found", "_thumb", "_thumbs", "thumbs.db"]
-)
+    ),
+    *("system volume information", "lost+found", "_thumb", "_thumbs", "__pycache__"),
+}
 # Pictures that are not read here, and what to do with them.
 _CONVERT = "save them as JPEG or PNG, e.g. with `magick mogrify -format png`"
 UNREAD = {
@@ -67,7 +67,7 @@ def leads_inside(name: str, target: str) -> bool:
 
 
 def set_stem(base: str) -> str:
-    """The name of a folder or archive without what says its kind, in letters, digits, dots and hyphens; may be empty."""
+    """The name of a folder or archive without what says its kind: letters, digits, dots and hyphens; may be empty."""
     suffix = next((suffix for suffix in (*ARCHIVE_SUFFIXES, ".npy") if base.lower().endswith(suffix)), "")
     plain = base[: len(base) - len(suffix)].encode(errors="ignore").decode()
     return re.sub(r"[^\w.-]+", "_", plain).strip("._-")

@@ -1,4 +1,4 @@
-"""A first look at a set: sizes and channels of some of its pictures, and the values of all that have more than 8 bits."""
+"""A first look at a set: sizes and channels of some of its pictures, and the values of all of more than 8 bits."""
 
 import math
 from collections import Counter
@@ -18,8 +18,8 @@ from images.decoding import (
     open_image,
     ranges_of_chunk,
     read_member,
+    reasons,
 )
-from images.decoding import reasons
 from images.headers import TIFF_STARTS, orientation
 
 LOOKED_AT = 256  # pictures, for size and channels
@@ -160,6 +160,8 @@ def range_text(found: Range, scale: arrays.Scale) -> str:
     )
 
 
-def is_scale(value: tuple[float, ...] | None) -> bool:
+def is_scale(value: object) -> bool:
     """Whether these are two finite numbers, the second the greater."""
-    return value is not None and len(value) == 2 and all(map(math.isfinite, value)) and value[0] < value[1]
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(isinstance(v, int | float) and math.isfinite(v) for v in value) and value[0] < value[1]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from errors import UserError, shown
 from images.archives import Files, Stamp, open_files, stamp_of
-from images.batches import Batches, ImageData
 from images.arrays import MAX_CHANNELS, Scale
+from images.batches import Batches, ImageData
 from images.cache import PLAIN, ROWS, Source, Table, fingerprint, load_table, say
 from images.decoding import CROPS, Chunk, Fit, Shape, decode_all
 from images.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
@@ -299,8 +299,8 @@ def download_celeba(root: Path) -> None:
 class Kind:
     """What the samples of a data set are.
 
-    channels: how many they can have, those of --data aside; without: settings that mean nothing for them, each with the reason, {dataset}
-    filled in.
+    channels: how many they can have, those of --data aside; without: settings that mean nothing for them, each with the
+    reason, {dataset} filled in.
     """
 
     channels: tuple[int, ...]
@@ -500,10 +500,10 @@ def load_dataset(
 
     Image files are cut to the largest centred piece of that aspect, or as another crop says, a row of CROPS, and
     resized; what is no file of its own is padded. Pictures of more than 8 bits are read by one scale: value_range
-    becomes 0 to 255, None for what the values of all of them ask for. split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own
-    files stand or are downloaded to (None: ./data); data: a folder or archive of images in place of them, which then
-    bear any name, and have any number of channels; cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
-    Raises UserError.
+    becomes 0 to 255, None for what the values of all of them ask for. split: "train", "test", "val" where there is one,
+    or "all"; data_root: where the dataset's own files stand or are downloaded to (None: ./data); data: a folder or
+    archive of images in place of them, which then bear any name, and have any number of channels; cache_dir: None is
+    the user's cache folder. Only the main process downloads and builds, the others wait. Raises UserError.
     """
     row = DATASETS.get(name)
     if row is None and data is None:
@@ -516,10 +516,11 @@ def load_dataset(
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
     check_channels(img_channels, kind, data is not None)
-    if crop not in CROPS:
-        raise UserError(f"--crop {crop}: choose one of {', '.join(CROPS)}")
+    if not isinstance(crop, str) or crop not in CROPS:
+        raise UserError(f"--crop {shown(str(crop), 80)}: choose one of {', '.join(CROPS)}")
     if value_range is not None and not is_scale(value_range):
-        raise UserError(f"--value_range {value_range}: give two numbers, the smaller first")
+        raise UserError(f"--value_range {shown(str(value_range), 80)}: give two numbers, the smaller first")
+    value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
     shape = (*sides, img_channels)
