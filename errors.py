@@ -118,8 +118,14 @@ class Parser(argparse.ArgumentParser):
     """argparse whose refusals are one line, like every other, and say what may have been meant."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:
-        """As argparse's; UserError for words that nobody knows."""
+        """As argparse's; UserError for words that nobody knows, and for empty ones, which name the working folder."""
         words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "" or word.startswith("--") and word.endswith("="):
+                flag = word[:-1] or (before if before.startswith("-") else "an argument")
+                self.error(
+                    f"{flag} is empty, as from a variable that is not set: give a value, or leave it out"
+                )
         found, extra = self.parse_known_args(words, namespace)
         if extra:
             self.error(f"unrecognized arguments: {' '.join(extra)}{self._meant(extra[0], words)}")

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from errors import UserError
+from errors import UserError, shown
 from games.growing import growth_of
 from games.schedule import schedule_of
 from games.task import Place
 from generation.generator import file_sha256
 from generation.labels import label_examples
 from images.batches import ImageData, Shard
+from images.layout import why_unlabelled
+from images.sources import DATASETS
 from losses import PENALTIES, weight_matrices
 from modelling import (
     Model,
@@ -179,10 +181,9 @@ def check_data_has_labels(config: TrainConfig, data: ImageData) -> None:
     if not config.conditional:
         return
     if data.labels is None:
-        raise UserError(
-            f"--conditional needs labels, and {data.name} has none (two class folders or more, or "
-            "list_attr_celeba.txt): leave the flag out"
-        )
+        name = data.name if config.data is None else shown(config.data)
+        why = why_unlabelled(data.files) or "two class folders or more, dataset.json, or list_attr_celeba.txt"
+        raise UserError(f"--conditional needs labels, and {name} has none ({why}): leave the flag out")
     head = config.class_head()
     if data.multi_hot and head is not None and head.one_class:
         raise UserError(
@@ -251,6 +252,9 @@ def generator_config(
             "split": config.split,
         },
     }
+    if config.data is not None or DATASETS[config.dataset].of_pictures:
+        asked = list(config.value_range) or None
+        row["data"] |= {"crop": config.crop, "value_range": asked, "scale": data.scale}
     if is_file:
         row["model_file"] = {"name": row["model"], "sha256": file_sha256(Path(config.model).expanduser())}
     if row["multi_hot"]:

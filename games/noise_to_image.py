@@ -16,6 +16,7 @@ from errors import NotFinite, UserError
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
+from games.pictures import COLOURED, channels_of, size_in_words, with_channels
 from games.preview import GeneratorScorer, Preview
 from games.schedule import Schedule, schedule_of, size_name
 from games.task import (
@@ -35,7 +36,7 @@ from generation.generator import export_generator, sampling_copy
 from generation.state import non_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
-from images.sources import DATASETS, load_dataset
+from images.sources import load_dataset
 from losses import MEAN_DECAY, METHODS, PENALTIES, PenaltyContext, StyleContext
 from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
@@ -118,12 +119,23 @@ class NoiseToImage(Task):
     # -- before the run ----------------------------------------------------------------------------------------------
 
     @classmethod
+    def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:
+        """With the channels of own pictures, where none are asked for."""
+        if images is None:
+            config = with_channels(config, fresh=fresh)
+        channels = channels_of(config, images)
+        if "ada" in config.augment and channels not in COLOURED:
+            raise UserError(
+                f"--augment ada changes colours: images of 1 or 3 channels are needed, not {channels}"
+            )
+        return config
+
+    @classmethod
     def rehearse(
         cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
     ) -> None:
         """Build both networks and run one micro-batch on the meta device; ValueError for what does not fit."""
-        channels = DATASETS[config.dataset].img_channels if images is None else images.img_channels
-        cls.check(config, *rehearsed(config, shard, own, channels, images))
+        cls.check(config, *rehearsed(config, shard, own, channels_of(config, images), images))
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
@@ -135,13 +147,15 @@ class NoiseToImage(Task):
         if images is not None:
             return images
         return load_dataset(
-            config.dataset,
+            config.name_of_data,
             img_size=config.img_size,
-            img_channels=DATASETS[config.dataset].img_channels,
+            img_channels=channels_of(config, None),
             split=config.split,
             data_root=config.data_root,
             data=config.data,
             cache_dir=config.cache_dir,
+            crop=config.crop,
+            value_range=config.value_range or None,
             is_main=is_main,
         )
 
@@ -223,7 +237,7 @@ class NoiseToImage(Task):
 
     def describe(self) -> list[str]:
         """Parameters, images, growth."""
-        sizes = "x".join(map(str, self.data.images.shape[1:]))
+        sizes = size_in_words(self.data.img_size, self.data.img_channels)
         lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
         if self.growth is not None:
             height, width = image_shape(self.config.img_size)

@@ -215,6 +215,12 @@ class Task:
             raise UserError(f"--{name}: {cls.__name__} does not know it; leave the flag out")
 
     @classmethod
+    def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:
+        """The settings with what follows from the data, after a first look at them; fresh: whether a run begins, and
+        advice on it is of use. Of all processes together; UserError."""
+        return config
+
+    @classmethod
     def rehearse(
         cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
     ) -> None:

@@ -1,10 +1,9 @@
 """Scores between two sets of images, wherever they come from: the way from Python to what tools.evaluate measures."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from errors import UserError, shown, tell
-from generation.evaluation import Evaluator
+from generation.evaluation import CHANNELS, Evaluator
 from generation.extractors import open_extractor
 from generation.generator import check_device
 from generation.indexed import chosen_images
@@ -25,6 +24,7 @@ from images.cache import cache_folder
 from images.decoding import Shape, open_image, read_member
 from images.headers import upright
 from images.own import as_image_data
+from images.scan import sample_of
 from images.sources import load_dataset
 from modelling.layers import Size, as_size
 from ops.distributed import from_main, process
@@ -35,18 +35,19 @@ ImageSet = str | os.PathLike[str] | Tensor | np.ndarray | torch.utils.data.Datas
 UNLABELLED = {"n_labels": 0, "multi_hot": False, "label_names": []}
 LOOKED_AT = 64  # images, for colour
 LARGEST = 1024  # px a side, where no size is asked for
-GREY_MODES = ("1", "L", "I", "F")  # and what begins so: LA, I;16
 
 
-def first_images(
-    path: Path, prepare: Callable[[Image.Image], Image.Image] = upright
-) -> Iterator[Image.Image]:
-    """The images of a folder or archive as they are shown, what cannot be read left out. UserError without any."""
+def first_images(path: Path, some: int | None = None) -> Iterator[Image.Image]:
+    """The images of a folder or archive as they are shown, what cannot be read left out. UserError without any.
+
+    some: so many from all over the set, None for all in their order.
+    """
     reason, n = "it holds no images", 0
-    for member in open_files(path).members():
+    files = open_files(path)
+    for member in files.members() if some is None else files.some(some):
         try:
             # upright: EXIF may turn it, and with it height and width
-            image = prepare(open_image(read_member(member)))
+            image = upright(open_image(read_member(member)))
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
             reason = shown(f"{member.name}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
@@ -63,9 +64,16 @@ def first_size(path: Path) -> tuple[int, int]:
 
 
 def stored_channels(path: Path) -> int:
-    """3 where any of the first images is stored in colour, else 1."""
-    headers = islice(first_images(path, lambda image: image), LOOKED_AT)
-    return 1 if all(image.mode.startswith(GREY_MODES) for image in headers) else 3
+    """3 where any of some images is stored in colour, else 1. UserError for arrays and stacks of others, and without
+    any that can be read."""
+    sample = sample_of(open_files(path), LOOKED_AT)
+    if not sample.headers:
+        raise UserError(f"{path}: {sample.reason or 'it holds no images'}")
+    if sample.channels not in CHANNELS:
+        raise UserError(
+            f"{path}: its images have {sample.channels} channels, and extractors read 1 (grey) or 3 (colour)"
+        )
+    return sample.channels
 
 
 def first_shape(path: Path) -> Shape:
@@ -76,7 +84,7 @@ def first_shape(path: Path) -> Shape:
 def has_colour(given: Path | ImageData) -> bool:
     """Whether any of the first images shows colour, in whatever form they are stored."""
     if isinstance(given, Path):
-        images = (np.asarray(image.convert("RGB")) for image in islice(first_images(given), LOOKED_AT))
+        images = (np.asarray(image.convert("RGB")) for image in first_images(given, LOOKED_AT))
     else:
         images = (np.asarray(image) for image in given.images[:LOOKED_AT])
     return any((pixels != pixels[..., :1]).any() for pixels in images)
@@ -151,6 +159,7 @@ def load_sets(
     if paths:
         for name, path in paths.items():
             with naming(name):
+                stored_channels(path)
                 first_size(path)
         channels = common_channels({**held, **paths})
         size = img_size

@@ -33,6 +33,7 @@ from metrics.score import METRICS, Metric, Sets, check_classes, check_sizes, sco
 from ops.distributed import from_main
 
 FEW = 10_000
+CHANNELS = (1, 3)  # of images that extractors read
 MOST = 10_000_000  # of Inception they are 120 GB of features
 
 
@@ -101,9 +102,13 @@ class Evaluator:
             tell(f"warning: {n} images are below {FEW}: fid rises as n falls; compare only with equal n")
 
     def _check_reference(self) -> None:
-        if self.data.img_channels == 2:
+        if self.data.name in MIXTURES:
             raise UserError(
                 f"{self.data.name}: its samples are points of the plane, and extractors read images"
+            )
+        if (channels := self.data.img_channels) not in CHANNELS:
+            raise UserError(
+                f"{self.data.name}: its images have {channels} channels, and extractors read 1 (grey) or 3 (colour)"
             )
         if len(self.data) < self.n_real:
             raise UserError(

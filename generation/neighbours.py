@@ -13,7 +13,7 @@ from torch import Tensor
 import disk
 from errors import UserError
 from generation.indexed import IndexedImages
-from generation.pictures import picture_table, to_picture
+from generation.pictures import in_colour, picture_table, to_picture
 from metrics.features import READ_AT_ONCE
 from metrics.neighbours import Originals
 
@@ -81,5 +81,5 @@ def save_strip(picture: Image.Image, file: Path) -> None:
 def _enlarged(image: Tensor) -> Image.Image:
     """In colour, every pixel repeated so often that the shorter side is SIDE or more."""
     times = -(-SIDE // min(image.shape[1:]))
-    large = image.expand(3, -1, -1).repeat_interleave(times, 1).repeat_interleave(times, 2)
+    large = in_colour(image[None])[0].repeat_interleave(times, 1).repeat_interleave(times, 2)
     return to_picture(large)

@@ -22,14 +22,33 @@ COLOURS = (FAKE, (31, 104, 178), (46, 145, 75), (133, 81, 158), (214, 158, 0), (
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """uint8 (1 or 3, H, W) -> a picture."""
+    """uint8 (C, H, W) -> a picture: grey, in colour, of 4 channels with transparency; of any others as in_colour."""
+    if len(image) not in (1, 3, 4):
+        image = in_colour(image[None])[0]
     return Image.fromarray(image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy())
 
 
+def in_colour(images: Tensor) -> Tensor:
+    """uint8 (n, C, H, W) -> (n, 3, H, W): grey repeated; of 4 channels the last is how far the colours cover white; of
+    2, and of 5 and more, the first are shown as red, green and blue."""
+    channels = images.shape[1]
+    if channels == 1:
+        return images.expand(-1, 3, -1, -1)
+    if channels == 4:
+        share = images[:, 3:].float() / 255
+        return (images[:, :3] * share + 255 * (1 - share)).round().to(torch.uint8)
+    if channels == 2:
+        return torch.cat([images, torch.zeros_like(images[:, :1])], dim=1)
+    return images[:, :3]
+
+
 def to_grid(images: Tensor, columns: int) -> Image.Image:
-    """uint8 (n, 1 or 3, H, W) -> one picture in colour, row by row, 2 px of black around each; one alone as it is."""
+    """uint8 (n, C, H, W) -> one picture in colour, row by row, 2 px of black around each; one alone without.
+
+    What is not grey or RGB is shown as in_colour.
+    """
     n, _, height, width = images.shape
-    images = images.expand(-1, 3, -1, -1)
+    images = in_colour(images)
     if n == 1:
         return to_picture(images[0])
     columns = min(columns, n)

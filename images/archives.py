@@ -6,13 +6,19 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from disk import is_temporary, open_regular, read_bytes
+from disk import Unreadable, is_temporary, open_regular, read_bytes
 from errors import UserError, shown
-from images import tars
+from images import arrays, tars
 from images.decoding import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
+from images.labels import is_side, key_of_sample, side_label
+from images.layout import CELEBA_FOLDER
+from images.naming import MAX_SIDE_BYTES, TEXTS, UNREAD, is_archive, is_junk, is_text, leads_inside
+from images.stacks import members_of, members_of_file
 
 MAX_EXPANSION = 100  # images hardly compress: more than this times the archive's size is an attack
 MIN_TOTAL_BYTES = 2**30  # below this no expansion is worth refusing
@@ -23,8 +29,21 @@ MAX_NAMES = 2**26  # characters of all names together: twice what ImageNet has
 # Files that are no images are passed over: so many, or so many an image.
 MAX_OTHERS, OTHERS_EACH = 100_000, 10
 MAX_TEXT_BYTES = 2**26  # label lists together; CelebA's is 27 MB
-TEXTS = re.compile(r"list_(attr|eval_partition)\w*\.(txt|csv)", re.IGNORECASE)
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+# zip's methods that Python does not unpack, by number.
+METHODS = {
+    1: "shrink",
+    6: "implode",
+    9: "deflate64",
+    93: "zstd",
+    95: "xz",
+    96: "JPEG",
+    97: "WavPack",
+    98: "PPMd",
+}
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+UTF8_NAME = 0x800  # a member's flag: its name is in UTF-8, as most writers that forget the flag have it, too
+
+LINK = "a link"  # begins the reason why a member was left out that is no picture of its own
 
 Stamp = tuple[str, int, int]  # name, bytes, time of change in ns
 
@@ -49,20 +68,28 @@ def checked_name(name: str, archive: Path) -> str:
 class Files:
     """Image members and label texts under one path, sorted out by name alone; subclasses read them.
 
-    After `members` ran through, `texts` holds the label lists by base name, `problems` what is listed but
-    is no image (macOS's ._ files), `ignored` the other files counted by suffix.
+    After `members` ran through, `texts` holds the label lists by name (those beside the path by base name), `sides` the
+    labels that stand beside single images, by the name up to its first dot, `problems` what is listed but is no image
+    (macOS's ._ files), `ignored` the other files counted by suffix, of which `examples` has the first.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, shown(str(path))
         self.n_images: int | None = None  # known after listing, None where only reading tells
+        self._clear()
+
+    def _clear(self) -> None:
         self.texts: dict[str, str] = {}
+        self.sides: dict[str, str] = {}
         self.text_bytes = self.n_wanted = self.n_others = self.n_characters = 0
         self.problems: list[tuple[str, str]] = []
         self.ignored: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
 
     def texts_beside(self) -> list[Path]:
-        """Label lists in the same folder as the path: CelebA's stand beside its images."""
+        """CelebA's lists in the same folder as its images, and as nobody else's."""
+        if not self.path.absolute().name.startswith(CELEBA_FOLDER):
+            return []
         folder = self.path.absolute().parent
         try:
             return sorted(p for p in folder.iterdir() if TEXTS.fullmatch(p.name) and p.is_file())
@@ -74,38 +101,66 @@ class Files:
         path = PurePosixPath(name)
         if path.name.startswith("._"):
             self.problems.append((name, "macOS resource fork, not an image"))
-        elif path.name.startswith(".") or is_temporary(path.name) or "__MACOSX" in path.parts:
+        elif path.name.startswith(".") or is_temporary(path.name) or any(map(is_junk, path.parts[:-1])):
             return False
         elif path.suffix.lower() in SUFFIXES or is_text(name):
             return True
         else:
-            self.ignored[path.suffix.lower() or path.name] += 1
+            self.ignore(name)
         return False
+
+    def ignore(self, name: str) -> None:
+        """Count a file that is no image."""
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower() or path.name
+        self.ignored[suffix] += 1
+        self.examples.setdefault(suffix, name)
 
     def wanted_member(self, name: str) -> bool:
         """As wanted, for the next name of an archive; Refused where names or other files are too many."""
-        if self.wanted(name):
-            self.n_wanted += 1
+        wanted = self.wanted(name)
+        if wanted:
             self.n_characters += len(name)
             if self.n_characters > MAX_NAMES:
                 raise tars.Refused(f"has names of more than {MAX_NAMES:,} characters together")
+        if wanted and not is_side(name):
+            self.n_wanted += 1
             return True
         self.n_others += 1
         if self.n_others > max(MAX_OTHERS, OTHERS_EACH * self.n_wanted):
             raise tars.Refused(f"has {self.n_others:,} files that are no images: take the images out of it")
-        return False
+        return wanted
+
+    def leave_link(self, name: str, target: str) -> None:
+        """List a link that is not followed."""
+        if PurePosixPath(name).suffix.lower() in SUFFIXES and len(self.problems) < MAX_MEMBERS:
+            self.problems.append((name, f"{LINK} to {shown(target, 80)}"))
 
     def keep_text(self, name: str, data: bytes) -> None:
-        """Keep a label list by its base name; UserError for lists too large to be any."""
+        """Keep a label list, or what a file beside an image says; UserError for lists too large to be any."""
+        if is_side(name):
+            label = side_label(name, data)
+            if label is None or len(self.sides) >= MAX_MEMBERS:
+                self.ignore(name)
+            else:
+                self.sides[key_of_sample(name)] = label
+            return
         self.text_bytes += len(data)
         if self.text_bytes > MAX_TEXT_BYTES:
             raise UserError(f"{self.where}: label lists of more than {MAX_TEXT_BYTES >> 20} MiB")
-        self.texts.setdefault(PurePosixPath(name).name, data.decode("utf-8-sig", errors="replace"))
+        self.texts.setdefault(name, data.decode("utf-8-sig", errors="replace"))
 
-    def sorted_out(self, name: str, data: bytes | BadImage) -> Iterator[Member]:
-        """The member as an image, or none where it is a label list, which is kept."""
-        if isinstance(data, bytes) and is_text(name):
+    def sorted_out(self, name: str, data: bytes | BadImage, whole: bool) -> Iterator[Member]:
+        """The member as an image, or several of a stack, or none where it is a label list, which is kept.
+
+        whole: it is not only its first bytes.
+        """
+        if is_side(name) and (isinstance(data, BadImage) or len(data) > MAX_SIDE_BYTES):
+            self.ignore(name)
+        elif is_text(name) and isinstance(data, bytes):
             self.keep_text(name, data)
+        elif whole and isinstance(data, bytes) and name.lower().endswith(arrays.SUFFIX):
+            yield from members_of(name, io.BytesIO(data), len(data))
         else:
             yield Member(name, data)
 
@@ -116,19 +171,46 @@ class Files:
             *(stamp_of(p, f"../{p.name}") for p in self.texts_beside()),
         ]
 
-    def read(self) -> Iterator[Member]:
-        """The images in a fixed order, texts put aside; subclasses."""
+    def read(self, limit: int | None) -> Iterator[Member]:
+        """The images in a fixed order, or the first `limit` bytes of each, texts put aside; subclasses."""
         raise AssertionError
 
-    def members(self) -> Iterator[Member]:
-        """The images in a fixed order; lists inside win over those beside. Raises UserError on damage."""
+    def some(self, n: int) -> Iterator[Member]:
+        """Up to n images from all over the set where that is cheap, else the first. Raises UserError on damage."""
+        yield from islice(self.members(), n)
+
+    def nothing(self) -> UserError:
+        """That there are no images, and what there is."""
+        inside = {suffix: name for suffix, name in self.examples.items() if is_archive(name)}
+        if inside:
+            n, first = sum(self.ignored[suffix] for suffix in inside), next(iter(inside.values()))
+            return UserError(
+                f"{self.where} holds no images but archives inside ({n:,}, such as {shown(first, 80)}): unpack "
+                "it, and give one of them or, with theirs unpacked too, the folder"
+            )
+        for suffix, n in self.ignored.most_common():
+            if suffix in UNREAD:
+                return UserError(
+                    f"{self.where} holds no images that are read here, but {n:,} in {shown(suffix)}: {UNREAD[suffix]}"
+                )
+        return UserError(f"{self.where} holds no images{self.others()}")
+
+    def others(self) -> str:
+        """The commonest files that are no images, in brackets."""
+        counts = ", ".join(f"{n:,} {shown(suffix, 40)}" for suffix, n in self.ignored.most_common(5))
+        return f" (but {counts})" if counts else ""
+
+    def members(self, limit: int | None = None) -> Iterator[Member]:
+        """The images in a fixed order; lists inside win over those beside. limit: bytes of each that are read, None for
+        all. Raises UserError on damage, and where there are none."""
         n_read = 0
-        self.texts, self.problems, self.ignored = {}, [], Counter()
-        self.text_bytes = self.n_wanted = self.n_others = self.n_characters = 0
+        self._clear()
         try:
-            for member in self.read():
+            for member in self.read(limit):
                 yield member
                 n_read += 1
+            if not n_read and not self.problems:
+                raise self.nothing()
         except UserError:
             raise
         except tars.Refused as error:
@@ -154,7 +236,8 @@ class Folder(Files):
         seen, found = set(), []
         for base, folders, files in os.walk(self.path, followlinks=True, onerror=refuse_unlisted):
             real = os.path.realpath(base)
-            folders[:] = [] if real in seen else [f for f in folders if not f.startswith(".")]
+            # what macOS puts there is listed with what it puts beside the others
+            folders[:] = [] if real in seen else [f for f in folders if not is_junk(f) or f == "__MACOSX"]
             if real not in seen:
                 relative = Path(base).relative_to(self.path)
                 found += [(relative / f).as_posix() for f in files]
@@ -163,7 +246,7 @@ class Folder(Files):
 
     def wanted_names(self) -> list[str]:
         """Names of images and label lists."""
-        self.problems, self.ignored = [], Counter()
+        self.problems, self.ignored, self.examples = [], Counter(), {}
         return [name for name in self.listing() if self.wanted(name)]
 
     def stamp(self) -> list[Stamp]:
@@ -176,14 +259,38 @@ class Folder(Files):
                 stamps.append((name, -1, 0))
         return stamps + [stamp_of(p, f"../{p.name}") for p in self.texts_beside()]
 
-    def read(self) -> Iterator[Member]:
+    def some(self, n: int) -> Iterator[Member]:
+        names = [name for name in self.wanted_names() if not is_text(name)]
+        for name in evenly(names, n):
+            yield from self._member(name, None)
+
+    def read(self, limit: int | None) -> Iterator[Member]:
         names = self.wanted_names()
-        self.n_images = len(names)
+        self.n_images = sum(not is_text(name) for name in names)
         for name in names:
             if is_text(name):
-                self.keep_text(name, read_bytes(self.path / name, MAX_TEXT_BYTES))
+                self._keep(name)
             else:
-                yield Member(tars.text_of(os.fsencode(name)), self.path / name)
+                yield from self._member(name, limit)
+
+    def _keep(self, name: str) -> None:
+        """Keep a label list; one that cannot be read is a problem of its own, what is too large for one is no list."""
+        try:
+            self.keep_text(tars.text_of(os.fsencode(name)), read_bytes(self.path / name, most_text(name)))
+        except Unreadable as error:
+            if not is_side(name):
+                raise error
+            self.ignore(name)
+
+    def _member(self, name: str, limit: int | None) -> Iterator[Member]:
+        """An image as its path, or its first bytes where that is asked for; those of a stack one by one."""
+        path, plain = self.path / name, tars.text_of(os.fsencode(name))
+        if limit is not None:
+            yield Member(plain, head_of(path, limit))
+        elif name.lower().endswith(arrays.SUFFIX):
+            yield from members_of_file(plain, path)
+        else:
+            yield Member(plain, path)
 
 
 class Careful(io.BufferedReader):
@@ -203,44 +310,73 @@ class ZipArchive(Files):
     """A .zip, read by name."""
 
     def checked(self, archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
-        """Wanted (name, entry), sorted; links, passwords, paths outside and bombs are refused first."""
+        """Wanted (name, entry), sorted; passwords, other packings, paths outside and bombs are refused first, and links
+        that lead outside; other links are left out."""
         entries, total = [], 0
         for info in archive.infolist():
-            name = checked_name(info.filename, self.path)
+            name = checked_name(zip_name(info), self.path)
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise UserError(
-                    f"{self.where}: member {shown(name)} is a link; refused, repack it with plain files"
-                )
+                target = self.read_entry(archive, info, tars.MAX_NAME)
+                if not isinstance(target, bytes) or not leads_inside(name, tars.text_of(target)):
+                    raise UserError(
+                        f"{self.where}: member {shown(name)} is a link; refused, repack it with plain files"
+                    )
+                self.leave_link(name, tars.text_of(target))
+                continue
             if info.filename.endswith("/") or not self.wanted_member(name):
                 continue
             if info.flag_bits & 1:
                 raise UserError(f"{self.where} is protected by a password: unpack it and give the folder")
+            if info.compress_type not in UNPACKED:
+                how = METHODS.get(info.compress_type, f"method {info.compress_type}")
+                raise UserError(
+                    f"{self.where} is packed by {how}, which Python does not unpack: repack it by deflate, as `zip -r` "
+                    "does, or unpack it and give the folder"
+                )
             total += info.file_size
             entries.append((name, info))
         check_total(self.path, total)
         return sorted(entries, key=lambda entry: entry[0])
 
-    def read_entry(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | BadImage:
-        """The entry's bytes, or why not; never more than the cap, whatever its header promises."""
+    def read_entry(
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int | None = None
+    ) -> bytes | BadImage:
+        """The entry's bytes, or its first `limit`, or why not; no more than the cap, whatever its header promises."""
         try:
             with archive.open(info) as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+                data = file.read(MAX_FILE_BYTES + 1) if limit is None else file.read1(limit)
         except Exception as error:  # zipfile and its decompressors raise almost anything on damage
             return BadImage(f"damaged in the archive: {shown(str(error), 120) or type(error).__name__}")
         return data if len(data) <= MAX_FILE_BYTES else BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB")
 
-    def read(self) -> Iterator[Member]:
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
         with Careful(open_regular(self.path).detach()) as file, zipfile.ZipFile(file) as archive:
+            yield archive
+
+    def read(self, limit: int | None) -> Iterator[Member]:
+        with self._open() as archive:
             entries = self.checked(archive)
-            self.n_images = len(entries)
+            self.n_images = sum(not is_text(name) for name, _ in entries)
             for name, info in entries:
-                yield from self.sorted_out(name, self.read_entry(archive, info))
+                data = self.read_entry(archive, info, None if is_text(name) else limit)
+                yield from self.sorted_out(name, data, limit is None)
+
+    def some(self, n: int) -> Iterator[Member]:
+        try:
+            with self._open() as archive:
+                entries = [entry for entry in self.checked(archive) if not is_text(entry[0])]
+                for name, info in evenly(entries, n):
+                    yield from self.sorted_out(name, self.read_entry(archive, info), True)
+        except (zipfile.BadZipFile, tars.Refused):  # what is wrong is told where all of it is read
+            return
 
 
 class TarArchive(Files):
     """A .tar, packed or not: a stream, since a .gz cannot be read out of order without unpacking it again."""
 
-    def read(self) -> Iterator[Member]:
+    def read(self, limit: int | None) -> Iterator[Member]:
+        seen: set[str] = set()
         with open_regular(self.path) as file, tars.unpacked(file) as stream:
             archive = tars.Tar(stream, most_bytes(self.path))
             for n_members, entry in enumerate(archive):
@@ -250,20 +386,62 @@ class TarArchive(Files):
                     )
                 name = checked_name(entry.name, self.path)
                 if entry.is_link_or_device:
-                    raise UserError(
-                        f"{self.where}: member {shown(name)} is a link or device; refused, "
-                        "repack with plain files"
-                    )
+                    if not self.harmless(entry, name, seen):
+                        raise UserError(
+                            f"{self.where}: member {shown(name)} is a link or device; refused, "
+                            "repack with plain files"
+                        )
+                    self.leave_link(name, entry.link)
+                    continue
+                seen.add(name)
                 if not entry.is_file or not self.wanted_member(name):
                     continue
                 large = entry.size > MAX_FILE_BYTES
-                data = BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB") if large else archive.read()
-                yield from self.sorted_out(name, data)
+                part = None if is_text(name) else limit
+                data = BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB") if large else archive.read(part)
+                yield from self.sorted_out(name, data, part is None)
+
+    def harmless(self, entry: tars.Entry, name: str, seen: set[str]) -> bool:
+        """Whether a member is a link to another one, which can be left out: it is not followed in any case."""
+        if entry.kind == tars.HARD_LINK:
+            return entry.link.replace("\\", "/").removeprefix("./") in seen
+        return entry.kind == tars.SYMBOLIC_LINK and leads_inside(name, entry.link)
 
 
-def is_text(name: str) -> bool:
-    """Whether this is the name of a label list."""
-    return TEXTS.fullmatch(PurePosixPath(name).name) is not None
+class Stack(Files):
+    """A .npy of pictures of one shape."""
+
+    def read(self, limit: int | None) -> Iterator[Member]:
+        yield from members_of_file(self.path.name, self.path, alone=True)
+
+
+def evenly(items: Sequence, n: int) -> Sequence:
+    """n items from all over the sequence, or all there are."""
+    return items if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
+
+
+def head_of(path: Path, limit: int) -> bytes | BadImage:
+    """The first bytes of a file, or why there are none."""
+    try:
+        with open_regular(path) as file:
+            return file.read(limit)
+    except (Unreadable, OSError) as error:
+        return BadImage(shown(str(error), 120))
+
+
+def zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's name as it was written: in UTF-8 also without the flag that says so, where its bytes are."""
+    if info.flag_bits & UTF8_NAME:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
+def most_text(name: str) -> int:
+    """Bytes that a file of labels may have."""
+    return MAX_SIDE_BYTES if is_side(name) else MAX_TEXT_BYTES
 
 
 def refuse_unlisted(error: OSError) -> None:
@@ -304,7 +482,9 @@ def open_archive(path: Path) -> Files:
         return ZipArchive(path)
     if head[:2] in tars.UNPACK or tars.is_header(head):
         return TarArchive(path)
-    raise UserError(f"{where} is neither a .zip nor a .tar, .tar.gz of images (nor a folder)")
+    if head[:6] == arrays.NPY:
+        return Stack(path)
+    raise UserError(f"{where} is neither a .zip nor a .tar, .tar.gz, .npy of images (nor a folder)")
 
 
 def open_files(path: Path) -> Files:
@@ -327,12 +507,15 @@ def open_files(path: Path) -> Files:
     names = folder.listing()
     if any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in names):
         return folder
-    archives = [name for name in names if name.lower().endswith(ARCHIVE_SUFFIXES)]
+    archives = [name for name in names if is_archive(name)]
     if len(archives) == 1:
         return open_archive(path / archives[0])
     if archives:
         several = shown(", ".join(archives[:5]))
         raise UserError(f"{where} holds no images but several archives: give one of {several}")
+    folder.wanted_names()
+    if any(suffix in UNREAD for suffix in folder.ignored):
+        raise folder.nothing()
     raise UserError(
         f"{where} holds no images ({len(names)} files; images end in {' '.join(sorted(SUFFIXES))})"
     )

@@ -26,7 +26,8 @@ class ImageData:
     multi-hot attributes, or None;
     fingerprint: hash of pixels and labels; files: names in the same order, empty for embedded images;
     path, offset: the file that images is a memmap of and the byte where its first pixel stands, or None; fitting: how
-    pictures were brought to this size, None for images that are as they were given.
+    pictures were brought to this size, None for images that are as they were given; scale: what became 0 and 255 of
+    pictures of more than 8 bits.
     """
 
     images: np.ndarray | Tensor
@@ -38,6 +39,7 @@ class ImageData:
     path: Path | None = None
     offset: int = 0
     fitting: str | None = None
+    scale: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,7 +65,7 @@ class ImageData:
 
     @property
     def img_channels(self) -> int:
-        """1 or 3; 2 for points."""
+        """1 for grey, 3 for colour, 4 with alpha, any number for arrays; 2 for points."""
         return self.images.shape[3]
 
 

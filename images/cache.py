@@ -22,10 +22,12 @@ from tqdm import tqdm
 import disk
 from disk import read_json
 from errors import UserError, printable, shown
+from images.archives import LINK
 from images.decoding import Chunk, Shape
 from images.layout import Layout
 
 CODE_VERSION = 1  # raise it when decoding or layout change, so that older caches are built anew
+PLAIN = "centre crop"  # how pictures of 8 bits are brought to a shape by default
 APP = "gan-toolkit"
 MAX_BAD_SHARE = 0.1
 HOPELESS = 10_000  # problems after which nothing more is decoded, where there are fewer good images
@@ -36,7 +38,11 @@ META_LIMIT = 2**29  # bytes of the .json, which has all names
 
 
 class Source(Protocol):
-    """Where images come from before they are decoded."""
+    """Where images come from before they are decoded.
+
+    One of picture files also says `how` they are brought to a shape, which is part of the cache's key, PLAIN where it
+    says nothing; and, after the last chunk, as `scale`, what became 0 and 255 of more than 8 bits.
+    """
 
     name: str
     where: str
@@ -64,11 +70,12 @@ class Table:
     splits: dict[str, tuple[int, int]]
     fingerprints: dict[str, str]
     n_problems: int
+    scale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What the .json beside a cache's pixels says of them: see Table; sample: of `sampled`."""
+    """What the .json beside a cache's pixels says of them: see Table; sample: of `sampled`; scale: see Source."""
 
     files: list[str]
     splits: dict[str, tuple[int, int]]
@@ -76,6 +83,7 @@ class Meta:
     fingerprints: dict[str, str]
     problems: list[tuple[str, str]]
     sample: str
+    scale: tuple[float, float] | None = None
 
 
 def say(text: str) -> None:
@@ -191,7 +199,7 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 def stem_of(source: Source, shape: Shape) -> str:
     """The cache's name without suffix: source, size and a key of everything that its pixels depend on."""
-    what = repr((CODE_VERSION, source.name, source.stamp(), "centre crop", shape))
+    what = repr((CODE_VERSION, source.name, source.stamp(), getattr(source, "how", PLAIN), shape))
     height, width, channels = shape
     return f"{source.name}-{height}x{width}x{channels}-{blake2b(what.encode(), digest_size=8).hexdigest()}"
 
@@ -252,6 +260,7 @@ def whole_table(folder: Path, stem: str) -> Table:
         meta.splits,
         meta.fingerprints,
         len(meta.problems),
+        meta.scale,
     )
 
 
@@ -298,8 +307,8 @@ def write_rows(source: Source, shape: Shape, path: Path) -> tuple[list[str], lis
 
 
 def n_damaged(problems: list[tuple[str, str]]) -> int:
-    """How many are images; macOS adds a ._ file to each, which is listed, but says nothing about it."""
-    return sum("macOS" not in reason for _, reason in problems)
+    """How many are images; macOS adds a ._ file to each, which is listed, but says nothing about it, nor do links."""
+    return sum(not reason.startswith(("macOS", LINK)) for _, reason in problems)
 
 
 def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]]) -> None:
@@ -320,7 +329,7 @@ def check_problems(source: Source, n_good: int, problems: list[tuple[str, str]])
         )
     n_bad = n_damaged(problems)
     if not n_good or n_bad > MAX_BAD_SHARE * (n_good + n_bad):
-        name, reason = next((p for p in problems if "macOS" not in p[1]), problems[0])
+        name, reason = next((p for p in problems if n_damaged([p])), problems[0])
         raise UserError(
             f"{n_bad:,} of {n_good + n_bad:,} images of {source.where} are unreadable, more than "
             f"{MAX_BAD_SHARE:.0%} (the first: {shown(name)}: {shown(reason)}): mend or remove them"
@@ -380,6 +389,7 @@ def build(source: Source, shape: Shape, folder: Path, stem: str) -> None:
             "fingerprints": fingerprints_of(images, layout),
             "problems": problems,
             "sample": sampled(np.load(images, mmap_mode="r"), layout.labels),
+            "scale": getattr(source, "scale", None),
         }
         disk.put(folder / f"{stem}.json", json.dumps(about))
         if layout.labels is not None:

@@ -7,13 +7,15 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from multiprocessing.synchronize import Lock
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,14 +23,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from disk import Unreadable, read_bytes
 from errors import shown
-from images.headers import BadImage, check_scans, file_of, n_scans, upright
+from images.arrays import Scale, array_of, is_deep, scale_alone, to_bytes
+from images.arrays import extremes as extremes_of
+from images.headers import BadImage, check_scans, file_of, foreign, n_scans, orientation, turned, upright
 from signals import serve_parent
 
 # Pillow tries only these: some of its other readers start programs (EPS) or are little tested
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"]
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"]
 )
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels; others are held as a grey image each
 MAX_FILE_BYTES = 64 * 2**20
 CHUNK_FILES = 64
 CHUNK_BYTES = 32 * 2**20
@@ -39,8 +44,10 @@ MAX_COST, LARGE_COST = 2**30, 2**28
 COSTS, USUAL_COST = {"WEBP": 20, "TIFF": 16}, 8
 COEFFICIENT_BYTES = 2  # of a JPEG of several scans, which is held whole, at its full size
 BAND_PIXELS = 2**20  # converted at a time
+NO_SCALE = (0.0, 0.0)  # nobody's: for reading values as they are
 
 Shape = tuple[int, int, int]  # height, width, channels
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,23 +72,15 @@ def is_html(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
-def grey_scale(image: Image.Image) -> tuple[float, float]:
-    """(start, factor) that turn grey of any number type into 0..255.
-
-    16 bits / 257; floats in [0, 1] x 255; wider ones by their range. BadImage for NaN and infinite pixels.
-    """
+def extremes(image: Image.Image) -> tuple[float, float, bool]:
+    """(least, greatest, whether they are floats) of a grey image. BadImage for NaN and infinite pixels."""
     low, high, floating = np.inf, -np.inf, False
     for band in bands(image):
         values = np.asarray(band)
-        # a minimum with NaN is NaN, but Python's own would lose it
-        low, high = np.minimum(low, values.min()), np.maximum(high, values.max())
+        least, most = extremes_of(values)
+        low, high = min(low, least), max(high, most)
         floating = np.issubdtype(values.dtype, np.floating)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadImage("floating-point image with NaN or infinite pixels")
-    low, high = float(low), float(high)
-    scales = (1.0, 255.0) if floating else (65535.0,)
-    span = next((scale for scale in scales if low >= 0 and high <= scale), None)
-    return 0.0 if span else low, 255 / (span or (high - low) or 1.0)
+    return low, high, floating
 
 
 def bands(image: Image.Image) -> Iterator[Image.Image]:
@@ -94,12 +93,21 @@ def bands(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def to_plain(image: Image.Image, channels: int) -> Image.Image:
-    """Any Pillow mode -> L or RGB: 16-bit and float scaled, alpha (also a palette's) composited on white."""
-    mode = "L" if channels == 1 else "RGB"
+def is_grey_of_many_bits(image: Image.Image) -> bool:
+    """Whether Pillow holds it as numbers beyond 0 .. 255."""
+    return image.mode.startswith(("I", "F"))
+
+
+def to_plain(image: Image.Image, channels: int, scale: Scale | None = None) -> Image.Image:
+    """Any Pillow mode -> that of 1 to 4 channels: many bits scaled; 1 and 3 have alpha, also a palette's, put on white.
+
+    scale: of greys of many bits; None: that of this image alone.
+    """
+    mode = MODES[channels]
     if image.mode == mode and "transparency" not in image.info:
         return image
-    scale = grey_scale(image) if image.mode.startswith(("I", "F")) else None
+    if is_grey_of_many_bits(image) and scale is None:
+        scale = scale_alone(*extremes(image))
     if image.width * image.height <= BAND_PIXELS:
         return plain_band(image, mode, scale)
     plain, top = Image.new(mode, image.size), 0
@@ -109,21 +117,28 @@ def to_plain(image: Image.Image, channels: int) -> Image.Image:
     return plain
 
 
-def plain_band(image: Image.Image, mode: str, scale: tuple[float, float] | None) -> Image.Image:
-    """As to_plain; scale: (start, factor) of greys of many bits, for the whole image."""
-    if scale is not None:
-        start, factor = scale
-        values = np.asarray(np.asarray(image), dtype=np.float64)
-        image = Image.fromarray(np.rint((values - start) * factor).astype(np.uint8))
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+def plain_band(image: Image.Image, mode: str, scale: Scale | None) -> Image.Image:
+    """As to_plain; scale: of greys of many bits, for the whole image."""
+    if is_grey_of_many_bits(image):
+        assert scale is not None, "of the whole image"
+        image = Image.fromarray(to_bytes(np.asarray(image), scale))
+    elif image.mode == "LAB":  # which Pillow turns into RGB alone
+        image = image.convert("RGBA").convert("RGB")
+    if image.mode in ("RGBa", "La"):
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
+        if mode not in ("RGBA", "LA"):
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
     return image.convert(mode)
 
 
-def centre_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int, int, int]:
-    """Largest centred box (left, top, right, bottom) with the aspect of height x width; size is (w, h)."""
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+def centre_box(size: tuple[int, int], height: int, width: int) -> Box:
+    """Largest centred box with the aspect of height x width; size is (w, h)."""
     w, h = size
     if w * height > h * width:
         box_w, box_h = max(1, round(h * width / height)), h
@@ -131,6 +146,64 @@ def centre_box(size: tuple[int, int], height: int, width: int) -> tuple[int, int
         box_w, box_h = w, max(1, round(w * height / width))
     left, top = (w - box_w) // 2, (h - box_h) // 2
     return left, top, left + box_w, top + box_h
+
+
+def top_box(size: tuple[int, int], height: int, width: int) -> Box:
+    """As centre_box, but from the top on."""
+    left, top, right, bottom = centre_box(size, height, width)
+    return left, 0, right, bottom - top
+
+
+def whole_box(size: tuple[int, int], height: int, width: int) -> Box:
+    """All of it."""
+    return 0, 0, *size
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A way to bring pictures to one shape: the box that is taken, whether it keeps its aspect by zeros (black, or
+    transparent) around it, and how a protocol says it."""
+
+    box: Callable[[tuple[int, int], int, int], Box]
+    padded: bool
+    text: str
+
+
+_RESIZED = "resized by Lanczos where the size differs"
+CROPS: Mapping[str, Crop] = {
+    "centre": Crop(centre_box, False, f"the largest centred piece of the aspect, {_RESIZED}"),
+    "top": Crop(top_box, False, f"the largest piece of the aspect from the top, centred across, {_RESIZED}"),
+    "pad": Crop(whole_box, True, f"the whole picture, zeros around it to the aspect, {_RESIZED}"),
+    "stretch": Crop(whole_box, False, f"the whole picture, stretched to the aspect, {_RESIZED}"),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How pictures are brought to one shape and to 8 bits: a row of CROPS, and the values that become 0 and 255 where
+    there are more than 8 bits; None: those of each picture alone."""
+
+    crop: str = "centre"
+    scale: Scale | None = None
+
+
+def placed(image: Image.Image, height: int, width: int, crop: Crop) -> Image.Image:
+    """The image at a size, antialiased."""
+    box = crop.box(image.size, height, width)
+    w, h = width, height
+    if crop.padded:
+        factor = min(width / image.width, height / image.height)
+        w, h = (
+            max(1, min(most, round(side * factor)))
+            for most, side in zip((width, height), image.size, strict=True)
+        )
+    if box != (0, 0, w, h) or image.size != (w, h):
+        image = image.resize((w, h), Image.Resampling.LANCZOS, box=box)
+    if (w, h) == (width, height):
+        return image
+    whole = Image.new(image.mode, (width, height), 0)
+    whole.paste(image, ((width - w) // 2, (height - h) // 2))
+    return whole
 
 
 class PlainJpeg(JpegImageFile):
@@ -149,9 +222,11 @@ def open_image(data: bytes) -> Image.Image:
         is_jpeg = data[:3] == b"\xff\xd8\xff"
         image = PlainJpeg(file) if is_jpeg else Image.open(file, formats=FORMATS)
     except (UnidentifiedImageError, SyntaxError):
-        reason = (
-            "a web page saved as an image" if is_html(data[:64]) else "no image format that is known here"
-        )
+        reason = "no image format that is known here"
+        if is_html(data[:64]):
+            reason = "a web page saved as an image"
+        elif (kind := foreign(data)) is not None:
+            reason = f"{kind}, whatever its name says, which is not read here: save it as JPEG or PNG"
         raise BadImage(reason) from None
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
         raise BadImage("a decompression bomb: more pixels than Pillow's limit")
@@ -180,23 +255,83 @@ def one_large() -> Lock:
     return multiprocessing.get_context("fork" if sys.platform == "linux" else None).Lock()
 
 
-def decode(data: bytes, shape: Shape) -> np.ndarray:
-    """Image file -> uint8 (H, W, C): upright, centre-cropped to the aspect, resized with antialiasing.
+def of_array(values: np.ndarray, channels: int, fit: Fit, turn: int | None) -> list[Image.Image]:
+    """(H, W, C) of any number type as one image of 1 to 4 channels, or a grey one for each of more. BadImage."""
+    scale = fit.scale
+    if is_deep(values) and scale is None:
+        scale = scale_alone(*extremes_of(values), np.issubdtype(values.dtype, np.floating))
+    pixels = to_bytes(values, scale or (0.0, 255.0))
+    if pixels.shape[2] in MODES and channels in MODES:
+        plain = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        image = Image.fromarray(np.ascontiguousarray(plain), MODES[pixels.shape[2]])
+        return [turned(to_plain(image, channels), turn)]
+    if pixels.shape[2] != channels:
+        raise BadImage(f"{pixels.shape[2]} channels, where {channels} are read: --img_channels says how many")
+    return [turned(Image.fromarray(np.ascontiguousarray(pixels[..., i])), turn) for i in range(channels)]
+
+
+def by_pillow(data: bytes, shape: Shape, fit: Fit) -> Image.Image:
+    """The image upright, in its mode and at its size; raises BadImage and what Pillow raises."""
+    height, width, channels = shape
+    image = open_image(data)
+    if channels not in MODES:
+        raise BadImage(f"a picture of Pillow's mode {image.mode}, where {channels} channels are read")
+    # the longer side both ways, since EXIF may yet turn the image
+    cost = checked_cost(image, data, 4 * max(height, width))
+    with one_large() if cost > LARGE_COST else nullcontext():
+        return placed(to_plain(upright(image), channels, fit.scale), height, width, CROPS[fit.crop])
+
+
+def checked_cost(image: Image.Image, data: bytes, reach: int) -> int:
+    """As cost_of; BadImage for more than there may be."""
+    cost = cost_of(image, data, reach)
+    if cost > MAX_COST:
+        raise BadImage(f"{cost >> 20:,} MiB of memory would be needed, of {MAX_COST >> 20:,} at most")
+    return cost
+
+
+def turn_of(data: bytes) -> int | None:
+    """EXIF's number for the way a picture that is read as an array is turned."""
+    try:
+        return orientation(open_image(data))
+    except BadImage:  # of modes that Pillow does not have
+        return None
+
+
+def decode(data: bytes, shape: Shape, fit: Fit | None = None) -> np.ndarray:
+    """Image file -> uint8 (H, W, C): upright, in 8 bits, cropped as `fit` says, resized with antialiasing.
 
     Raises BadImage with the reason: truncated, empty, a web page, a decompression bomb, too many scans, too large.
     """
-    height, width, channels = shape
-    try:
+    fit = Fit() if fit is None else fit
+    with reasons():
+        values = array_of(data, shape[2], fit.scale)
+        if values is None:
+            return np.asarray(by_pillow(data, shape, fit)).reshape(shape)
+        images = of_array(values, shape[2], fit, turn_of(data))
+        parts = [np.asarray(placed(image, *shape[:2], CROPS[fit.crop])) for image in images]
+    return parts[0].reshape(shape) if len(parts) == 1 else np.stack(parts, axis=2)
+
+
+def range_of(data: bytes, channels: int) -> tuple[float, float, bool] | None:
+    """(least, greatest, whether they are floats) of a file of more than 8 bits, None for all others. BadImage."""
+    with reasons():
+        values = array_of(data, channels, NO_SCALE)
+        if values is not None:
+            return (*extremes_of(values), values.dtype.kind == "f") if is_deep(values) else None
         image = open_image(data)
-        # the longer side both ways, since EXIF may yet turn the image
-        cost = cost_of(image, data, 4 * max(height, width))
-        if cost > MAX_COST:
-            raise BadImage(f"{cost >> 20:,} MiB of memory would be needed, of {MAX_COST >> 20:,} at most")
+        if not is_grey_of_many_bits(image):
+            return None
+        cost = checked_cost(image, data, max(image.size))
         with one_large() if cost > LARGE_COST else nullcontext():
-            image = to_plain(upright(image), channels)
-            box = centre_box(image.size, height, width)
-            if box != (0, 0, width, height) or image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+            return extremes(image)
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Whatever a decoder raises, as BadImage."""
+    try:
+        yield
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -206,7 +341,6 @@ def decode(data: bytes, shape: Shape) -> np.ndarray:
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         reason = shown(" ".join(str(error).split()), 120)
         raise BadImage(f"damaged: {reason}" if reason else f"damaged: {type(error).__name__}") from None
-    return np.asarray(image).reshape(shape)
 
 
 def read_member(member: Member) -> bytes:
@@ -222,15 +356,32 @@ def read_member(member: Member) -> bytes:
         raise BadImage(reason) from None
 
 
-def decode_chunk(members: list[Member], shape: Shape) -> Chunk:
+@contextmanager
+def only_bombs_warn() -> Iterator[None]:
+    """Pillow's warnings: bombs are errors; odd EXIF and palettes are nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def ranges_of_chunk(members: list[Member], channels: int) -> list[tuple[float, float, bool]]:
+    """range_of neighbours, those of 8 bits and what cannot be read left out; what runs in a worker."""
+    found = []
+    with only_bombs_warn():
+        for member in members:
+            with suppress(BadImage):
+                found.append(range_of(read_member(member), channels))
+    return [values for values in found if values is not None]
+
+
+def decode_chunk(members: list[Member], shape: Shape, fit: Fit | None = None) -> Chunk:
     """Decode neighbours one by one; what runs in a worker."""
     names, pixels, problems = [], [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd EXIF and palettes: nothing a user could act on
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with only_bombs_warn():
         for member in members:
             try:
-                pixels.append(decode(read_member(member), shape))
+                pixels.append(decode(read_member(member), shape, fit))
                 names.append(member.name)
             except BadImage as error:
                 problems.append((member.name, str(error)))
@@ -281,28 +432,36 @@ def worker_pool(workers: int) -> Iterator[Executor]:
             os.close(lifeline)
 
 
-def decoded_in_order(
-    pool: Executor, work: Callable[..., Chunk], chunks: Iterable[list[Member]], shape: Shape, ahead: int
-) -> Iterator[Chunk]:
+def in_order(
+    pool: Executor, work: Callable[..., T], chunks: Iterable[list[Member]], ahead: int
+) -> Iterator[T]:
     """Map over the chunks in order with at most `ahead` of them in memory."""
-    pending: deque[Future[Chunk]] = deque()
+    pending: deque[Future[T]] = deque()
     for chunk in chunks:
-        pending.append(pool.submit(work, chunk, shape))
+        pending.append(pool.submit(work, chunk))
         if len(pending) >= ahead:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
 
 
-def decode_all(members: Iterable[Member], shape: Shape) -> Iterator[Chunk]:
-    """Decode in the order given, on all cores; a handful of images stays in this process."""
-    chunks = in_chunks(members, math.prod(shape))
+def on_all_cores(
+    work: Callable[[list[Member]], T], members: Iterable[Member], image_bytes: int
+) -> Iterator[T]:
+    """What work makes of neighbours, in the order given; a handful of images stays in this process."""
+    chunks = in_chunks(members, image_bytes)
     head = list(islice(chunks, 4))
     workers = min(n_cores(), 32)
     if len(head) < 4 or workers == 1:
         for chunk in chain(head, chunks):
-            yield decode_chunk(chunk, shape)
+            yield work(chunk)
         return
     one_large()
     with worker_pool(workers) as pool:
-        yield from decoded_in_order(pool, decode_chunk, chain(head, chunks), shape, ahead=3 * workers)
+        yield from in_order(pool, work, chain(head, chunks), ahead=3 * workers)
+
+
+def decode_all(members: Iterable[Member], shape: Shape, fit: Fit | None = None) -> Iterator[Chunk]:
+    """Decode in the order given, on all cores."""
+    how = {} if fit is None else {"fit": fit}
+    yield from on_all_cores(partial(decode_chunk, shape=shape, **how), members, math.prod(shape))

@@ -7,6 +7,7 @@ name, or how many tiny parts a file may have.
 import io
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 
 from PIL import Image
@@ -29,11 +30,27 @@ MAX_NUMBERS = 2**18  # in a TIFF's tags: a row's or a tile's place, and its byte
 MAX_TILE = 2**24  # pixels
 SMALL = 2**16  # bytes of a file that cannot do harm by many parts
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_START = b"\x89PNG\r\n\x1a\n"
+TEXT_CHUNKS = (
+    b"tEXt",
+    b"zTXt",
+    b"iTXt",
+    b"iCCP",
+)  # of PNG: words and profiles, of which Pillow refuses long ones
+MAX_TEXT, MAX_TEXTS = 2**18, 2**22  # bytes of one, unpacked, and of all; what is longer is taken out
+# What other files are, that a name may call images: where its bytes stand, what they are, and how it is called.
+OTHERS = (
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    (0, b"\xff\x0a", "JPEG XL"), (4, b"JXL \r\n", "JPEG XL"), (4, b"jP  \r\n", "JPEG 2000"),
+    (0, b"8BPS", "Photoshop"), (128, b"DICM", "DICOM"), (0, b"%PDF", "PDF"), (4, b"ftyp", "film"),
+)  # fmt: skip
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(
     rb"\xff([^\x00\x01\xff\xd0-\xd8])"
 )  # those with a length; JPEG data has 00 behind each ff
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+_XMP_KEY = b"XML:com.adobe.xmp\0"
 _PLAIN_KINDS = (1, 2, 6, 7)  # of a tag's values: bytes and text, which stay as they are
 _NUMBERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
@@ -60,8 +77,61 @@ class Frugal(io.BytesIO):
         return data
 
 
+def foreign(data: bytes) -> str | None:
+    """What a file is that is not read here, None where nothing is known of it."""
+    return next((kind for at, start, kind in OTHERS if data[at : at + len(start)] == start), None)
+
+
+def without_long_texts(data: bytes) -> bytes:
+    """A PNG without texts and profiles that are longer than any reader takes; itself where there are none.
+
+    Of an XMP text the way the picture is turned stays.
+    """
+    if not any(kind in data for kind in TEXT_CHUNKS):
+        return data
+    kept, at, total, changed = [data[:8]], 8, 0, False
+    while at + 8 <= len(data):
+        (length,), kind = struct.unpack_from(">L", data, at), data[at + 4 : at + 8]
+        whole = data[at : at + 12 + length]
+        at += 12 + length
+        if kind in TEXT_CHUNKS:
+            text, is_whole = _unpacked_text(kind, whole[8:-4])
+            total += len(text)
+            if not is_whole or total > MAX_TEXTS:
+                changed = True
+                turned = _XMP.search(text) if whole[8:].startswith(_XMP_KEY) else None
+                whole = b"" if turned is None else _text_chunk(turned[0])
+        kept.append(whole)
+        if kind == b"IEND":
+            break
+    return b"".join(kept) if changed else data
+
+
+def _unpacked_text(kind: bytes, content: bytes) -> tuple[bytes, bool]:
+    """(the beginning of a text or profile, unpacked; whether that is all of it)."""
+    keyword, _, rest = content.partition(b"\0")
+    packed = kind in (b"zTXt", b"iCCP") or kind == b"iTXt" and rest[:1] == b"\1"
+    if kind == b"iTXt":  # two bytes of packing, the language and the keyword in it
+        rest = b"\0".join(rest[2:].split(b"\0", 2)[2:])
+    if not packed:
+        return rest[:MAX_TEXT], len(rest) <= MAX_TEXT
+    try:
+        text = zlib.decompressobj().decompress(rest if kind == b"iTXt" else rest[1:], MAX_TEXT + 1)
+    except zlib.error:
+        return b"", True  # left to the reader
+    return text[:MAX_TEXT], len(text) <= MAX_TEXT
+
+
+def _text_chunk(text: bytes) -> bytes:
+    """An XMP chunk of this text alone."""
+    content = b"iTXt" + _XMP_KEY + b"\0\0\0\0" + text
+    return struct.pack(">L", len(content) - 4) + content + struct.pack(">L", zlib.crc32(content))
+
+
 def file_of(data: bytes) -> io.BytesIO:
     """The bytes as a file for Pillow. BadImage for a TIFF whose tables or tiles are too large."""
+    if data[:8] == PNG_START:
+        data = without_long_texts(data)
     if data[:4] in TIFF_STARTS:
         check_tiff(data)
     elif len(data) < SMALL:
@@ -134,7 +204,12 @@ def upright(image: Image.Image) -> Image.Image:
     Only the one tag is read: Pillow's reader makes a Python object of each number in them.
     """
     image.load()  # PNG may have them behind the pixels
-    method = TURNS.get(orientation(image))
+    return turned(image, orientation(image))
+
+
+def turned(image: Image.Image, how: int | None) -> Image.Image:
+    """The image turned as EXIF's number says; itself for None and numbers that say nothing."""
+    method = TURNS.get(how)
     return image if method is None else image.transpose(method)
 
 

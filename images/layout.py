@@ -1,14 +1,16 @@
-"""What the names in a folder or archive mean: splits, classes, CelebA's attributes."""
+"""What the names in a folder or archive mean: splits, classes, labels of files that say them, CelebA's attributes."""
 
 import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from errors import shown
+from images.labels import as_labels, labels_in
 
 SPLITS = {
     "train": "train",
@@ -20,6 +22,9 @@ SPLITS = {
     "testing": "test",
 }
 SPLIT_ORDER = ("train", "val", "test")
+# train2017, val_256, test-images: what is put behind the name of a split, and makes no class of it
+_SPLIT = re.compile(r"([a-z]+?)(?:[-_. ]*(?:set|data|dataset|images?|imgs?|split|[0-9]+(?:px|x[0-9]+)?))*")
+FEW_STRAYS = 0.25  # of all pictures: more of them beside the folders are no strays
 CELEBA_FOLDER = "img_align_celeba"
 MAX_LINE, MAX_ROWS = 2**16, 1_500_000  # characters and lines of a list
 WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
@@ -48,13 +53,35 @@ def strip_root(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [path[depth:] for path in paths]
 
 
-def take_splits(paths: Sequence[tuple[str, ...]]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """(split of each, path without it), where the top folders are all named train, val or test."""
+def split_named(folder: str) -> str | None:
+    """The split that a folder is by its name, None for other folders."""
+    found = _SPLIT.fullmatch(folder.lower())
+    return None if found is None else SPLITS.get(found[1])
+
+
+def take_splits(paths: Sequence[tuple[str, ...]]) -> tuple[list[str | None], list[tuple[str, ...]]]:
+    """(split of each, None for what stands beside the splits; path without it): by top folders named so.
+
+    They count where all folders are splits, or where there are train and another one; else all is train.
+    """
     paths = strip_root(paths)
-    tops = {path[0].lower() if len(path) > 1 else "" for path in paths}
-    if len(tops) > 1 and tops <= SPLITS.keys():
-        return [SPLITS[path[0].lower()] for path in paths], strip_root([path[1:] for path in paths])
+    tops = {path[0]: split_named(path[0]) for path in paths if len(path) > 1}
+    n_beside = sum(len(path) == 1 for path in paths)
+    known = {split for split in tops.values() if split is not None}
+    alone = None not in tops.values() and (len(tops) > 1 or 0 < n_beside <= FEW_STRAYS * len(paths))
+    if known and (alone or "train" in known and len(known) > 1):
+        split_of = [tops[path[0]] if len(path) > 1 else None for path in paths]
+        below = iter(strip_root([path[1:] for path, split in zip(paths, split_of, strict=True) if split]))
+        return split_of, [next(below) if split else path for path, split in zip(paths, split_of, strict=True)]
     return ["train"] * len(paths), paths
+
+
+def say_left_out(left: Sequence[str], beside: str, notes: list[str]) -> None:
+    """Name what stands where no picture of the set should."""
+    if left:
+        some = ", ".join(shown(name, 80) for name in left[:3]) + (", ..." if len(left) > 3 else "")
+        what = "1 picture" if len(left) == 1 else f"{len(left):,} pictures"
+        notes.append(f"warning: left out, since beside {beside}: {what}, {some}")
 
 
 def parse_table(text: str) -> tuple[tuple[str, ...], dict[str, list[int]]]:
@@ -106,7 +133,7 @@ def find_table(
 ) -> tuple[tuple[str, ...], dict[str, list[int]]]:
     """The first readable list whose name begins with start; empty when there is none."""
     for name in sorted(texts):
-        if name.lower().startswith(start):
+        if PurePosixPath(name).name.lower().startswith(start):
             try:
                 return parse_table(texts[name])
             except ValueError as error:
@@ -134,14 +161,22 @@ def ordered_by_split(
     return order, splits
 
 
+def listed_as(base: Sequence[str], table: Mapping[str, object]) -> list[str]:
+    """The names by which a list knows files: theirs, or where it knows none, with another suffix: 1.jpg for 1.png."""
+    if any(name in table for name in base):
+        return list(base)
+    by_stem = {PurePosixPath(name).stem: name for name in table}
+    return [by_stem.get(PurePosixPath(name).stem, name) for name in base]
+
+
 def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list[str]) -> Layout | None:
     """The folder that the attributes list describes best, its rows as uint8 {0, 1}; None without a list."""
     header, table = find_table(texts, "list_attr", notes)
     split_of, paths = take_splits([tuple(name.split("/")) for name in names])
-    base = [path[-1] for path in paths]
-    listed = [i for i in range(len(names)) if base[i] in table]
     if not table:
         return None
+    base = listed_as([path[-1] for path in paths], table)
+    listed = [i for i in range(len(names)) if base[i] in table]
     folders = [path[:-1] for path in paths]
     folder = best_folder(folders, listed)
     there = [i for i in range(len(names)) if folders[i] == folder]
@@ -167,10 +202,55 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
             notes.append(
                 f"warning: {missing:,} images have no split in the partition list: taken for training"
             )
-    order, splits = ordered_by_split(used, names, split_of)
+    order, splits = ordered_by_split(used, names, [split or "train" for split in split_of])
     labels = np.array([table[base[i]] for i in order], dtype=np.int64) > 0
     label_names = header or tuple(f"attribute {k}" for k in range(labels.shape[1]))
     return Layout(order, splits, labels.astype(np.uint8), label_names, notes)
+
+
+def labelled_layout(
+    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str], notes: list[str]
+) -> Layout | None:
+    """Labels as files beside the images say them, splits by folders; None where no file does, or hardly any image is
+    named."""
+    labels = labels_in(texts, sides, names, notes)
+    if labels is None:
+        return None
+    split_of, _ = take_splits([tuple(name.split("/")) for name in names])
+    inside = [i for i in range(len(names)) if split_of[i] is not None]
+    used = [i for i in inside if names[i] in labels]
+    if labels and 2 * len(used) < len(inside):
+        notes.append(f"warning: the files of labels name {len(used):,} of {len(inside):,} images: left out")
+        return None
+    say_left_out([names[i] for i in range(len(names)) if split_of[i] is None], "the splits", notes)
+    if not labels:
+        return Layout(*ordered_by_split(inside, names, [split or "" for split in split_of]), notes=notes)
+    if len(used) < len(inside):
+        notes.append(
+            f"warning: {len(inside) - len(used):,} images have no label in the files of labels: left out"
+        )
+    order, splits = ordered_by_split(used, names, [split or "" for split in split_of])
+    try:
+        found, label_names = as_labels([labels[names[i]] for i in order])
+    except ValueError as error:
+        notes.append(f"warning: labels cannot be used: {error}")
+        return Layout(order, splits, notes=notes)
+    return Layout(order, splits, found, label_names, notes)
+
+
+def classes_of(paths: Sequence[tuple[str, ...]]) -> dict[int, str] | None:
+    """Class by index, where the top folders are classes; a few pictures beside them have none. None for no classes."""
+    inside = [i for i, path in enumerate(paths) if len(path) > 1]
+    n_beside = len(paths) - len(inside)
+    if not inside or n_beside > FEW_STRAYS * len(paths):
+        return None
+    if len({paths[i][0] for i in inside}) > 1:
+        return {i: paths[i][0] for i in inside}
+    if not n_beside:
+        return None
+    # pictures beside the one folder in which the classes are
+    found = classes_of(strip_root([paths[i] for i in inside]))
+    return None if found is None else {inside[i]: name for i, name in found.items()}
 
 
 def class_layout(names: Sequence[str], notes: list[str]) -> Layout:
@@ -180,19 +260,45 @@ def class_layout(names: Sequence[str], notes: list[str]) -> Layout:
     if 0 < len(aligned) < len(names):  # CelebA without its list: other folders repeat its images
         notes.append(f"using the {len(aligned):,} images of {CELEBA_FOLDER} of {len(names):,}")
         used = aligned
-    split_of, paths = take_splits([tuple(names[i].split("/")) for i in used])
-    by_index = dict(zip(used, split_of, strict=True))
-    order, splits = ordered_by_split(used, names, [by_index.get(i, "train") for i in range(len(names))])
-    tops = {i: path[0] for i, path in zip(used, paths, strict=True) if len(path) > 1}
-    classes = tuple(sorted(set(tops.values())))
-    if len(tops) < len(used) or len(classes) < 2:
+    found, paths = take_splits([tuple(names[i].split("/")) for i in used])
+    split_of = dict(zip(used, found, strict=True))
+    say_left_out([names[i] for i in used if split_of[i] is None], "the splits", notes)
+    inside = [(i, path) for i, path in zip(used, paths, strict=True) if split_of[i] is not None]
+    used = [i for i, _ in inside]
+    by_place = classes_of([path for _, path in inside])
+    if by_place is not None:
+        tops = {used[k]: name for k, name in by_place.items()}
+        say_left_out([names[i] for i in used if i not in tops], "the folders of classes", notes)
+        used = [i for i in used if i in tops]
+    order, splits = ordered_by_split(used, names, [split_of.get(i) or "train" for i in range(len(names))])
+    if by_place is None:
         return Layout(order, splits, notes=notes)
+    classes = tuple(sorted(set(tops.values())))
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[tops[i]] for i in order], dtype=np.int64)
     return Layout(order, splits, labels, classes, notes)
 
 
-def read_layout(names: Sequence[str], texts: Mapping[str, str]) -> Layout:
-    """Splits and labels of names ("train/cat/1.jpg"); texts: CelebA's lists by base name."""
+def read_layout(
+    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str] | None = None
+) -> Layout:
+    """Splits and labels of names ("train/cat/1.jpg"); texts, sides: label lists and labels, see archives.Files."""
     notes: list[str] = []
-    return attribute_layout(names, texts, notes) or class_layout(names, notes)
+    return (
+        attribute_layout(names, texts, notes)
+        or labelled_layout(names, texts, sides or {}, notes)
+        or class_layout(names, notes)
+    )
+
+
+def why_unlabelled(names: Sequence[str]) -> str | None:
+    """What keeps folders from being classes, as far as names of images tell; None where there are no folders."""
+    _, paths = take_splits([tuple(name.split("/")) for name in names])
+    tops = {path[0] for path in paths if len(path) > 1}
+    beside = [name for name, path in zip(names, paths, strict=True) if len(path) == 1]
+    if not tops or not beside:
+        return None
+    return (
+        f"{len(beside):,} of {len(names):,} pictures stand beside the {len(tops)} folders, such as "
+        f"{shown(beside[0], 80)}: take them away, or put them into one"
+    )

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from errors import UserError, tell
+from images.arrays import MAX_CHANNELS
 from images.batches import ImageData
 from images.cache import fingerprint
 
 OWN = "own"  # the name of such data
-CHANNELS = (1, 3)
+CHANNELS = (1, 3)  # by which the axis of channels is known wherever it stands
+ALPHA = 4
 QUANTISED = 64  # images at a time
 MAX_CLASSES = 1_000_000
 SPARSE = (1000, 10)  # class numbers below the one, or below the other times the number of images, are taken
@@ -24,12 +26,13 @@ Images = Tensor | np.ndarray | Dataset | Sequence | ImageData
 def as_image_data(
     images: Images, labels: Tensor | np.ndarray | Sequence | None = None, name: str = OWN
 ) -> ImageData:
-    """Own images as the trainer holds them: uint8 (N, H, W, C), C 1 or 3, all of one size.
+    """Own images as the trainer holds them: uint8 (N, H, W, C), any C up to 64, all of one size.
 
     images: a tensor (N, C, H, W); an array (N, H, W, C) or (N, C, H, W); or a torch Dataset, or list, of images, each a
     tensor (C, H, W), an array or a PIL image, or of (image, label). They are uint8, or floating point in [-1, 1], which
     is quantised: round(127.5 x + 127.5). labels: whole numbers (N,), classes from 0 on, or 0s and 1s (N, K), attributes
-    that may be there together; None for none, or those of the Dataset. uint8 arrays with channels last are taken as
+    that may be there together; None for none, or those of the Dataset. Of an array whose axes could be read both ways
+    channels are the axis of length 1 or 3, else the shorter one. uint8 arrays with channels last are taken as
     they are, not copied; so is ImageData, which keeps its name. ValueError that names what does not fit.
     """
     if isinstance(images, ImageData):
@@ -58,8 +61,8 @@ def as_pixels(images: Tensor | np.ndarray, what: str) -> np.ndarray:
     if 0 in shape:
         raise UserError(f"{what} of shape {shape}: there are no images")
     x = channels_first(images, what)
-    if x.shape[1] not in CHANNELS:
-        raise UserError(f"{what} of shape {shape}: 1 or 3 channels are needed, {wanted_shape(images)}")
+    if (reason := misplaced(x)) is not None:
+        raise UserError(f"{what} of shape {shape}: {reason}, {wanted_shape(images)}")
     x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
     if x.is_floating_point():
         x = quantised(x, what)
@@ -75,8 +78,21 @@ def channels_first(images: Tensor | np.ndarray, what: str) -> Tensor:
     if images.dtype.kind not in "buif":
         raise UserError(f"{what} of type {images.dtype}: give uint8, or floating point in [-1, 1]")
     x = torch.from_numpy(np.require(native(images), requirements=("C", "W")))
+    if x.dim() < 3:
+        return x
+    last = x.shape[-1] in CHANNELS or x.shape[-3] not in CHANNELS and x.shape[-1] <= x.shape[-3]
     # (..., H, W, C) -> (..., C, H, W)
-    return x.movedim(-1, -3) if x.dim() > 2 and x.shape[-1] in CHANNELS else x
+    return x.movedim(-1, -3) if last else x
+
+
+def misplaced(x: Tensor) -> str | None:
+    """Why a tensor (..., C, H, W) can be no images, None where it can."""
+    channels, width = x.shape[-3], x.shape[-1]
+    if channels > MAX_CHANNELS:
+        return f"up to {MAX_CHANNELS} channels are possible, 1 or 3 are usual"
+    if width in (*CHANNELS, ALPHA) and channels > width:
+        return "1 or 3 channels are usual, and here the last axis seems to have them"
+    return None
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -152,8 +168,10 @@ def as_picture(image: object, i: int) -> Tensor:
     if isinstance(image, np.ndarray):
         image = np.array(image[..., None] if image.ndim == 2 else image)  # a Dataset may use its memory again
     x = channels_first(image, f"images: item {i}")
-    if x.dim() != 3 or x.shape[0] not in CHANNELS:
-        raise UserError(f"images: item {i} of shape {tuple(x.shape)}: (1, H, W) or (3, H, W) is needed")
+    if x.dim() != 3 or misplaced(x) is not None:
+        raise UserError(
+            f"images: item {i} of shape {tuple(x.shape)}: (1, H, W) or (3, H, W) is needed, or (C, H, W)"
+        )
     return x
 
 

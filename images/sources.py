@@ -1,6 +1,7 @@
 """Datasets: digits, MNIST and stacks of it, CIFAR-10, CelebA, points of the plane, any folder or archive of images."""
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +13,19 @@ from PIL import Image
 
 from errors import UserError, shown
 from images.archives import Files, Stamp, open_files, stamp_of
+from images.arrays import MAX_CHANNELS, Scale
 from images.batches import Batches, ImageData
-from images.cache import ROWS, Source, Table, fingerprint, load_table, say
-from images.decoding import Chunk, Shape, decode_all
+from images.cache import PLAIN, ROWS, Source, Table, fingerprint, load_table, say
+from images.decoding import CROPS, Chunk, Fit, Shape, decode_all
 from images.layout import CELEBA_FOLDER, SPLIT_ORDER, Layout, read_layout
+from images.naming import UNREAD, set_stem
 from images.points import load_points
+from images.scan import is_scale, range_of_set, range_text
 from metrics.mixture import MIXTURES
 from modelling.layers import Size, as_size, image_shape, size_text
 from ops.rng import generator
 
-__all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size"]
+__all__ = ["DATASETS", "Batches", "Dataset", "ImageData", "load_dataset", "parse_size", "set_name"]
 
 DIGITS = Path(__file__).resolve().parent.parent / "assets" / "digits.npz"
 DIGITS_TRAIN = 1497  # the first of the 1,797; the last 300 are the test split
@@ -35,14 +39,22 @@ MNIST_BY_HAND = (
 )
 STACKED = {"train": 128_000, "test": 26_000}  # images drawn for Stacked MNIST
 CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+MAX_SET_NAME = 80  # bytes
 CELEBA_TEXTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
 
 
 class FileSource:
-    """Images of a folder or archive as a source for the cache."""
+    """Images of a folder or archive as a source for the cache.
 
-    def __init__(self, files: Files, name: str) -> None:
+    crop: a row of CROPS; scale: what becomes 0 and 255 of more than 8 bits, None for what the values of all pictures
+    ask for.
+    """
+
+    def __init__(self, files: Files, name: str, crop: str = "centre", scale: Scale | None = None) -> None:
         self.files, self.name, self.where = files, name, files.where
+        self.crop, self.given, self.scale = crop, scale, None
+        usual = crop == "centre" and scale is None
+        self.how = PLAIN if usual else f"{crop}, {scale}"
 
     @property
     def n_images(self) -> int | None:
@@ -55,12 +67,22 @@ class FileSource:
 
     def chunks(self, shape: Shape) -> Iterator[Chunk]:
         """Decoded images; raises UserError on a damaged or hostile archive."""
-        yield from decode_all(self.files.members(), shape)
+        if (found := range_of_set(self.files, shape[2])) is not None:
+            self.scale = found.scale if self.given is None else self.given
+            say(f"{self.where}: {range_text(found, self.scale)}")
+        elif self.given is not None:
+            say(f"note: no picture of {self.where} has more than 8 bits: --value_range changes nothing")
+        yield from decode_all(self.files.members(), shape, Fit(self.crop, self.scale))
         yield Chunk([], np.empty((0, *shape), np.uint8), self.files.problems)
 
     def layout(self, names: list[str]) -> Layout:
         """Splits and labels by folders and label lists; says what was found."""
-        layout = read_layout(names, self.files.texts)
+        layout = read_layout(names, self.files.texts, self.files.sides)
+        left = {suffix: n for suffix, n in self.files.ignored.items() if suffix in UNREAD}
+        layout.notes += [
+            f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"
+            for suffix, n in left.items()
+        ]
         if self.files.ignored:
             counts = ", ".join(
                 f"{n:,} {shown(suffix, 40)}" for suffix, n in self.files.ignored.most_common(5)
@@ -157,9 +179,6 @@ class StackedSource:
         splits = {"train": (0, STACKED["train"]), "test": (STACKED["train"], len(names))}
         classes = tuple(f"{i:03d}" for i in range(1000))
         return Layout(list(range(len(names))), splits, np.concatenate(self.labels), classes)
-
-
-CUT = "the largest centred piece of the aspect, resized by Lanczos where the size differs"  # of image files
 
 
 def padding(height: int, width: int, shape: Shape) -> str | None:
@@ -280,8 +299,8 @@ def download_celeba(root: Path) -> None:
 class Kind:
     """What the samples of a data set are.
 
-    channels: how many they can have; without: settings that mean nothing for them, each with the reason, {dataset}
-    filled in.
+    channels: how many they can have, those of --data aside; without: settings that mean nothing for them, each with the
+    reason, {dataset} filled in.
     """
 
     channels: tuple[int, ...]
@@ -295,7 +314,7 @@ KINDS = {
     "points": Kind(
         (2,),
         {"data": "{dataset} is drawn, not read"}
-        | dict.fromkeys(("flip", "augment"), _NO_IMAGES)
+        | dict.fromkeys(("flip", "augment", "crop", "img_channels", "value_range"), _NO_IMAGES)
         | dict.fromkeys(("extractor", "metric_weights", "metrics"), _OF_MIXTURE),
     ),
 }
@@ -308,7 +327,8 @@ class Dataset:
     img_sizes: legal heights and widths; find(root): the source,
     or None while files are missing; download(root): may raise anything; by_hand: what to do when that failed,
     {root} filled in. make(shape, split): the images of a data set that needs no files, find is None then; kind: a row
-    of KINDS, and of VIEWS in generation/views.py, which says how samples are drawn and scored.
+    of KINDS, and of VIEWS in generation/views.py, which says how samples are drawn and scored. of_data: its images are
+    those of --data, in their own channels.
     """
 
     img_size: int
@@ -320,6 +340,17 @@ class Dataset:
     make: Callable[[Shape, str], ImageData] | None = None
     kind: str = "images"
     side: int | None = None
+    of_data: bool = False
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether its own images are picture files of any size, which are cropped."""
+        return self.find is not None and self.side is None
+
+
+def needs_data(shape: Shape, split: str) -> ImageData:
+    """UserError: there are no images but those that are named."""
+    raise UserError("--dataset folder: name a folder, .zip, .tar, .tar.gz or .npy of images with --data")
 
 
 DATASETS = {
@@ -338,6 +369,7 @@ DATASETS = {
         f"and put both into {{root}}/celeba, as {{root}}/celeba/{CELEBA_FOLDER}.zip and "
         f"{{root}}/celeba/{CELEBA_TEXTS[0]} (or unpacked: {{root}}/celeba/{CELEBA_FOLDER}/000001.jpg ...)",
     ),
+    "folder": Dataset(64, 3, FREE_SIZES, make=needs_data, of_data=True),
     **{
         name: Dataset(1, 2, (1,), make=lambda _, split, name=name: load_points(name, split), kind="points")
         for name in MIXTURES
@@ -380,6 +412,21 @@ def in_split(splits: dict[str, tuple[int, int]], split: str, name: str) -> tuple
     return splits[split]
 
 
+def set_name(path: str | Path) -> str:
+    """What a set of own images is called: by its folder or archive, in letters, digits, dots and hyphens.
+
+    Never as a row of DATASETS is, whose images others know.
+    """
+    stem = set_stem(os.path.basename(os.path.abspath(Path(path).expanduser())))
+    safe = stem.encode()[:MAX_SET_NAME].decode(errors="ignore") or "images"
+    return f"{safe}-files" if safe.lower() in DATASETS else safe
+
+
+def fitting_of(crop: str, scale: Scale | None) -> str:
+    """How image files were brought to a size and to 8 bits, for protocols."""
+    return CROPS[crop].text + ("" if scale is None else f", values {scale[0]:g} to {scale[1]:g} as 0 to 255")
+
+
 def selected(table: Table, split: str, name: str, fitting: str | None) -> ImageData:
     """One split of an open cache; fitting: see ImageData."""
     start, stop = in_split(table.splits | {"all": (0, len(table.images))}, split, name)
@@ -393,6 +440,7 @@ def selected(table: Table, split: str, name: str, fitting: str | None) -> ImageD
         path=table.path,
         offset=table.images.offset + start * table.images[0].nbytes,
         fitting=fitting,
+        scale=table.scale,
     )
 
 
@@ -444,15 +492,18 @@ def load_dataset(
     data_root: str | Path | None = None,
     data: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    crop: str = "centre",
+    value_range: Scale | None = None,
     is_main: bool = True,
 ) -> ImageData:
     """A dataset's images of a size, a square's side or (H, W), decoded once and cached.
 
-    Image files are cut to the largest centred piece of that aspect and resized; what is no file of its own
-    is padded. split: "train", "test", "val" where there is one, or "all"; data_root: where the dataset's own
-    files stand or are downloaded to (None: ./data); data: a folder or archive of images in place of them, of any
-    name; cache_dir: None is the user's cache folder. Only the main process downloads and builds, the others wait.
-    Raises UserError.
+    Image files are cut to the largest centred piece of that aspect, or as another crop says, a row of CROPS, and
+    resized; what is no file of its own is padded. Pictures of more than 8 bits are read by one scale: value_range
+    becomes 0 to 255, None for what the values of all of them ask for. split: "train", "test", "val" where there is one,
+    or "all"; data_root: where the dataset's own files stand or are downloaded to (None: ./data); data: a folder or
+    archive of images in place of them, which then bear any name, and have any number of channels; cache_dir: None is
+    the user's cache folder. Only the main process downloads and builds, the others wait. Raises UserError.
     """
     row = DATASETS.get(name)
     if row is None and data is None:
@@ -464,18 +515,42 @@ def load_dataset(
         sides = legal_shape(img_size, row.img_sizes, name)
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
-    if img_channels not in kind.channels:
-        raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")
+    check_channels(img_channels, kind, data is not None)
+    if not isinstance(crop, str) or crop not in CROPS:
+        raise UserError(f"--crop {shown(str(crop), 80)}: choose one of {', '.join(CROPS)}")
+    if value_range is not None and not is_scale(value_range):
+        raise UserError(f"--value_range {shown(str(value_range), 80)}: give two numbers, the smaller first")
+    value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
     shape = (*sides, img_channels)
     if data is not None:
-        source = FileSource(open_files(Path(data).expanduser()), name)
+        if not str(data):
+            raise UserError("--data is empty: name a folder or archive of images, or leave it out")
+        source = FileSource(open_files(Path(data).expanduser()), name, crop, value_range)
         table = load_table(lambda: source, shape, cache_dir, is_main)
     elif row.make is not None:
         return row.make(shape, split)
     else:
         find = obtain(name, Path("data" if data_root is None else data_root).expanduser(), is_main)
-        table = load_table(find, shape, cache_dir, is_main)
-    cut = data is not None or row.side is None
-    return selected(table, split, name, CUT if cut else padding(row.side, row.side, shape))
+        table = load_table(lambda: with_fit(find(), crop, value_range), shape, cache_dir, is_main)
+    cut = data is not None or row.of_pictures
+    return selected(
+        table, split, name, fitting_of(crop, table.scale) if cut else padding(row.side, row.side, shape)
+    )
+
+
+def with_fit(source: Source | None, crop: str, scale: Scale | None) -> Source | None:
+    """A data set's own source, its picture files brought to their size as the settings say."""
+    return FileSource(source.files, source.name, crop, scale) if isinstance(source, FileSource) else source
+
+
+def check_channels(img_channels: int, kind: Kind, own: bool) -> None:
+    """UserError for a number of channels that the samples cannot have; own: they are picture files of any kind."""
+    if img_channels in kind.channels or own and 1 <= img_channels <= MAX_CHANNELS:
+        return
+    if own:
+        raise UserError(
+            f"--img_channels {img_channels}: choose 1 (grey), 3 (colour), 4 (with alpha), up to {MAX_CHANNELS}"
+        )
+    raise UserError(f"{img_channels} image channels: choose 1 (grey) or 3 (colour)")

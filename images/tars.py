@@ -16,6 +16,7 @@ MAX_RECORD = 2**20  # bytes of a pax header: a name, times, and now and then an 
 MAX_HEADERS = 8  # long names and pax headers before one member: 3 are usual at most
 MAX_DICTIONARY = 2**28  # bytes of memory for an .xz: `xz -9` needs a quarter of it
 REGULAR, FOLDER = (b"0", b"\0", b"7"), b"5"
+HARD_LINK, SYMBOLIC_LINK = b"1", b"2"
 LINKS_AND_DEVICES = b"12346"
 LONG_NAME, LONG_LINK, SPARSE, PAX, SOLARIS_PAX, GLOBAL_PAX = b"L", b"K", b"S", b"x", b"X", b"g"
 _OCTAL = re.compile(rb"[0-7]*")
@@ -107,11 +108,12 @@ def unpacked(file: BinaryIO) -> BinaryIO:
 
 @dataclass(frozen=True)
 class Entry:
-    """A member of a tar: its name, the letter of its kind, and its bytes."""
+    """A member of a tar: its name, the letter of its kind, its bytes, and where a link leads."""
 
     name: str
     kind: bytes
     size: int
+    link: str = ""
 
     @property
     def is_file(self) -> bool:
@@ -151,7 +153,7 @@ def parse_header(block: bytes) -> Entry:
         name = block[345:500].split(b"\0", 1)[0] + b"/" + name
     if kind == b"\0" and name.endswith(b"/"):  # as tar wrote folders before it had a letter for them
         kind = FOLDER
-    return Entry(text_of(name), kind, number(block[124:136]))
+    return Entry(text_of(name), kind, number(block[124:136]), text_of(block[157:257]))
 
 
 def is_header(block: bytes) -> bool:
@@ -197,15 +199,16 @@ class Tar:
             if rest.strip(b"\0"):
                 raise Damaged("unreadable header")
 
-    def read(self) -> bytes:
-        """The content of the current member."""
-        data = self._exactly(self.size)
-        self.padded -= self.size
+    def read(self, n: int | None = None) -> bytes:
+        """The content of the current member, or its first n bytes."""
+        n = self.size if n is None else min(n, self.size)
+        data = self._exactly(n)
+        self.padded -= n
         return data
 
     def _next(self) -> Entry | None:
         """The next member with what the headers before it say of it; None at the end."""
-        name, size = None, None
+        name, size, link = None, None, None
         for _ in range(MAX_HEADERS + 1):
             block = self._piece(BLOCK)
             if not block.strip(b"\0") and len(block) in (0, BLOCK):
@@ -223,12 +226,15 @@ class Tar:
                 if any(key.startswith(b"GNU.sparse") for key in records):
                     raise Refused("has a sparse file: repack it without --sparse")
                 name, size = records.get(b"path", name), records.get(b"size", size)
-            elif entry.kind not in (LONG_LINK, GLOBAL_PAX):
-                return self._described(entry, name, size)
+                link = records.get(b"linkpath", link)
+            elif entry.kind == LONG_LINK:
+                link = self._record(MAX_NAME + 1)
+            elif entry.kind != GLOBAL_PAX:
+                return self._described(entry, name, size, link)
             self._skip(self.padded)
         raise Refused(f"has more than {MAX_HEADERS} headers before a member")
 
-    def _described(self, entry: Entry, name: bytes | None, size: bytes | None) -> Entry:
+    def _described(self, entry: Entry, name: bytes | None, size: bytes | None, link: bytes | None) -> Entry:
         """A member under its long name and with its large size; kinds without content have none."""
         plain = entry.name if name is None else text_of(name)
         if len(plain) > MAX_NAME:
@@ -239,7 +245,7 @@ class Tar:
                 raise Damaged("unreadable pax header")
             n_bytes = int(size)
         self._enter(0 if entry.kind in FOLDER + LINKS_AND_DEVICES else n_bytes)
-        return Entry(plain, entry.kind, self.size)
+        return Entry(plain, entry.kind, self.size, entry.link if link is None else text_of(link))
 
     def _enter(self, size: int) -> None:
         """Stand before `size` bytes of content."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import UserError
-from images.sources import KINDS
+from images.sources import DATASETS, KINDS
 from modelling import find_model
 from modelling.conditioning import CLASS_HEADS
 from settings.sections.data import kind_of
@@ -46,6 +46,10 @@ def _no_growth(name: str, config: Any) -> str:
     if not _grows(config):
         why = f"{config.model} does not grow ({names_where('grows_from')} do)"
     return f"--{name} {getattr(config, name)}: {why}; leave the flag out"
+
+
+def _of_pictures(dataset: str) -> bool:
+    return DATASETS[dataset].of_pictures or DATASETS[dataset].of_data
 
 
 def _none_of_kind(name: str, config: Any, why: str) -> str:
@@ -113,6 +117,14 @@ DEPENDENTS = (
             ("dataset",),
         )
         for kind, row in KINDS.items()
+    ),
+    Dependents(
+        ("crop", "value_range"),
+        lambda config: config.data is not None or _of_pictures(config.dataset),
+        lambda name, config: (
+            f"--{name}: the images of {config.dataset} are of one size, in 8 bits; leave the flag out"
+        ),
+        ("data", "dataset"),
     ),
 )
 # Two ways to say the same: where one is given, what lower layers say of the other is dropped.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from images.sources import DATASETS
+from images.sources import DATASETS, set_name
 from losses import METHODS, PENALTIES
 from modelling import find_model, own_settings
 from modelling.conditioning import CONDITIONAL_NORMS
@@ -42,10 +42,12 @@ def with_derived(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 
 def _numbers(config: TrainConfig) -> dict[str, Any]:
-    """Image size, and the numbers that auto stands for."""
+    """Image size, what own images are called, and the numbers that auto stands for."""
     img_size = DATASETS[config.dataset].img_size if config.img_size is None else config.img_size
     side, processes = max(image_shape(img_size)), world_size()
     found: dict[str, Any] = {"img_size": img_size}
+    if config.data is not None and config.data_name is None:
+        found["data_name"] = set_name(config.data)
     own = auto_batch_size(side, processes)  # whatever batch is given, as in arXiv:2006.06676's code
     batch_size = own if is_auto(config.batch_size) else config.batch_size
     if is_auto(config.batch_size):

@@ -47,11 +47,16 @@ def _of_use(settings: dict[str, Any]) -> dict[str, Any]:
 
 def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run starts from: what was asked, with what must outlive the first launch as it was settled: the
-    numbers that auto stood for, the precision, what reads its samples, and the place of the model's file."""
+    numbers that auto stood for, the precision, what reads its samples, what its images are called and their channels,
+    and the place of the model's file."""
     asked, held = asked_of(saved), from_dict(saved)
+    if held.get("data") is not None and "data_name" not in saved:
+        held["data_name"] = saved["dataset"]  # as own images were called once
     lasting = [
         "mixed_precision",
         "extractor",
+        "data_name",
+        "img_channels",
         *(n for n, value in asked.items() if n == "model" or has_auto(value)),
     ]
     return asked | {name: held[name] for name in lasting if name in held}

@@ -19,7 +19,8 @@ class Flag:
 
     choices() gives the legal words, looked up when they are needed, and `accepts` says what is legal beside them.
     least, above, most, below: bounds of a number, or of each of several. auto(side in px, processes, batch size) is the
-    number that `auto` stands for. read: makes the value of a setting of no simple type. usual: shown by --help.
+    number that `auto` stands for. signed: whether a float may be negative. path: whether it
+    names a file or folder. read: makes the value of a setting of no simple type. usual: shown by --help.
     at_resume: whether another value is "refused", "noticed" or "free". shown: whether it is a flag at all.
     """
 
@@ -31,6 +32,8 @@ class Flag:
     most: float | None = None
     below: float | None = None
     auto: Callable[[int, int, int], float] | None = None
+    signed: bool = False
+    path: bool = False
     read: Callable[[Any], Any] | None = None
     usual: bool = False
     at_resume: str = "refused"
@@ -153,6 +156,8 @@ def _read_item(f: Field, item: Any) -> Any:
         )
     if base is int and abs(item) > MAX_WHOLE:
         raise UserError(f"--{f.name} must be below 2^63, not {brief(item)}")
+    if base is str and not item and about.path:
+        raise UserError(f"--{f.name} is empty: name a file or folder, or leave it out")
     if base is str and "\0" in item:
         raise UserError(f"--{f.name} {brief(item)} holds a NUL character")
     if about.choices is not None and not (about.accepts is not None and about.accepts(item)):
@@ -172,7 +177,7 @@ def check_bounds(f: Field, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or isinstance(number, str | bool):
             continue
-        if scalar_type(f) is float:
+        if scalar_type(f) is float and not about.signed:
             check_weight(f.name, number)
         for bound, words, holds in (
             (about.least, "at least", lambda a, b: a >= b),

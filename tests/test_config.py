@@ -25,6 +25,7 @@ SCRIPTS = {
     "gan_cifar10": ("cifar10",),
     "gan_celeba": ("celeba",),
     "gan_ring8": ("ring8", "grid25"),
+    "gan_folder": ("folder",),
 }
 
 
@@ -162,6 +163,7 @@ FLAGS = [
     "--config",
     "--cr_weight",
     "--critic_warmup",
+    "--crop",
     "--d_kwargs",
     "--data",
     "--data_device",
@@ -189,6 +191,7 @@ FLAGS = [
     "--gp_weight",
     "--help",
     "--help_all",
+    "--img_channels",
     "--img_size",
     "--instance_noise_steps",
     "--keep_checkpoints",
@@ -244,6 +247,7 @@ FLAGS = [
     "--sync_bn",
     "--tf32",
     "--train_g_interval",
+    "--value_range",
     "--weight_clip",
     "--weight_decay",
     "--z_dim",
@@ -571,7 +575,7 @@ def test_resume_differences():
 
 MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir",
-    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
+    "data_name", "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
     "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
 

@@ -616,7 +616,7 @@ def test_cache_is_read_again_and_built_anew_when_a_file_changes(tmp_path: Path) 
 def test_cache_is_built_anew_when_a_list_beside_the_images_changes(kind: str, tmp_path: Path) -> None:
     """Same pixels with other labels: other data, by its fingerprint too."""
     (tmp_path / "set").mkdir()
-    path = WRITERS[kind](tmp_path / "set" / kind, greys(2))
+    path = WRITERS[kind](tmp_path / "set" / f"img_align_celeba{kind.removeprefix('folder')[1:]}", greys(2))
     beside = tmp_path / "set" / "list_attr_celeba.txt"
     found = []
     for values in ("1 -1", "-1 1"):

@@ -87,6 +87,16 @@ def test_grey_images_and_pictures_of_other_modes() -> None:
     assert as_image_data(with_alpha).fingerprint == as_image_data(PIXELS).fingerprint
 
 
+@pytest.mark.parametrize("n", [2, 4, 5, 12])
+def test_any_number_of_channels(n: int) -> None:
+    """From every form, in the order given; of an array the shorter axis is of channels."""
+    pixels = torch.randint(0, 256, (3, n, 16, 20), dtype=torch.uint8)
+    last = pixels.permute(0, 2, 3, 1)
+    for form in (pixels, pixels.numpy(), last.numpy(), Items(list(pixels)), list(last.numpy())):
+        assert np.array_equal(as_image_data(form).images, last.numpy())
+    assert as_image_data(pixels).img_channels == n
+
+
 def test_what_comes_out_of_batches_went_in() -> None:
     """Floats at the 256 levels survive; others move by half a level at most."""
     x = torch.rand(4, 1, 8, 8) * 2 - 1
@@ -140,7 +150,7 @@ MISFITS = {
     "empty": (lambda: as_image_data(PIXELS[:0]), r"images of shape \(0, 3, 4, 6\): there are no images"),
     "no items": (lambda: as_image_data(Items([])), "images: there are none"),
     "three axes": (lambda: as_image_data(PIXELS[:, 0]), r"images of shape \(5, 4, 6\): four axes .*\(N, C, H, W\)$"),
-    "channels": (lambda: as_image_data(PIXELS[:, :2]), r"images of shape \(5, 2, 4, 6\): 1 or 3 channels"),
+    "channels": (lambda: as_image_data(PIXELS.repeat(1, 22, 1, 1)), r"\(5, 66, 4, 6\): up to 64 channels .* 1 or 3"),
     "channels last": (lambda: as_image_data(PIXELS.permute(0, 2, 3, 1)), r"1 or 3 channels .*\(N, C, H, W\)$"),
     "whole numbers": (lambda: as_image_data(PIXELS.long()), "images of type torch.int64: give uint8"),
     "objects": (lambda: as_image_data(np.full((2, 4, 4, 3), None)), "images of type object: give uint8"),

@@ -132,6 +132,9 @@ def run_images(
         data_root=places.get("data_root") if args.data_root is None else args.data_root,
         data=remembered if data is None else data,
         cache_dir=args.cache_dir,
+        crop=held.get("crop", "centre"),
+        # other images are read by the scale that the run's have
+        value_range=held.get("value_range" if data is None else "scale"),
         is_main=process() == 0,
     )
 

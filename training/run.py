@@ -146,7 +146,8 @@ def train(
 def fitted_to(config: TrainConfig, data: ImageData) -> TrainConfig:
     """The settings for own images; UserError for those that say otherwise."""
     of_images = DATASETS[config.dataset].kind == "images"
-    for name in ("data", "data_root", "split", *(() if of_images else ("dataset",))):
+    of_files = ("data", "data_root", "split", "img_channels", "crop", "value_range")
+    for name in (*of_files, *(() if of_images else ("dataset",))):
         if name in config.asked:
             raise UserError(f"{name}: images were given in place of a data set's: leave it out")
     if config.img_size is None:
@@ -182,12 +183,14 @@ def run_plan(
     check_loggers(plan.config)
     with accelerated(plan.config) as accelerator:
         config = with_derived(plan.config, {"mixed_precision": accelerator.mixed_precision})
-        config = with_reader(config, OWN if images is not None else config.dataset)
+        name = OWN if images is not None else config.name_of_data
+        config = with_reader(config, name)
         game = game_of(config)
         with blaming_user():
+            config = game.looked_at(config, images, fresh=plan.source is None)
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
-        with claimed(plan, config.dataset if images is None else OWN) as folder:
+        with claimed(plan, name) as folder:
             with blaming_user():
                 data = game.load(config, accelerator.is_local_main_process, images)
                 task = game(config, place_of(config, accelerator), data, own)

@@ -5,7 +5,10 @@ from typing import Any, ClassVar
 
 from augmentation import AUGMENTATIONS, PIPES
 from errors import UserError, shown
-from images.sources import DATASETS, parse_size
+from images.arrays import MAX_CHANNELS
+from images.decoding import CROPS
+from images.scan import is_scale
+from images.sources import DATASETS, parse_size, set_name
 from modelling.layers import Size
 from settings.section import Section, brief, flag
 
@@ -32,16 +35,22 @@ class DataSettings(Section):
     dataset: str = flag("mnist", "which images", choices=lambda: DATASETS, usual=True)
     data: str | None = flag(
         None,
-        "folder, .zip, .tar or .tar.gz of images in place of the dataset's own",
+        "folder, .zip, .tar, .tar.gz or .npy of images in place of the dataset's own",
         usual=True,
         at_resume="free",
+        path=True,
     )
+    data_name: str | None = flag(None, "what they are called", at_resume="free", shown=False)
     split: str = flag("train", "which part to train on", choices=lambda: ("train", "val", "test", "all"))
     data_root: str = flag(
-        "data", "where the dataset's own files stand or are downloaded to", usual=True, at_resume="free"
+        "data",
+        "where the dataset's own files stand or are downloaded to",
+        usual=True,
+        at_resume="free",
+        path=True,
     )
     cache_dir: str | None = flag(
-        None, "where decoded images are kept (default: the user's cache folder)", at_resume="free"
+        None, "where decoded images are kept (default: the user's cache folder)", at_resume="free", path=True
     )
     data_device: str = flag(
         "auto",
@@ -52,7 +61,30 @@ class DataSettings(Section):
     img_size: int | tuple[int, int] | None = flag(
         None, "pixels: 64, or HEIGHTxWIDTH (default: the dataset's)", read=read_size, usual=True
     )
+    img_channels: int | None = flag(
+        None,
+        "1 grey, 3 colour, 4 with alpha, or those of arrays (default: the dataset's; of gan_folder.py the pictures')",
+        least=1,
+        most=MAX_CHANNELS,
+    )
+    crop: str = flag("centre", "how pictures of another aspect are cut", choices=lambda: CROPS, usual=True)
+    value_range: tuple[float, ...] = flag(
+        (), "LO HI: what becomes black and white of more than 8 bits (default: by all pictures)", signed=True
+    )
     flip: bool = flag(False, "mirror each image with probability one half", usual=True)
+
+    def check(self) -> None:
+        """A range is two numbers."""
+        if self.value_range and not is_scale(self.value_range):
+            given = " ".join(f"{value:g}" for value in self.value_range)
+            raise UserError(f"--value_range {given}: give two numbers, the smaller first")
+
+    @property
+    def name_of_data(self) -> str:
+        """What the images are called in names of runs, protocols and generator/."""
+        if self.data is None:
+            return self.dataset
+        return set_name(self.data) if self.data_name is None else self.data_name
 
 
 @dataclass(frozen=True)

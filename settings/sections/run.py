@@ -24,7 +24,7 @@ class RunSettings(Section):
         usual=True,
         at_resume="free",
     )
-    runs_dir: str = flag("runs", "where runs stand", at_resume="free")
+    runs_dir: str = flag("runs", "where runs stand", at_resume="free", path=True)
     overwrite: bool = flag(
         False, "delete what stands in the named run folder and start anew", usual=True, at_resume="free"
     )
