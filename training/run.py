@@ -48,6 +48,7 @@ from training.machine import accelerated, place_of, plugin_backend, shard_of
 from training.pictures import Pictures, picture_due
 from training.processes import peers
 from training.scores import Scores
+from training.start import start_of, take_over
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def run_plan(
         with blaming_user():
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
+        started = None if plan.source is not None else start_of(config, own)
         with claimed(plan, config.dataset if images is None else OWN) as folder:
             with blaming_user():
                 data = game.load(config, accelerator.is_local_main_process, images)
@@ -191,6 +193,8 @@ def run_plan(
                 loop = assemble(config, accelerator, task, folder, on_step)
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
+            elif started is not None:
+                take_over(loop, started)
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
