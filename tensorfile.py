@@ -74,7 +74,13 @@ def read_torch(path: AnyPath, footer: int = 0) -> Any:
 
 
 def _pickle_of(file: BinaryIO, n_bytes: int) -> bytes:
-    """The pickle inside a zip; ValueError unless the records are as long as they say and fit the file."""
+    """The pickle inside a zip; ValueError as records_of."""
+    return zip_pickle(file, records_of(file, n_bytes))
+
+
+def records_of(file: BinaryIO, n_bytes: int) -> dict[bytes, tuple[int, int]]:
+    """Name in small letters -> (where it begins, bytes) of the records of torch's zip, none of which is packed;
+    ValueError unless they are as long as they say and fit the file."""
     file.seek(max(n_bytes - 22, 0))
     end = file.read(22)
     if len(end) < 22 or end[:4] != b"PK\5\6" or end[20:] != b"\0\0":
@@ -94,14 +100,24 @@ def _pickle_of(file: BinaryIO, n_bytes: int) -> bytes:
                 "a tensor's record without a number"
             )  # letters could be read again in other cases
         found[name] = (offset, size)
-    pickles = [name for name in found if name.endswith(b"/data.pkl")]
-    if len(pickles) != 1 or found[pickles[0]][1] > HEADER_LIMIT:
+    return found
+
+
+def zip_pickle(file: BinaryIO, records: Mapping[bytes, tuple[int, int]]) -> bytes:
+    """The one pickle among the records; ValueError."""
+    pickles = [name for name in records if name.endswith(b"/data.pkl")]
+    if len(pickles) != 1 or records[pickles[0]][1] > HEADER_LIMIT:
         raise ValueError("no single pickle of a moderate size")
-    offset, size = found[pickles[0]]
+    return record_bytes(file, records[pickles[0]])
+
+
+def record_bytes(file: BinaryIO, record: tuple[int, int], start: int = 0, stop: int | None = None) -> bytes:
+    """Bytes start to stop of a record, None for its end; fewer where the file ends before it does."""
+    offset, size = record
     file.seek(offset)
     n_name, n_extra = struct.unpack("<2H", file.read(30)[26:])
-    file.seek(n_name + n_extra, os.SEEK_CUR)
-    return file.read(size)
+    file.seek(n_name + n_extra + start, os.SEEK_CUR)
+    return file.read((size if stop is None else min(stop, size)) - start)
 
 
 def _zip64_end(file: BinaryIO, n_bytes: int) -> tuple[int, int, int]:

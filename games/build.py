@@ -30,6 +30,7 @@ from modelling import (
     network_classes,
 )
 from modelling.contract import check_values, network_title
+from modelling.freezing import check_freezable, freeze
 from modelling.growing import Stage
 from modelling.layers import Size, image_shape
 from ops.memory import memory_of, size_in_words
@@ -137,6 +138,7 @@ def rehearsed(
         check_fits(config, G, D, n, img_channels)
     for share in dict.fromkeys((n, *others)):
         check_contract(G, D, n=share, z_dim=config.z_dim, row=row, **image, **labels)
+    check_freezable(D, config.freeze_d)
     if own:
         check_own(config, own, G, D, row)
     if "ortho" in config.penalties() and not weight_matrices(G):
@@ -222,6 +224,7 @@ def build_networks(
     if own or is_file_name(config.model):
         with place.autocast():
             check_values(G, D, n=place.shard.n, n_labels=n_labels, multi_hot=data.multi_hot)
+    freeze(D, config.freeze_d)
     return G, D, g
 
 

@@ -31,6 +31,7 @@ from tensorfile import faults_of, in_one_line, read_safetensors
 CONFIG_LIMIT = 16 * 2**20  # bytes of config.json
 FILE_LIMIT = 64 * 2**20  # bytes of a model's file
 STANDING_LATENTS = 512
+D_FILE = "D.safetensors"  # in a generator/ that was imported: the weights of D, with which training goes on
 MODEL_FILE = "model.py"  # beside generator/: the copy of the user's file that its networks come from
 
 

@@ -20,8 +20,11 @@ class SpectralNorm(nn.Module):
     """Parametrisation w -> w / sigma(w), sigma = u^T W v with W the weight as a matrix (out, rest).
 
     `transposed` says that dim 1 of the weight is the output's, as in transposed convolutions. u (out,) and
-    v (rest,) are buffers, moved only by `iterate`. Raises ValueError for a weight that is all zero.
+    v (rest,) are buffers, moved only by `iterate`; `frozen` keeps iterate_spectral_norm from it. Raises ValueError for
+    a weight that is all zero.
     """
+
+    frozen = False
 
     u: Tensor
     v: Tensor
@@ -90,9 +93,9 @@ def has_spectral_norm(net: nn.Module) -> bool:
 
 
 def iterate_spectral_norm(net: nn.Module, n: int = 1) -> None:
-    """Advance every spectral norm of `net` by n power iterations; nothing to do without any."""
+    """Advance every spectral norm of `net` that is not frozen by n power iterations; nothing to do without any."""
     for module in net.modules():
         if isinstance(module, parametrize.ParametrizationList):
             for parametrisation in module:
-                if isinstance(parametrisation, SpectralNorm):
+                if isinstance(parametrisation, SpectralNorm) and not parametrisation.frozen:
                     parametrisation.iterate(module.original, n)

@@ -135,6 +135,8 @@ CASES = {
     "instance_noise_steps": Case("--instance_noise_steps 2", "--d_kwargs width=4 noise_std=0.5"),
     "g_kwargs": Case("--g_kwargs width=8"),
     "d_kwargs": Case("--d_kwargs width=4 dropout=0.3"),
+    "init_from": Case("--init_from {files}/start"),
+    "freeze_d": Case("--freeze_d 1"),
     "no_grow": Case("--no_grow", f"{small('progressive_gan')}", logged("growing/size")),
     "stable_kimg": Case("--stable_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),
     "fade_kimg": Case("--fade_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),
@@ -227,6 +229,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_extractor(folder / "a.safetensors", DigitCNN(), {})
+    run_plan(planned(request(f"{TINY} --runs_dir {folder} --log_name start --n_steps 1 --seed 5")))
     return folder
 
 

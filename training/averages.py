@@ -19,19 +19,21 @@ def make_averages(
     """Name -> (average, its decay now); none without --ema. The first one is what is sampled from.
 
     clock() gives the updates of the average so far, the step after the last one, and the step that runs;
-    images_before(step) the images seen before a step.
+    images_before(step) the images seen before a step. Averages of a run that starts from trained weights follow at
+    their full length from the start.
     """
     if not config.ema:
         return {}
+    started = config.init_from is not None
 
     def by_update(decay: float) -> float:
-        return decay_at(clock()[0], decay=decay, warmup=config.ema_warmup)
+        return decay if started else decay_at(clock()[0], decay=decay, warmup=config.ema_warmup)
 
     def by_images(halflife: float) -> float:
         updates, last, step = clock()
-        if updates < config.ema_warmup:
+        if updates < config.ema_warmup and not started:
             return 0.0
-        seen, rampup = images_before(last), config.ema_rampup
+        seen, rampup = images_before(last), None if started else config.ema_rampup
         images = images_before(step + 1) - seen
         return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
 

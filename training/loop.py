@@ -381,7 +381,8 @@ class Loop:
         """The weight sets as they are sampled from, until the next step."""
         if self._samplers is None:
             sets = self.weight_sets()
-            if not self.updates:  # the averages are what they average
+            # the averages are what they average
+            if not self.updates and self.config.init_from is None:
                 sets = dict.fromkeys(sets, self.averaged)
             self._samplers = Samplers(sets, self._for_sampling)
         return self._samplers

@@ -51,6 +51,7 @@ from training.optimizers import merged_biases
 from training.pictures import Pictures, picture_due
 from training.processes import peers
 from training.scores import Scores
+from training.start import start_of, take_over
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def run_plan(
             config = game.looked_at(config, images, fresh=plan.source is None)
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
+        started = None if plan.source is not None else start_of(config, own)
         with claimed(plan, name) as folder:
             with blaming_user():
                 data = game.load(config, accelerator.is_local_main_process, images)
@@ -197,6 +199,8 @@ def run_plan(
                 loop = assemble(config, accelerator, task, folder, on_step)
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
+            elif started is not None:
+                take_over(loop, started)
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))

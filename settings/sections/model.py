@@ -59,6 +59,10 @@ class ModelSettings(Section):
     d_kwargs: dict[str, Any] = flag(
         dict, "settings of D's own, e.g. dropout=0.3 noise_std=0.1 activation=selu", usual=True
     )
+    init_from: str | None = flag(
+        None, "run, generator/ folder or checkpoint whose weights and averages training starts with"
+    )
+    freeze_d: int = flag(0, "so many layers of D, those nearest the image, are not trained", least=0)
 
     def seen_by(self, side: str) -> str | None:
         """How G or D ("g", "d") sees labels: as asked, else the model's way; None where it sees none."""

@@ -1,0 +1,136 @@
+"""Weights of other programs: networks of their layouts make what a forward from the paper makes of the same tensors."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from generation import sample
+from generation.generator import load_generator
+from generation.importing.weights import import_weights, write_generator
+from modelling import build_discriminator
+from tensorfile import read_safetensors
+from tests import foreign, foreign_older
+from tests.running import run
+from tools import import_weights as tool
+from tools import sample as sampling
+
+
+def imported(files: list[Path], folder: Path) -> tuple[nn.Module, nn.Module | None, dict]:
+    """(G, D, config) of a generator/ folder that was made of the files."""
+    assert tool.main([*map(str, files), "--out", str(folder)]) == 0
+    G, about = load_generator(folder)
+    D = None
+    if (folder / "D.safetensors").is_file():
+        D = build_discriminator(about["model"], **about["discriminator"])
+        D.load_state_dict(read_safetensors(folder / "D.safetensors")[0])
+    return G, D, about
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to 1e-5 of the largest value."""
+    assert theirs.abs().max() > 0.1
+    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-5 * max(1.0, float(theirs.abs().max())))
+
+
+# StyleGAN2
+
+
+@pytest.mark.parametrize("n_labels, colours, protocol", [(0, 3, 4), (3, 1, 2), (0, 3, 5)])
+def test_official_stylegan2(tmp_path, n_labels, colours, protocol) -> None:
+    """Images at psi .7 and logits, with labels and without; the averaged G is the one to sample from."""
+    ema, raw = (foreign.stylegan2_g(n_labels, seed=seed, colours=colours) for seed in (0, 7))
+    d = foreign.stylegan2_d(n_labels, colours=colours)
+    path = tmp_path / "network-snapshot-000100.pkl"
+    attributes = {"mapping.fc0": {"bias_gain": 0.01}, "synthesis.b4.conv1": {"conv_clamp": None}}
+    foreign.write_snapshot(path, {"G": (raw, attributes), "D": (d, {}), "G_ema": (ema, attributes)}, protocol)
+    G, D, about = imported([path], tmp_path / "generator")
+    z, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1]) if n_labels else None
+    with torch.no_grad():
+        for psi in (1.0, 0.7):
+            close(G(z, y, truncation=psi), foreign.stylegan2_images(ema, z, y, psi))
+        other = load_generator(tmp_path / "generator", "raw")[0]
+        close(other(z, y), foreign.stylegan2_images(raw, z, y))
+        x = torch.randn(4, colours, 16, 16)
+        close(D(x, y), foreign.stylegan2_logits(d, x, y))
+    assert about["weights"] == ["ema", "raw"] and about["n_labels"] == n_labels
+    assert about["build"]["conv_clamp"] is None and about["discriminator"]["conv_clamp"] == 256
+
+
+def test_rosinality(tmp_path, capsys) -> None:
+    """The zip and torch's older form; a mean style that the file has not is measured."""
+    g, d = foreign.stylegan2_g(), foreign.stylegan2_d()
+    named, judge = foreign.rosinality_of(g, d)
+    z, x = torch.randn(4, 5), torch.randn(4, 3, 16, 16)
+    for i, zipped in enumerate((True, False)):
+        content = {"g": named, "d": judge, "g_ema": named, "g_optim": {"state": {0: {"step": 3}}}}
+        torch.save(content, tmp_path / f"{i}.pt", _use_new_zipfile_serialization=zipped)
+        G, D, about = imported([tmp_path / f"{i}.pt"], tmp_path / f"generator{i}")
+        with torch.no_grad():
+            close(G(z), foreign.stylegan2_images(g, z))
+            close(D(x), foreign.stylegan2_logits(d, x))
+            mean = G.mapping(torch.randn(4000, 5)).mean(0)
+            assert (G.mapping.w_avg - mean).abs().max() < 0.2 * G.mapping(torch.randn(500, 5)).std()
+    assert "the mean style, for truncation, is that of 10,000 latents" in capsys.readouterr().err
+    torch.save({"g_ema": named, "latent_avg": g["mapping.w_avg"]}, tmp_path / "a.pt")
+    G, D, _ = imported([tmp_path / "a.pt"], tmp_path / "given")
+    with torch.no_grad():
+        close(G(z, truncation=0.5), foreign.stylegan2_images(g, z, psi=0.5))
+    assert D is None
+
+
+# Before StyleGAN2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_official_stylegan(tmp_path, fused) -> None:
+    """(G, D, Gs) of numpy arrays; kernels of fused layers act mirrored."""
+    own, parts = foreign_older.stylegan_g()
+    d = foreign_older.discriminator()
+    kwargs = {"fused_scale": fused, "blur_filter": [1, 2, 1]}
+    path = tmp_path / "karras2019stylegan.pkl"
+    raw = foreign_older.stylegan_g(seed=9)
+    foreign.write_tensorflow(path, [(*raw, kwargs), (d, {}, kwargs), (own, parts, kwargs)])
+    G, D, about = imported([path], tmp_path / "generator")
+    z, x = torch.randn(4, 5), torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        for psi in (1.0, 0.7):
+            close(G(z, truncation=psi), foreign_older.stylegan_images(own, parts, z, psi, fused))
+        close(D(x), foreign_older.logits(d, x))
+    assert about["weights"] == ["ema", "raw"] and about["build"]["blur"] is True
+
+
+@pytest.mark.parametrize("fused, protocol", [(True, 4), (False, 2)])
+def test_official_progressive_gan(tmp_path, capsys, fused, protocol) -> None:
+    g, d = foreign_older.progressive_g(fused=fused), foreign_older.discriminator(fused)
+    path = tmp_path / "karras2018iclr.pkl"
+    foreign.write_tensorflow(path, [(g, {}, {}), (d, {}, {}), (g, {}, {})], protocol)
+    G, D, _ = imported([path], tmp_path / "generator")
+    z, x = torch.randn(4, 5), torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        close(G(z), foreign_older.progressive_images(g, z))
+        if not fused:
+            close(D(x), foreign_older.logits(d, x))
+    assert ("D halves maps before LeakyReLU" in capsys.readouterr().err) == fused
+
+
+@pytest.mark.parametrize(
+    "kind, zipped", [("tables", False), ("shared", True), ("hierarchical", False), ("deep", True)]
+)
+def test_biggan(tmp_path, kind, zipped) -> None:
+    """A file a network; z before y in what norms see; spectral norms as their vectors give them."""
+    g = foreign_older.biggan_g(kind)
+    d = foreign_older.biggan_d(kind in ("hierarchical", "deep"), kind == "deep")
+    for name, weights in (("G_ema", g), ("D", {f"module.{name}": x for name, x in d.items()})):
+        torch.save(weights, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=zipped)
+    G, D, about = imported([tmp_path / "G_ema.pth", tmp_path / "D.pth"], tmp_path / "generator")
+    z, y = torch.randn(4, {"hierarchical": 15, "deep": 3}.get(kind, 3)), torch.tensor([0, 4, 2, 2])
+    x = torch.randn(4, 3, *[64 if kind in ("hierarchical", "deep") else 32] * 2)
+    with torch.no_grad():
+        close(G(z, y), foreign_older.biggan_images(g, z, y))
+        close(D.eval()(x, y), foreign_older.biggan_logits(d, x, y, 4 if len(x[0, 0]) == 64 else 2))
+    assert about["n_labels"] == 5 and about["batch_norm"] == "statistics of the file"

@@ -1,0 +1,273 @@
+"""Starting from weights that another run has trained: --init_from. What fits is taken over, the rest stays fresh."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from errors import UserError, shown
+from generation.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
+from generation.generator import D_FILE, find_generator, read_config
+from generation.schema import SampledState, converted
+from modelling import MODELS, model_title
+from modelling.growing import Stage
+from ops.distributed import tensors_from_main
+from ops.spectral_norm import SpectralNorm
+from settings import TrainConfig
+from tensorfile import is_finite, is_plain, read_safetensors, same_kind
+from training.loop import Loop
+
+Tensors = dict[str, Tensor]
+SHOWN = 3  # names of tensors of each network
+STAGE = "_extra_state"  # of a growing network: it follows from the step
+ORIGINAL, U, V = (f".parametrizations.weight.{part}" for part in ("original", "0.u", "0.v"))
+_NUMBERED = re.compile(r"(?P<list>[^.]+(?:\.[^.\d]+)*)\.(?P<i>\d+)\.(?P<rest>.+)")
+
+
+# What a run, a generator/ or a checkpoint holds
+
+
+def start_of(config: TrainConfig, own: Mapping[str, nn.Module]) -> dict[str, Any] | None:
+    """What --init_from names, read by the main process for all; None without it. UserError.
+
+    A dict of `where`, `step`, `networks` and `ema` (tensors by name, by network and by average).
+    """
+    if config.init_from is None:
+        return None
+
+    def read() -> dict[str, Any]:
+        start = read_start(config.init_from)
+        refuse_family(start, config, own)
+        return start
+
+    return tensors_from_main(read)
+
+
+def read_start(given: str) -> dict[str, Any]:
+    """The weights that stand at a path, with the `model` they are of, None where that is not known. UserError."""
+    path = Path(given)
+    if path.is_file():
+        try:
+            return _of_checkpoint(load_checkpoint(path, _check), path)
+        except CheckpointError as error:
+            raise UserError(
+                f"--init_from {error.for_command_line}; weights of another program become a generator/ folder by "
+                f"python -m tools.import_weights {shown(given)} --out generator/"
+            ) from None
+    if not path.exists():
+        raise UserError(f"--init_from {shown(given)}: there is nothing")
+    found = CheckpointStore(path / "checkpoints").latest(_check)
+    if found is not None:
+        return _of_checkpoint(*found)
+    try:
+        return _of_generator(find_generator(path))
+    except UserError as error:
+        raise UserError(f"--init_from: {error.for_command_line}") from None
+
+
+def _check(state: Mapping[str, Any]) -> None:
+    converted(state, SampledState, "state")
+
+
+def _of_checkpoint(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    settings = state.get("config")
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return {
+        "where": shown(str(path)),
+        "model": model if isinstance(model, str) else None,
+        "step": state["step"],
+        "networks": {name: _tensors(found, f"{path}: {name}") for name, found in state["networks"].items()},
+        "ema": {name: _tensors(found, f"{path}: {name}") for name, found in state["ema"].items()},
+    }
+
+
+def _of_generator(folder: Path) -> dict[str, Any]:
+    """Averages are the weight sets of generator/ beside `raw`; D is there where other weights were imported."""
+    about = read_config(folder)
+    sets = {}
+    for name in about["weights"]:
+        file = folder / f"{name}.safetensors"
+        sets[name] = _tensors(read_safetensors(file)[0], str(file))
+    networks = {"G": sets["raw"] if "raw" in sets else sets[about["weights"][0]]}
+    if (file := folder / D_FILE).is_file():
+        networks["D"] = _tensors(read_safetensors(file)[0], str(file))
+    return {
+        "where": shown(str(folder)),
+        "model": about["model"],
+        "step": about["step"],
+        "networks": networks,
+        "ema": {name: tensors for name, tensors in sets.items() if name != "raw"},
+    }
+
+
+def _tensors(found: Mapping[Any, Any], where: str) -> Tensors:
+    """The plain tensors by name, but for stages of growth, which follow from the step; UserError for what is none."""
+    tensors = {}
+    for name, value in found.items():
+        if not isinstance(name, str) or name.endswith(STAGE):
+            continue
+        if not isinstance(value, Tensor) or not is_plain(value) or not is_finite(value):
+            raise UserError(f"--init_from {shown(where)}.{shown(name)} is no plain finite tensor")
+        tensors[name] = value
+    return tensors
+
+
+def refuse_family(start: Mapping[str, Any], config: TrainConfig, own: Mapping[str, nn.Module]) -> None:
+    """UserError for the weights of another family, by the name of what they are of."""
+    model = start["model"]
+    if own or model is None or config.model not in MODELS or model == config.model:
+        return
+    raise UserError(
+        f"--init_from {start['where']}: these are weights of {shown(model_title(model))}, and this run trains "
+        f"{config.model}: give --model {shown(model)} or another start"
+    )
+
+
+# Into the networks of a run
+
+
+def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
+    """Bring what fits into the networks and averages of a loop at step 0, and say what does not. UserError for nothing.
+
+    An average that the start does not have begins as the weights that it averages.
+    """
+    networks, averages, averaged = start["networks"], start["ema"], loop.task.averaged
+    raw = networks.get(averaged[0], {})
+    if len(averaged) > 1:
+        raw = {f"{name}.{key}": x for name in averaged for key, x in networks.get(name, {}).items()}
+    parts = {name: (network.module, networks.get(name, {})) for name, network in loop.networks.items()}
+    for name, (ema, _) in loop.emas.items():
+        parts[name] = (ema.module, averages.get(name, next(iter(averages.values()), raw)))
+    counts, lines, said = {}, [], None
+    for name, (module, found) in parts.items():
+        taken, fresh, left = fitted(found, module, at_end=name == "D")
+        module.load_state_dict(module.state_dict() | taken)
+        _settle_norms(module, taken)
+        counts[name] = (len(taken), len(taken) + len(fresh))
+        if not found:
+            lines.append(f"  {name}: there is none, it is fresh")
+        elif name == "D" or (fresh, left) != said:  # an average lacks what its network does
+            said = (fresh, left)
+            listed = _listed("fresh", fresh), _listed("left there", left)
+            lines += [f"  {name}, {what}" for what in listed if what]
+    if not any(counts[name][0] for name in loop.networks):
+        raise UserError(
+            f"--init_from {start['where']}: not one of its tensors fits these networks: another architecture"
+        )
+    listed = ", ".join(f"{name} {n} of {of}" for name, (n, of) in counts.items())
+    for line in (f"starts from {start['where']}, step {start['step']}: tensors of {listed}", *lines):
+        loop.log.say(line)
+
+
+def _listed(what: str, names: list[str]) -> str:
+    """The first few names in a line, "" for none."""
+    more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what}: {'; '.join(shown(name) for name in names[:SHOWN])}{more}" if names else ""
+
+
+def fitted(
+    found: Tensors, network: nn.Module, *, at_end: bool = False
+) -> tuple[Tensors, list[str], list[str]]:
+    """(what of `found` takes the place of tensors of the network, by its names; what stays fresh; what is left there).
+
+    Names are compared without the wrapping of `concat`, weights with spectral norm or without. Entries of a list of
+    another length, such as blocks, are counted from the end from which more of them fit; at_end: from the last where
+    both do, as those of a D, whose last are of the smallest maps, unless it grows.
+    """
+    wanted = {name: x for name, x in network.state_dict().items() if isinstance(x, Tensor)}
+    wanted = {name: x for name, x in wanted.items() if not name.endswith(STAGE)}
+    names = dict(zip(_unwrapped(wanted), wanted, strict=True))
+    there = _normalised(dict(zip(_unwrapped(found), found.values(), strict=True)), names, network)
+    at_end = at_end and not any(isinstance(module, Stage) for module in network.modules())
+    moved = _aligned(there, {name: wanted[full] for name, full in names.items()}, at_end)
+    taken, fresh = {}, []
+    for name, full in names.items():
+        x = there.get(moved.get(name, ""))
+        if x is None:
+            fresh.append(full)
+        elif not _fits(x, wanted[full]):
+            fresh.append(f"{full} {tuple(wanted[full].shape)}, there {tuple(x.shape)}")
+        else:
+            taken[full] = x
+    return taken, fresh, [name for name in there if name not in moved.values()]
+
+
+def _unwrapped(names: Iterable[str]) -> list[str]:
+    """Names of tensors without what `concat` wraps around its network."""
+    names = list(names)
+    wrapped = "embedding.table.weight" in names
+    return [re.sub(r"\A[GD]\.", "", name) if wrapped else name for name in names]
+
+
+def _fits(x: Tensor, wanted: Tensor) -> bool:
+    return x.shape == wanted.shape and same_kind(x.dtype, wanted.dtype)
+
+
+def _normalised(found: Tensors, names: Mapping[str, str], network: nn.Module) -> Tensors:
+    """Tensors with weights as they act where the network has no spectral norm there, and under its names where it has
+    one and they have not."""
+    tensors = {}
+    for name, x in found.items():
+        layer = name.removesuffix(ORIGINAL)
+        plain = f"{layer}.weight"
+        if layer != name and name not in names and plain in names:
+            module = network.get_submodule(names[plain].removesuffix(".weight"))
+            matrix = (x.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else x).flatten(1)
+            u, v = found.get(layer + U, x), found.get(layer + V, x)
+            if matrix.shape == (u.numel(), v.numel()):
+                tensors[plain] = x / torch.dot(u, matrix @ v)
+        elif name not in names and (normed := name.removesuffix(".weight") + ORIGINAL) in names:
+            tensors[normed] = x
+        elif not (name.endswith((U, V)) and name not in names):
+            tensors[name] = x
+    return tensors
+
+
+def _aligned(found: Tensors, wanted: Tensors, at_end: bool) -> dict[str, str]:
+    """Name that is wanted -> name there, for all names that both have."""
+    shifts, lengths = {}, _lengths(found)
+    for prefix, n in _lengths(wanted).items():
+        shift = n - lengths.get(prefix, n)
+        ways = (shift, 0) if at_end else (0, shift)
+        shifts[prefix] = max(ways, key=lambda way, prefix=prefix: _n_fitting(found, wanted, prefix, way))
+    moved = {}
+    for name in found:
+        match = _NUMBERED.fullmatch(name)
+        new = name if match is None else _shifted(match, shifts.get(match["list"], 0))
+        if new in wanted:
+            moved[new] = name
+    return moved
+
+
+def _lengths(tensors: Tensors) -> dict[str, int]:
+    """List -> how many entries it has."""
+    lengths: dict[str, int] = {}
+    for match in filter(None, map(_NUMBERED.fullmatch, tensors)):
+        lengths[match["list"]] = max(lengths.get(match["list"], 0), int(match["i"]) + 1)
+    return lengths
+
+
+def _shifted(match: re.Match[str], shift: int) -> str:
+    return f"{match['list']}.{int(match['i']) + shift}.{match['rest']}"
+
+
+def _n_fitting(found: Tensors, wanted: Tensors, prefix: str, shift: int) -> int:
+    """How many entries of a list fit, in all tensors that both have, where they are moved by `shift`."""
+    fits: dict[str, bool] = {}
+    for match in map(_NUMBERED.fullmatch, found):
+        if match and match["list"] == prefix and (new := _shifted(match, shift)) in wanted:
+            fits[match["i"]] = fits.get(match["i"], True) and _fits(found[match[0]], wanted[new])
+    return sum(fits.values())
+
+
+def _settle_norms(network: nn.Module, taken: Tensors) -> None:
+    """Find the vectors of spectral norms anew whose weights were taken over without them, frozen ones too."""
+    for name, module in network.named_modules():
+        if isinstance(module, parametrize.ParametrizationList) and f"{name}.original" in taken:
+            for i, part in enumerate(module):
+                if isinstance(part, SpectralNorm) and f"{name}.{i}.u" not in taken:
+                    part.iterate(module.original, 15)
