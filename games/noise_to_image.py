@@ -39,7 +39,7 @@ from losses import METHODS, PATH_LENGTH_DECAY, PENALTIES, PenaltyContext, StyleC
 from modelling import find_model, model_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
-from modelling.layers import set_noise_scale
+from modelling.layers import Size, set_noise_scale
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
@@ -240,6 +240,10 @@ class NoiseToImage(Task):
 
     def _stage(self, step: int) -> tuple[int, float]:
         return self.growth.stage(step * self.config.batch_size)
+
+    def size_at(self, step: int) -> Size | None:
+        """The stage's, where the networks grow."""
+        return None if self.growth is None else self._stage(step)[0]
 
     def new_stage(self, step: int) -> bool:
         """At the start and at the end of each fade: Adam's moments belong to another function then."""

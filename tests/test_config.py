@@ -167,6 +167,7 @@ FLAGS = [
     "--devices",
     "--dragan_weight",
     "--drift_penalty",
+    "--dry_run",
     "--ema",
     "--ema_decay",
     "--ema_halflife",
@@ -207,6 +208,7 @@ FLAGS = [
     "--no-conditional",
     "--no-critic_warmup",
     "--no-deterministic",
+    "--no-dry_run",
     "--no-ema",
     "--no-flip",
     "--no-overwrite",
@@ -561,7 +563,7 @@ def test_resume_differences():
 MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir",
     "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
-    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+    "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
 
 

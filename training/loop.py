@@ -36,6 +36,7 @@ from training.guards import (
 from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import forget, load_moments, make_optimizer, step_where
+from training.outlook import REST, Outlook
 from training.scores import Scores
 
 ASK_S = 2.0  # between looks for signals of other processes, each of which waits for the device
@@ -95,6 +96,7 @@ class Loop:
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
         self.emas = make_averages(config, self.averaged, lambda: (self.updates, self.last_update, self.step))
+        self.outlook = Outlook(config, task, log, self.device, self.weights)
 
     def _network(self, name: str) -> Network:
         lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
@@ -106,6 +108,7 @@ class Loop:
     def run_step(self) -> None:
         """All due phases of one step; listed in games/task.py."""
         step, config = self.step, self.config
+        self.outlook.begin(step)
         self._samplers = None  # of the weights as they are now
         for network in self.networks.values():
             if network.spectral_norm:
@@ -118,13 +121,16 @@ class Loop:
         draws = Draws(self.shard, self.device, config.seed, self.attempt, step)
         inputs = [self.task.inputs(Micro(draws, step, j)) for j in range(config.accumulate)]
         self.task.announce(step + 1)
+        self.outlook.lap(REST)
         due = [phase for phase in self.task.phases if phase.due(step)]
         last = next((phase for phase in reversed(due) if self._averages(phase)), None)
         for phase in due:
             ok = self._run_phase(phase, inputs, step)
             if phase is last:  # once a step, however many phases train the network
                 self._average(ok)
+            self.outlook.lap(phase.name)
         self.task.end_step(step)
+        self.outlook.lap(REST)
         self.step += 1
 
     def _at_step(self, step: int) -> None:
@@ -279,7 +285,7 @@ class Loop:
         if self.step == 0:
             for hook in self.hooks:
                 if hook.due(0):
-                    self._write_beside(hook)
+                    self.write_beside(hook)
         missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
         if missing:
             self._evaluate(self.step)
@@ -315,9 +321,10 @@ class Loop:
             if logging or last:
                 self._log()
             self.log.tick(step)
+            self.outlook.after(step)
             for hook in self.hooks:
                 if hook.due(step) or last:
-                    self._write_beside(hook)
+                    self.write_beside(hook)
             number = self._agreed_signal(logging or scoring or last)
             if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
                 saved = self._save_or_owe(last, bool(number or best))
@@ -326,7 +333,7 @@ class Loop:
             if not last:
                 self._stop_if_asked(number)
 
-    def _write_beside(self, hook: Hook) -> None:
+    def write_beside(self, hook: Hook) -> None:
         """Run a hook; all processes wait for the one that writes, and learn of a failure."""
         with diverging(), self.log.doing(hook.what):
             agree(lambda: self.log.attempt(hook.what, partial(hook.write, self.step, self.samplers())))
@@ -429,15 +436,21 @@ class Loop:
 
     # -- state -------------------------------------------------------------------------------------------------
 
+    def weights(self) -> dict[str, Any]:
+        """Weights, averages and moments: what a checkpoint is large by."""
+        return {
+            "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
+            "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
+            "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a bit-equal continuation needs, in plain containers."""
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
             "attempt": self.attempt,
-            "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
-            "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
-            "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+            **self.weights(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "task": self.task.state_dict(),
             "loop": {
