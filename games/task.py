@@ -180,6 +180,10 @@ class Scorer(Protocol):
         """The line, equal on all processes; ValueError, on all, where there is none, NotFinite of them for samples."""
         ...
 
+    def seconds(self, network: nn.Module) -> float:
+        """About how long a score takes, from a few samples; NotFinite."""
+        ...
+
 
 class Task:
     """A game: its networks and phases, and whatever state is no function of the step. Subclasses are games.

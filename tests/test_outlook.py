@@ -261,6 +261,19 @@ def test_a_dry_run_of_a_run_that_is_complete(tmp_path: Path, capsys: pytest.Capt
     assert "dry run: the run has its 6 steps" in capsys.readouterr().out
 
 
+def test_a_dry_run_times_scores(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a few images of many, read nowhere else."""
+    scored = f"--eval_interval 100 --eval_n 9000 --extractor digits-cnn --metric_weights {weights}"
+    run(f"--log_name a --n_steps 1000 --dry_run {scored} --cache_dir {tmp_path / 'cache'}", tmp_path)
+    printed = capsys.readouterr().out
+    assert re.search(r"time: about .* for 1,000 steps \(.*scores \d+ (s|min) of it\); begun now", printed)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    points = TrainConfig(
+        dataset="ring8", model="mlp", n_steps=1000, eval_interval=500, eval_n=100, dry_run=True
+    )
+    assert train(points).forecast.left.beside["scores"] > 0
+
+
 def test_a_dry_run_measures_each_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(f"--log_name a {GROWING} --n_steps 1000 --dry_run", tmp_path)
     printed = capsys.readouterr().out

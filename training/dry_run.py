@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from errors import NotFinite
 from games.task import Task
 from modelling.layers import Size, size_text
 from ops.distributed import from_main
@@ -83,7 +84,9 @@ def forecast(loop: Loop) -> Forecast:
             for hook in loop.hooks:
                 loop.write_beside(hook)
             loop.save()
-        except Diverged:
+            if loop.scores is not None:
+                loop.log.took["scores"] = loop.scores.seconds(loop.samplers())
+        except (Diverged, NotFinite):
             pass  # steps that do not follow each other may; their times are none the worse
     on_cuda = loop.device.type == "cuda"
     return Forecast(
