@@ -317,6 +317,16 @@ def test_two_processes_measure_together(tmp_path: Path) -> None:
     assert "processes: 2" in printed and not (tmp_path / "a").exists()
 
 
+def test_only_the_process_that_tells_measures() -> None:
+    run = outlook_of(100, [phase("d", 1)])
+    run.log.main = False
+    for step in range(30):
+        run.begin(step)
+        run.lap("rest")
+        run.after(step + 1)
+    assert run.laps is None and run.costs == {}
+
+
 def test_each_phase_is_met_soon_and_three_times() -> None:
     task = SimpleNamespace(phases=[phase("d", 1), phase("g", 5), phase("r1", 16)], size_at=lambda step: None)
     steps = rehearsed_steps(task, range(0, 1000))

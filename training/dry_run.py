@@ -20,7 +20,7 @@ from training.claim import RunFolder
 from training.folder import Plan
 from training.guards import Diverged
 from training.loop import Loop
-from training.outlook import Disk, Left, duration, free_space, moment, warnings_of
+from training.outlook import COUNTED, Disk, Left, duration, free_space, moment, warnings_of
 
 ROUNDS = 3  # of each phase at each size; the first one prepares the others
 PATIENCE_S = 20.0  # of a size, after which only what has not run yet is still measured
@@ -67,7 +67,7 @@ def rehearsed_steps(task: Task, steps: range) -> list[int]:
     """A few of these steps, in which each phase runs ROUNDS times, if it does so often; each phase soon."""
     grows = task.size_at(steps.start) is not None
     inside = steps[len(steps) // 2 :] if grows else steps  # beyond the fade
-    due = [list(islice((s for s in inside if phase.due(s)), ROUNDS)) for phase in task.phases]
+    due = [list(islice(filter(phase.due, inside[:COUNTED]), ROUNDS)) for phase in task.phases]
     found: list[int] = []
     for k in range(ROUNDS):
         found += sorted({of_phase[k] for of_phase in due if len(of_phase) > k} - set(found))
@@ -79,7 +79,7 @@ def forecast(loop: Loop) -> Forecast:
     start = loop.step
     for steps in spans(loop.task, start, loop.config.n_steps):
         measure(loop, steps)
-    if loop.outlook.costs:
+    if start < loop.config.n_steps:
         try:
             for hook in loop.hooks:
                 loop.write_beside(hook)

@@ -150,7 +150,10 @@ class Outlook:
     # -- measuring -------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        """A step begins; the first one of all, and of a size that was not measured, begins a measure."""
+        """A step begins; the first one of all, and of a size that was not measured, begins a measure on the main
+        process, which alone tells."""
+        if not self.log.main:
+            return
         size = self.task.size_at(step)
         if size not in self.costs and (self.laps is None or size != self.size):
             self.size, self.laps = size, Laps(self.device)
@@ -163,9 +166,9 @@ class Outlook:
             self.laps.mark(part)
 
     def settle(self) -> None:
-        """Take what was measured of this size."""
-        assert self.laps is not None
-        self.costs[self.size], self.laps = self.laps.costs(), None
+        """Take what was measured of this size, if anything was."""
+        if self.laps is not None:
+            self.costs[self.size], self.laps = self.laps.costs(), None
 
     def after(self, step: int) -> None:
         """Say what is to be said after so many steps of the run."""
