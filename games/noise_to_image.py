@@ -41,7 +41,7 @@ from losses import MEAN_DECAY, METHODS, PENALTIES, PenaltyContext, StyleContext
 from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
-from modelling.layers import as_size, image_shape, set_noise_scale, size_text
+from modelling.layers import Size, as_size, image_shape, set_noise_scale, size_text
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
@@ -284,6 +284,10 @@ class NoiseToImage(Task):
 
     def _stage(self, step: int) -> tuple[int, float]:
         return self.growth.stage(self.schedule.images(step))
+
+    def size_at(self, step: int) -> Size | None:
+        """The stage's, where the networks grow."""
+        return None if self.growth is None else self._stage(step)[0]
 
     def new_stage(self, step: int) -> bool:
         """At the start and at the end of each fade: Adam's moments belong to another function then."""

@@ -46,3 +46,7 @@ class GeneratorScorer:
     def score(self, G: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
         """One line of scores.jsonl, equal on all processes; ValueError, on all, where there is none."""
         return self.evaluator.score(G, step=step, weights=weights, batch_norm=batch_norm_of(G))
+
+    def seconds(self, G: nn.Module) -> float:
+        """About how long a score takes, its reference read."""
+        return self.evaluator.seconds(G)

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from images.batches import ImageData, Shard
+from modelling.layers import Size
 from ops.rng import generator
 from settings import TrainConfig
 
@@ -182,6 +183,10 @@ class Scorer(Protocol):
         """The line, equal on all processes; ValueError, on all, where there is none, NotFinite of them for samples."""
         ...
 
+    def seconds(self, network: nn.Module) -> float:
+        """About how long a score takes, from a few samples; NotFinite."""
+        ...
+
 
 class Task:
     """A game: its networks and phases, and whatever state is no function of the step. Subclasses are games.
@@ -277,6 +282,10 @@ class Task:
 
     def at_step(self, step: int, network: nn.Module) -> None:
         """Set what depends on the step alone, in one of the networks or in an average."""
+
+    def size_at(self, step: int) -> Size | None:
+        """The size in px that is trained at a step, where it changes along the run; it never falls."""
+        return None
 
     def new_stage(self, step: int) -> bool:
         """Whether the optimisers start afresh at this step."""

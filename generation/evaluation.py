@@ -1,6 +1,7 @@
 """Scores of a generator with everything that is needed to measure the same again."""
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from ops.distributed import from_main
 
 FEW = 10_000
 CHANNELS = (1, 3)  # of images that extractors read
+TIMED = 64  # fakes from which the time of all is told
 MOST = 10_000_000  # of Inception they are 120 GB of features
 
 
@@ -41,6 +43,13 @@ def check_count(n_fake: int) -> None:
     """UserError for more fakes than any machine scores."""
     if n_fake > MOST:
         raise UserError(f"{n_fake} fakes: at most {MOST} are scored; lower --n, --eval_n in training")
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
 
 
 class Evaluator:
@@ -255,6 +264,19 @@ class Evaluator:
 
         return from_main(line)
 
+    def seconds(self, G: nn.Module) -> float:
+        """About how long fakes take to be drawn and read for a score, from a few of them; of the reference, read once,
+        and of the scores themselves it says nothing."""
+        n = min(TIMED, self.n_fake)
+        images = generated(G, n, self.seed, None if self.labels is None else self.labels[:n])
+        with undisturbed(G, self.extractor.device):
+            # once to prepare
+            took = [
+                seconds_of(lambda: read_images(self.extractor, images, "fakes", lambda: False))
+                for _ in range(2)
+            ]
+        return min(took) * self.n_fake / n
+
     def _protocol(self, images: IndexedImages) -> dict[str, Any]:
         """What is to be said of an evaluation of these images, but for what is known of G."""
         settings = {name: self._settings(METRICS[name]) for name in self.metrics if METRICS[name].settings}
@@ -313,3 +335,7 @@ class PointEvaluator:
         about = point_protocol(self.data, n_fake=self.n_fake, labels=labels, seed=self.seed)
         about |= {"weights": weights, "batch_norm": batch_norm}
         return from_main(line)
+
+    def seconds(self, G: nn.Module) -> float:
+        """How long a score takes."""
+        return seconds_of(lambda: self.score(G, step=0))

@@ -174,6 +174,7 @@ FLAGS = [
     "--devices",
     "--dragan_weight",
     "--drift_penalty",
+    "--dry_run",
     "--ema",
     "--ema_decay",
     "--ema_halflife",
@@ -219,6 +220,7 @@ FLAGS = [
     "--no-conditional",
     "--no-critic_warmup",
     "--no-deterministic",
+    "--no-dry_run",
     "--no-ema",
     "--no-flip",
     "--no-overwrite",
@@ -578,7 +580,7 @@ def test_resume_differences():
 MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir",
     "data_name", "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
-    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+    "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
 
 

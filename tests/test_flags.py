@@ -204,6 +204,7 @@ CASES = {
 ELSEWHERE = {
     "overwrite": ("without it the run is refused", "test_overwrite_deletes_runs_only"),
     "device": ("needs another device", "test_refused_with_one_line"),
+    "dry_run": ("it leaves nothing to look at", "test_a_dry_run_measures_and_leaves_nothing"),
     "data_device": ("needs another device", "test_where_images_stay_is_what_the_flag_says"),
 }
 

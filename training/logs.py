@@ -34,7 +34,7 @@ class RunLog:
         self.n_steps, self.images_before = n_steps, images_before
         self.latest: dict[str, float] = {}
         self.skipped = 0  # updates, as far as the loop has read it from the device
-        self._took: dict[str, float] = {}  # seconds of what is done beside training, the last time
+        self.took: dict[str, float] = {}  # seconds of what is done beside training, the last time
         self._failing: set[str] = set()  # what could not be written the last time
         self._bar: tqdm | None = None
         self._mark = self._line_mark = self._began = (time.monotonic(), 0)
@@ -61,12 +61,12 @@ class RunLog:
         began = time.monotonic()
         if self._bar is not None:
             self._bar.set_description_str(what)
-        elif self._took.get(what, 0) >= PLAIN_SECONDS:
-            print(f"{what} ({self._took[what]:.0f} s the last time)", flush=True)
+        elif self.took.get(what, 0) >= PLAIN_SECONDS:
+            print(f"{what} ({self.took[what]:.0f} s the last time)", flush=True)
         try:
             yield
         finally:
-            self._took[what] = time.monotonic() - began
+            self.took[what] = time.monotonic() - began
             if self._bar is not None:
                 self._bar.set_description_str("")
 

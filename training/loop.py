@@ -37,6 +37,7 @@ from training.guards import (
 from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import forget, load_moments, make_optimizer, step_where
+from training.outlook import REST, Outlook
 from training.scores import Scores
 
 ASK_S = 2.0  # between looks for signals of other processes, each of which waits for the device
@@ -97,6 +98,7 @@ class Loop:
         self.averaged = task.average_of()
         self.schedule = schedule_of(config)
         self.emas = make_averages(config, self.averaged, self._clock, self.schedule.images)
+        self.outlook = Outlook(config, task, log, self.device, self.weights)
 
     def _clock(self) -> tuple[int, int, int]:
         return self.updates, self.last_update, self.step
@@ -112,6 +114,7 @@ class Loop:
     def run_step(self) -> None:
         """All due phases of one step; listed in games/task.py."""
         step, config = self.step, self.config
+        self.outlook.begin(step)
         self._samplers = None  # of the weights as they are now
         for network in self.networks.values():
             if network.spectral_norm:
@@ -125,13 +128,16 @@ class Loop:
         draws = Draws(shard, self.device, config.seed, self.attempt, step, first=first)
         inputs = [self.task.inputs(Micro(draws, step, j)) for j in range(config.accumulate)]
         self.task.announce(step + 1)
+        self.outlook.lap(REST)
         due = [phase for phase in self.task.phases if phase.due(step)]
         last = next((phase for phase in reversed(due) if self._averages(phase)), None)
         for phase in due:
             ok = self._run_phase(phase, inputs, step)
             if phase is last:  # once a step, however many phases train the network
                 self._average(ok)
+            self.outlook.lap(phase.name)
         self.task.end_step(step)
+        self.outlook.lap(REST)
         self.step += 1
 
     def _at_step(self, step: int) -> None:
@@ -286,7 +292,7 @@ class Loop:
         if self.step == 0:
             for hook in self.hooks:
                 if hook.due(0):
-                    self._write_beside(hook)
+                    self.write_beside(hook)
         missing = self.scores is not None and self.scores.missing(self.step, self.config.n_steps)
         if missing:
             self._evaluate(self.step)
@@ -322,9 +328,10 @@ class Loop:
             if logging or last:
                 self._log()
             self.log.tick(step)
+            self.outlook.after(step)
             for hook in self.hooks:
                 if hook.due(step) or last:
-                    self._write_beside(hook)
+                    self.write_beside(hook)
             number = self._agreed_signal(logging or scoring or last)
             if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
                 saved = self._save_or_owe(last, bool(number or best))
@@ -333,7 +340,7 @@ class Loop:
             if not last:
                 self._stop_if_asked(number)
 
-    def _write_beside(self, hook: Hook) -> None:
+    def write_beside(self, hook: Hook) -> None:
         """Run a hook; all processes wait for the one that writes, and learn of a failure."""
         with diverging(), self.log.doing(hook.what):
             agree(lambda: self.log.attempt(hook.what, partial(hook.write, self.step, self.samplers())))
@@ -437,15 +444,21 @@ class Loop:
 
     # -- state -------------------------------------------------------------------------------------------------
 
+    def weights(self) -> dict[str, Any]:
+        """Weights, averages and moments: what a checkpoint is large by."""
+        return {
+            "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
+            "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
+            "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a bit-equal continuation needs, in plain containers."""
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
             "attempt": self.attempt,
-            "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
-            "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
-            "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+            **self.weights(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "task": self.task.state_dict(),
             "loop": {

@@ -17,8 +17,21 @@ def picture_due(step: int, interval: int, n_steps: int) -> bool:
     """Whether a run of n_steps makes pictures at this step: at 0, at powers of two from FIRST on, then every
     `interval` steps, or every so many intervals that there are no more than MAX_REGULAR; it makes some at its end too.
     """
-    distance = interval * -(-n_steps // (MAX_REGULAR * interval))
+    distance = regular_distance(interval, n_steps)
     return step % distance == 0 or (FIRST <= step < distance and step & (step - 1) == 0)
+
+
+def regular_distance(interval: int, n_steps: int) -> int:
+    """Steps between the pictures at equal distances."""
+    return interval * -(-n_steps // (MAX_REGULAR * interval))
+
+
+def pictures_after(step: int, interval: int, n_steps: int) -> int:
+    """How often a run of n_steps makes pictures after this step, at its end too."""
+    distance = regular_distance(interval, n_steps)
+    early = sum(step < 2**k <= n_steps for k in range(FIRST.bit_length() - 1, (distance - 1).bit_length()))
+    at_end = step < n_steps and not picture_due(n_steps, interval, n_steps)
+    return early + n_steps // distance - step // distance + at_end
 
 
 class Pictures:

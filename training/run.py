@@ -41,6 +41,7 @@ from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
 from training.checking import size_limit
 from training.claim import Outdated, RunFolder, claimed
+from training.dry_run import Forecast, forecast, lines_of, unclaimed
 from training.events import TensorBoard
 from training.folder import Plan, plan_of
 from training.guards import memory_told
@@ -56,10 +57,14 @@ from training.start import start_of, take_over
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended: its folder, and the loop with all of its networks and averages."""
+    """A run that has ended: its folder, and the loop with all of its networks and averages.
+
+    forecast: of a dry run, which leaves no folder.
+    """
 
     folder: Path
     loop: Loop = field(repr=False)
+    forecast: Forecast | None = None
 
     @property
     def step(self) -> int:
@@ -192,7 +197,8 @@ def run_plan(
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
         started = None if plan.source is not None else start_of(config, own)
-        with claimed(plan, name) as folder:
+        place = unclaimed(plan) if config.dry_run else claimed(plan, name)
+        with place as folder:
             with blaming_user():
                 data = game.load(config, accelerator.is_local_main_process, images)
                 task = game(config, place_of(config, accelerator), data, own)
@@ -201,6 +207,8 @@ def run_plan(
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
             elif started is not None:
                 take_over(loop, started)
+            if config.dry_run:
+                return rehearse_run(plan, loop)
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
@@ -211,6 +219,15 @@ def run_plan(
             finally:
                 loop.log.close(loop.step)
     return Run(folder.path, loop)
+
+
+def rehearse_run(plan: Plan, loop: Loop) -> Run:
+    """What --dry_run does in place of the run: measure, and say what was found."""
+    say_what_runs(loop.config, loop.accelerator, loop.task, plan.folder, plan.preset)
+    found = forecast(loop)
+    for line in lines_of(found, loop, plan):
+        loop.log.say(line)
+    return Run(loop.log.folder, loop, found)
 
 
 def with_reader(config: TrainConfig, dataset: str) -> TrainConfig:
@@ -275,7 +292,7 @@ def checkpoint_surroundings(config: TrainConfig, accelerator: Accelerator, task:
 
 
 def say_what_runs(
-    config: TrainConfig, accelerator: Accelerator, task: Task, folder: Path, preset: str | None
+    config: TrainConfig, accelerator: Accelerator, task: Task, folder: Path | None, preset: str | None
 ) -> None:
     """Settings, networks, data and place, for people."""
     for line in (*settings_text(config, preset), *task.describe()):
@@ -286,7 +303,8 @@ def say_what_runs(
     batch = f"{config.batch_size}{by_size}"
     accelerator.print(f"processes: {accelerator.num_processes}, global batch: {batch}")
     precision = accelerator.mixed_precision
-    accelerator.print(f"device: {accelerator.device}, mixed precision: {precision}, run: {folder}")
+    where = f"a new folder in {config.runs_dir}" if folder is None else folder
+    accelerator.print(f"device: {accelerator.device}, mixed precision: {precision}, run: {where}")
 
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, folder: Path, step: int) -> None:

@@ -87,6 +87,10 @@ class Scores:
         self.log.say(f"step {step}: {name} {line[name]:.4g} of {weights} weights, {note} ({seconds:.0f} s)")
         return best == step
 
+    def seconds(self, samplers: Mapping[str, nn.Module]) -> float:
+        """About how long an evaluation of the first weight set takes."""
+        return self.scorer.seconds(agree(lambda: next(iter(samplers.values()))))
+
     def reason(self) -> str:
         """Why training ends before its last step."""
         return (

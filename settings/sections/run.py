@@ -45,6 +45,12 @@ class RunSettings(Section):
         usual=True,
         at_resume="free",
     )
+    dry_run: bool = flag(
+        False,
+        "build all, measure a few steps, say time, memory and disk, and stop",
+        usual=True,
+        at_resume="free",
+    )
 
     def check(self) -> None:
         """A name is a folder's."""

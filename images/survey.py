@@ -1,0 +1,337 @@
+"""What is in a folder or archive of images: headers of all files, hashes and thumbnails of some."""
+
+import io
+import math
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from disk import open_regular
+from errors import UserError, shown
+from images.archives import Files
+from images.cache import Progress
+from images.decoding import (
+    BadImage,
+    Member,
+    Shape,
+    decode_all,
+    in_chunks,
+    n_cores,
+    open_image,
+    read_member,
+    worker_pool,
+)
+from images.headers import orientation
+
+HEAD_BYTES = 2**16  # in which most headers stand; a file whose header does not is read whole
+FEW, AHEAD = 16, 3  # chunks of files below which there are no workers; chunks in memory for each of them
+ROWS = 256  # pictures that are compared with all others at a time
+MAX_SAMPLED, LEAST_SAMPLED = 2048, 64  # images that are decoded
+SAMPLED_PIXELS = 5e8  # of all of them, about
+HASHED_BYTES = 2 * 2**30  # of files that are read for their hash
+SIGNATURE = 16  # px a side of the grey picture in which near duplicates are looked for
+NEAR = 0.15  # of the contrast: pictures that differ by less are alike
+BITS_TAG = 258  # TIFF's
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
+BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}  # by Pillow's mode; 8 elsewhere
+NUMPY = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: height and width as it is shown, mode, bits of a value, whether EXIF turns it.
+
+    n_bytes: of the file; digest: of its bytes, None where they were not read.
+    """
+
+    height: int
+    width: int
+    mode: str
+    bits: int
+    turned: bool
+    n_bytes: int
+    digest: bytes | None = None
+
+
+def header_in(data: bytes) -> tuple[int, int, str, int, bool]:
+    """(height, width, mode, bits, whether EXIF turns it) of an image file, of which the first bytes may be enough.
+
+    BadImage, and whatever Pillow raises.
+    """
+    if data.startswith(NUMPY):
+        return array_header(data)
+    image = open_image(data)
+    bits = BITS.get(image.mode, 8)
+    if image.format == "PNG":
+        bits = data[24]
+    elif hasattr(image, "tag_v2"):
+        bits = max(image.tag_v2.get(BITS_TAG, (bits,)))
+    turn = orientation(image)
+    height, width = image.height, image.width
+    if turn in SIDEWAYS:
+        height, width = width, height
+    return height, width, image.mode, bits, turn is not None and turn != 1
+
+
+def array_header(data: bytes) -> tuple[int, int, str, int, bool]:
+    """As header_in, of a .npy with one picture (H, W) or (H, W, C)."""
+    file = io.BytesIO(data)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, kind = read[np.lib.format.read_magic(file)](file)
+    if len(shape) not in (2, 3):
+        raise BadImage(f"an array of shape {shape}, no picture")
+    return shape[0], shape[1], f"array of {shape[2] if len(shape) == 3 else 1}", 8 * kind.itemsize, False
+
+
+def header_of(member: Member) -> Header | BadImage:
+    """The header of an image of a folder or archive, or why it cannot be read."""
+    try:
+        if isinstance(member.data, Path):
+            return of_path(member, member.data)
+        data = read_member(member)
+        return Header(*safely(data), len(data), digest_of(data))
+    except BadImage as error:
+        return error
+
+
+def of_path(member: Member, path: Path) -> Header:
+    """As header_of, reading no more than is needed. BadImage."""
+    try:
+        with open_regular(path) as file:
+            head, n_bytes = file.read(HEAD_BYTES), file.seek(0, io.SEEK_END)
+    except (OSError, ValueError):
+        read_member(member)  # says what is wrong
+        raise
+    if n_bytes > len(head):
+        try:
+            return Header(*safely(head), n_bytes)
+        except BadImage:
+            head = read_member(member)
+    return Header(*safely(head), n_bytes)
+
+
+def safely(data: bytes) -> tuple[int, int, str, int, bool]:
+    """header_in, with BadImage for all that can be wrong."""
+    try:
+        return header_in(data)
+    except BadImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage("a decompression bomb: more pixels than Pillow's limit") from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        raise BadImage(
+            f"damaged: {shown(' '.join(str(error).split()), 120) or type(error).__name__}"
+        ) from None
+
+
+def digest_of(data: bytes) -> bytes:
+    """A hash of a file's bytes."""
+    return blake2b(data, digest_size=16).digest()
+
+
+def headers_of(members: Sequence[Member]) -> list[Header | BadImage]:
+    """header_of each; what runs in a worker."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd EXIF: nothing a user could act on
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return [header_of(member) for member in members]
+
+
+def digests_of(members: Sequence[Member]) -> list[bytes | None]:
+    """Hash of each file, None for one that cannot be read; what runs in a worker."""
+    found: list[bytes | None] = []
+    for member in members:
+        try:
+            found.append(digest_of(read_member(member)))
+        except BadImage:
+            found.append(None)
+    return found
+
+
+def in_order(
+    work: Callable[[list[Member]], list], members: Iterable[Member], many: bool = True
+) -> Iterator[tuple[Member, Any]]:
+    """Each member with what work makes of it, one after the other; on all cores where they are many."""
+    chunks = in_chunks(members, 1)
+    head = list(islice(chunks, FEW)) if many else []
+    workers = min(n_cores(), 32)
+    if len(head) < FEW or workers == 1:
+        for chunk in chain(head, chunks):
+            yield from zip(chunk, work(chunk), strict=True)
+        return
+    pending: deque[tuple[list[Member], Future]] = deque()
+    with worker_pool(workers) as pool:
+        for chunk in chain(head, chunks):
+            pending.append((chunk, pool.submit(work, chunk)))
+            if len(pending) > AHEAD * workers:
+                first, made = pending.popleft()
+                yield from zip(first, made.result(), strict=True)
+        for first, made in pending:
+            yield from zip(first, made.result(), strict=True)
+
+
+@dataclass
+class Survey:
+    """What was found.
+
+    headers: by name, in the order of the names, of all images that can be read; problems: (name, reason) of the others;
+    copies: groups of names with the same bytes, among n_hashed files; alike: pairs of names that look the same, among
+    the images whose thumbnails are held, uint8 (n, H, W, 3) by the order of `sampled`.
+    """
+
+    where: str
+    headers: dict[str, Header] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    copies: list[list[str]] = field(default_factory=list)
+    n_hashed: int = 0
+    sampled: list[str] = field(default_factory=list)
+    thumbnails: np.ndarray | None = None
+    alike: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all images."""
+        return sum(header.n_bytes for header in self.headers.values())
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each, as it is shown."""
+        return [(header.height, header.width) for header in self.headers.values()]
+
+
+def read_headers(files: Files) -> Survey:
+    """Headers of all images, and groups of files with the same bytes; says how far it is. UserError."""
+    found = Survey(files.where)
+    progress = Progress(f"looking at {files.where}", None)
+    paths: dict[str, Member] = {}
+    try:
+        # what an archive has is at hand: workers would have to be sent it
+        for member, header in in_order(headers_of, files.members(), many=files.path.is_dir()):
+            if isinstance(header, BadImage):
+                found.problems.append((member.name, str(header)))
+            else:
+                found.headers[member.name] = header
+                if isinstance(member.data, Path):
+                    paths[member.name] = member
+            progress.total = files.n_images
+            progress.update(1)
+    finally:
+        progress.close()
+    found.problems += files.problems
+    if not found.headers:
+        first = f" (the first: {shown(': '.join(found.problems[0]))})" if found.problems else ""
+        raise UserError(f"{files.where} holds no image that can be read{first}")
+    find_copies(found, paths)
+    return found
+
+
+def find_copies(found: Survey, paths: dict[str, Member]) -> None:
+    """Fill in the groups of files with the same bytes; of a folder only files as long as another one are read."""
+    digests = {name: h.digest for name, h in found.headers.items() if h.digest is not None}
+    n_hashed = len(digests)
+    if paths:
+        lengths = Counter(found.headers[name].n_bytes for name in paths)
+        candidates, left = [], HASHED_BYTES
+        for name in sorted(paths, key=lambda name: found.headers[name].n_bytes):
+            n_bytes = found.headers[name].n_bytes
+            if lengths[n_bytes] > 1 and n_bytes <= left:
+                candidates.append(name)
+                left -= n_bytes
+        hashes = in_order(digests_of, (paths[name] for name in candidates))
+        digests |= {member.name: digest for member, digest in hashes if digest is not None}
+        alone = sum(lengths[found.headers[name].n_bytes] == 1 for name in paths)
+        n_hashed += len(candidates) + alone
+    groups: dict[bytes, list[str]] = {}
+    for name in found.headers:
+        if name in digests:
+            groups.setdefault(digests[name], []).append(name)
+    found.copies = [names for names in groups.values() if len(names) > 1]
+    found.n_hashed = n_hashed
+
+
+def evenly(names: Sequence[str], n: int) -> list[str]:
+    """n of the names at equal distances, or all."""
+    return list(names) if len(names) <= n else [names[i * len(names) // n] for i in range(n)]
+
+
+def sample_size(found: Survey) -> int:
+    """How many images can be decoded within seconds."""
+    pixels = sum(h * w for h, w in found.shapes) / len(found.headers)
+    return int(min(MAX_SAMPLED, max(LEAST_SAMPLED, SAMPLED_PIXELS / max(pixels, 1))))
+
+
+def look_closer(found: Survey, files: Files, names: Sequence[str], shape: Shape) -> None:
+    """Decode these images at a small size; what cannot be joins the problems; say which look the same. UserError."""
+    wanted, chosen = set(names), []
+    progress = Progress(f"decoding some of {files.where}", len(wanted))
+
+    def members() -> Iterator[Member]:
+        left = len(wanted)
+        for member in files.members():
+            if member.name in wanted:
+                yield member
+                left -= 1
+            if not left:
+                return
+
+    kept: list[np.ndarray] = []
+    try:
+        for chunk in decode_all(members(), shape):
+            chosen += chunk.names
+            kept.append(chunk.pixels)
+            found.problems += chunk.problems
+            progress.update(len(chunk.names) + len(chunk.problems))
+    finally:
+        progress.close()
+    for name, _ in found.problems:
+        found.headers.pop(name, None)
+    found.sampled = chosen
+    found.thumbnails = np.concatenate(kept) if kept else np.empty((0, *shape), np.uint8)
+    same = {name: i for i, group in enumerate(found.copies) for name in group}
+    found.alike = [
+        (chosen[a], chosen[b])
+        for a, b in near_pairs(found.thumbnails)
+        if same.get(chosen[a], -1) != same.get(chosen[b], -2)
+    ]
+
+
+def signatures(thumbnails: np.ndarray) -> np.ndarray:
+    """uint8 (n, H, W, 3) -> float32 (n, SIGNATURE^2): the mean grey of each part of the picture."""
+    small = [
+        np.asarray(Image.fromarray(x).convert("L").resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX))
+        for x in thumbnails
+    ]
+    return np.stack(small).reshape(len(small), -1).astype(np.float32)
+
+
+def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """(i, j), i < j, of pictures whose signatures differ by less than NEAR of the lesser contrast of the two; each j
+    once, with its nearest i.
+
+    Difference and contrast: root mean squares. Pictures of one colour are alike where they are equal.
+    """
+    if len(thumbnails) < 2:
+        return []
+    x = signatures(thumbnails).astype(np.float64)
+    contrast = x.std(axis=1)
+    squares = (x**2).sum(axis=1)
+    pairs = []
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        apart = (squares[rows, None] + squares[None] - 2 * x[rows] @ x.T).clip(min=0) / x.shape[1]
+        bound = NEAR * np.minimum(contrast[rows, None], contrast[None])
+        # what is left of rounding, where both are of one colour
+        apart = np.where(np.sqrt(apart) <= bound + 1e-3, apart, np.inf)
+        apart[np.arange(len(x))[None] >= np.arange(len(x))[rows, None]] = np.inf
+        nearest = apart.argmin(axis=1)
+        pairs += [(int(i), start + k) for k, i in enumerate(nearest) if math.isfinite(apart[k, i])]
+    return pairs

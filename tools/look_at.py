@@ -1,0 +1,401 @@
+"""Look at a set of images before training on it: what is in it, and the command to start with.
+
+    python -m tools.look_at photos/
+    python -m tools.look_at photos.zip --out sheet.png      also a contact sheet, drawn evenly from the classes
+    python -m tools.look_at photos.zip --no_timing          without measuring how long training takes here
+
+Names and headers are those of all files. Pictures are decoded, compared and drawn of some, evenly from all over a large
+set, and it is said of how many. The time is an estimate from a few real steps, with noise in place of pictures.
+"""
+
+import contextlib
+import io
+import math
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import disk
+from errors import UserError, cli, printable, shown
+from generation.pictures import picture_table
+from images.archives import open_files
+from images.layout import Layout
+from images.sources import FileSource
+from images.survey import Survey, evenly, look_closer, read_headers, sample_size
+from modelling.layers import Size, as_size, image_shape, size_text
+from ops.memory import size_in_words
+from settings import PRESETS, TrainConfig, settled
+from tools import tool_parser
+from tools.common import add_device_flag, make_folder
+from training import train
+from training.device import choose_device
+from training.outlook import MONTH_S, duration
+
+SCRIPT = "gan_folder.py"
+LISTED = 5  # of a kind, before "and N more"
+ROWS, COLUMNS, TILE = 12, 8, 96  # of the sheet: classes at most, pictures of each, their longer side in px
+SIDES = (1024, 512, 256, 128, 64, 32)  # that networks are made for
+ENLARGED, MOST = 1.15, 0.75  # a picture bears a size that enlarges it by no more, a set one that so many bear
+START = {"cpu": 64}  # px a side to begin with, however large the pictures are
+START_ELSEWHERE = 256
+LYING = 0.15  # of the median picture that a square leaves away, from which on a rectangle is better
+BASES = [
+    (h, w) for h in range(4, 13) for w in range(4, 13) if 4 <= min(h, w) < 8
+]  # of StyleGAN2's rectangles
+# Up to so many pictures the recipe for little data, else StyleGAN2-ADA's own.
+LITTLE, PRESET_OF_LITTLE, PRESET = 5000, "small-data", "stylegan2-auto"
+# What a machine bears that those would take too long on.
+LIGHT = {
+    "model": "dcgan",
+    "batch_size": 64,
+    "lr": 2e-4,
+    "beta1": 0.5,
+    "beta2": 0.999,
+    "ema": True,
+    "n_steps": 50_000,
+}
+LIGHT_SIDE = 64
+TOO_LONG_S = 7 * 24 * 3600.0
+MEASURED = 4  # pictures of a step that is measured on a CPU, which takes as much longer as a batch is larger
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A command to start with, and what it asks for."""
+
+    settings: dict[str, Any]
+    preset: str | None = None
+
+    def command(self, data: str) -> str:
+        """To be typed."""
+        words = [f"python {SCRIPT}", "--data", shlex.quote(data)]
+        if self.preset is not None:
+            words += ["--preset", self.preset]
+        for name, value in self.settings.items():
+            text = (
+                size_text(value)
+                if name == "img_size"
+                else f"{value:g}"
+                if isinstance(value, float)
+                else value
+            )
+            words.append(f"--{name}" if value is True else f"--{name} {text}")
+        return " ".join([*words, "--log_name", name_for(data)])
+
+
+def parser() -> Any:
+    """The command line."""
+    p = tool_parser("tools.look_at", __doc__)
+    p.add_argument("data", metavar="DATA", help="folder, .zip, .tar or .tar.gz of images")
+    p.add_argument("--out", metavar="NAME.png", help="write a contact sheet")
+    p.add_argument("--no_timing", action="store_true", help="do not measure how long training takes here")
+    add_device_flag(p)
+    return p
+
+
+def name_for(data: str) -> str:
+    """A name for runs on this set: that of its folder or archive."""
+    stem = re.sub(
+        r"\.(zip|tar|tgz|tar\.\w+)$", "", Path(data).expanduser().absolute().name, flags=re.IGNORECASE
+    )
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-")[:60] or "photos"
+
+
+# -- what is in it -------------------------------------------------------------------------------------------------
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(shown(name, 80) for name in names[:LISTED]) + more
+
+
+def shape_words(shape: tuple[int, int]) -> str:
+    """(height, width), for people."""
+    height, width = shape
+    return f"{height} x {width} px" if height == width else f"{height} high, {width} wide"
+
+
+def size_lines(found: Survey) -> list[str]:
+    """Sizes and which way up."""
+    shapes = sorted(found.shapes, key=lambda shape: (math.prod(shape), shape))
+    if shapes[0] == shapes[-1]:
+        sizes = f"all {shape_words(shapes[0])}"
+    else:
+        sizes = "; ".join(
+            f"{what} {shape_words(shapes[i])}"
+            for what, i in (("smallest", 0), ("median", len(shapes) // 2), ("largest", -1))
+        )
+    ways = Counter("upright" if h > w else "lying" if h < w else "square" for h, w in shapes)
+    shares = ", ".join(f"{n / len(shapes):.0%} {way}" for way, n in ways.most_common())
+    turned = sum(header.turned for header in found.headers.values())
+    return [
+        f"sizes: {sizes}",
+        f"shapes: {shares}" + (f"; {turned:,} of them turned upright by their EXIF data" if turned else ""),
+    ]
+
+
+def mode_line(found: Survey) -> str:
+    """Colours and bits."""
+    modes = Counter((header.mode, header.bits) for header in found.headers.values())
+    several = ", ".join(f"{mode} of {bits} bits {n:,}" for (mode, bits), n in modes.most_common())
+    return f"colours: {several}"
+
+
+def label_lines(layout: Layout) -> list[str]:
+    """Splits, and classes or attributes with their counts in all splits."""
+    splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
+    lines = [f"splits: {splits}"]
+    if layout.labels is None:
+        return [*lines, "classes: none (folders of pictures become classes)"]
+    classes = layout.labels.ndim == 1
+    counts = (
+        np.bincount(layout.labels, minlength=len(layout.label_names))
+        if classes
+        else layout.labels.sum(axis=0)
+    )
+    rows = sorted(zip(layout.label_names, counts.tolist(), strict=True), key=lambda row: -row[1])
+    told = [f"{shown(name, 40)} {n:,}" for name, n in rows]
+    if len(told) > 3 * LISTED:
+        told = [*told[: 2 * LISTED], f"... {len(told) - 3 * LISTED} others ...", *told[-LISTED:]]
+    most, least = rows[0][1], rows[-1][1]
+    uneven = ""
+    if classes and most > least:
+        uneven = (
+            f"; the largest has {most / least:.1f} times the smallest" if least else "; some have no picture"
+        )
+    what = "classes" if classes else "attributes"
+    return [*lines, f"{len(rows):,} {what}: {', '.join(told)}{uneven}"]
+
+
+def problem_lines(found: Survey) -> list[str]:
+    """What cannot be read."""
+    decoded = (
+        "" if len(found.sampled) == len(found.headers) else f" (of {len(found.sampled):,} that were decoded)"
+    )
+    if not found.problems:
+        return [f"cannot be read: none{decoded}"]
+    lines = [f"  {shown(name)}: {shown(reason)}" for name, reason in found.problems[: 2 * LISTED]]
+    more = len(found.problems) - len(lines)
+    lines += [f"  ... and {more:,} more"] if more else []
+    return [f"cannot be read, and left out: {len(found.problems):,} files", *lines]
+
+
+def double_lines(found: Survey, layout: Layout, names: Sequence[str]) -> list[str]:
+    """What is there twice; names: of all pictures, which the layout counts by."""
+    hashed = "" if found.n_hashed >= len(found.headers) else f" (of {found.n_hashed:,} files)"
+    pairs = [f"{shown(b, 80)} = {shown(group[0], 80)}" for group in found.copies for b in group[1:]]
+    line = f"same bytes{hashed}: {len(pairs):,} copies" + (f": {listing(pairs)}" if pairs else "")
+    split_of = {names[layout.order[i]]: split for split, (a, b) in layout.splits.items() for i in range(a, b)}
+    if across := sum(len({split_of.get(name) for name in group} - {None}) > 1 for group in found.copies):
+        line += f"; {across:,} pictures stand in more than one split: scores against these flatter"
+    decoded = (
+        "" if len(found.sampled) == len(found.headers) else f" (of {len(found.sampled):,} that were decoded)"
+    )
+    alike = [f"{shown(b, 80)} ~ {shown(a, 80)}" for a, b in found.alike]
+    return [line, f"look alike{decoded}: {len(alike):,}" + (f": {listing(alike)}" if alike else "")]
+
+
+def write_sheet(found: Survey, layout: Layout, names: Sequence[str], out: Path) -> str:
+    """The contact sheet: a row a class, or rows of all; what to tell."""
+    at = {name: i for i, name in enumerate(found.sampled)}
+    rows = [
+        (title, [at[name] for name in group if name in at][:COLUMNS])
+        for title, group in sheet_rows(layout, names)
+    ]
+    blank = Image.new("RGB", tile_of(found)[::-1], (255, 255, 255))
+    drawn = [
+        (shown(title, 24), [picture_of(found, i) for i in row] + [blank] * (COLUMNS - len(row)))
+        for title, row in rows
+        if row
+    ]
+    try:
+        make_folder(out.parent)
+        with disk.replacing(out) as file:
+            picture_table([""] * COLUMNS, drawn).save(file)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    return f"wrote {sum(len(row) for _, row in rows):,} pictures to {out}"
+
+
+def sheet_rows(layout: Layout, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(title, names of pictures) of each row; names: of all pictures, which the layout counts by."""
+    ordered = [names[i] for i in layout.order]
+    if layout.labels is None or layout.labels.ndim > 1:
+        chosen = evenly(ordered, ROWS * COLUMNS)
+        return [("", chosen[i : i + COLUMNS]) for i in range(0, len(chosen), COLUMNS)]
+    of_class: dict[int, list[str]] = {}
+    for name, label in zip(ordered, layout.labels.tolist(), strict=True):
+        of_class.setdefault(label, []).append(name)
+    return [(layout.label_names[k], evenly(of_class[k], COLUMNS)) for k in sorted(of_class)[:ROWS]]
+
+
+def picture_of(found: Survey, i: int) -> Image.Image:
+    """Picture i of those that were decoded."""
+    return Image.fromarray(found.thumbnails[i])
+
+
+def tile_of(found: Survey) -> tuple[int, int]:
+    """(height, width) of a small picture of the median shape."""
+    ratio = math.exp(median(math.log(h / w) for h, w in found.shapes))
+    h, w = min(1.0, ratio), min(1.0, 1 / ratio)
+    return max(16, round(TILE * h)), max(16, round(TILE * w))
+
+
+# -- what to do ----------------------------------------------------------------------------------------------------
+
+
+def share_that_bears(shapes: Sequence[tuple[int, int]], size: Size) -> float:
+    """The share of pictures that are hardly enlarged when their largest piece of the aspect becomes this size."""
+    height, width = image_shape(size)
+    return sum(ENLARGED * min(h / height, w / width) >= 1 for h, w in shapes) / len(shapes)
+
+
+def largest(shapes: Sequence[tuple[int, int]], sizes: Sequence[Size]) -> Size:
+    """The first of the sizes, largest first, that most pictures bear; the last where none is."""
+    return next((size for size in sizes if share_that_bears(shapes, size) >= MOST), sizes[-1])
+
+
+def usual_aspect(shapes: Sequence[tuple[int, int]]) -> float | None:
+    """Height by width of a rectangle for these pictures; None where squares do."""
+    upright, lying = (sum(h > w for h, w in shapes), sum(h < w for h, w in shapes))
+    ratio = math.exp(median(math.log(h / w) for h, w in shapes))
+    agree = max(upright, lying) >= MOST * len(shapes)
+    return ratio if agree and min(ratio, 1 / ratio) <= 1 - LYING else None
+
+
+def rectangles(aspect: float) -> list[Size]:
+    """Sizes of StyleGAN2's of about this aspect, largest first."""
+    h, w = min(BASES, key=lambda base: (round(abs(math.log(base[0] / base[1] / aspect)), 2), sum(base)))
+    return [as_size((h << k, w << k)) for k in range(8, 1, -1) if max(h, w) << k <= SIDES[0]]
+
+
+def sizes_for(shapes: Sequence[tuple[int, int]], device: str) -> tuple[Size, Size]:
+    """(the largest size that most pictures bear, the one to start with)."""
+    aspect = usual_aspect(shapes)
+    sizes = list(SIDES) if aspect is None else rectangles(aspect)
+    most = START.get(device, START_ELSEWHERE)
+    first = [size for size in sizes if math.prod(image_shape(size)) <= 1.6 * most**2]
+    return largest(shapes, sizes), largest(shapes, first)
+
+
+def advise(found: Survey, n_train: int, device: str) -> tuple[Size, list[Advice]]:
+    """The largest size that most pictures bear, and commands to start with, the light one last."""
+    bears, size = sizes_for(found.shapes, device)
+    preset = PRESET_OF_LITTLE if n_train <= LITTLE else PRESET
+    side = min(LIGHT_SIDE, largest(found.shapes, SIDES))
+    return bears, [Advice({"img_size": size}, preset), Advice({**LIGHT, "img_size": side})]
+
+
+def advice_lines(layout: Layout, bears: Size, advice: Advice) -> list[str]:
+    """What to think of beside the command."""
+    lines, size = [], advice.settings["img_size"]
+    if size != bears:
+        lines.append(f"  most pictures bear --img_size {size_text(bears)}; the smaller size trains sooner")
+    if not isinstance(size, int):
+        height, width = size
+        lines.append(
+            f"  --img_size {size_text(size)}: {height} high, {width} wide, as most pictures; a square cuts them"
+        )
+    mirrors = advice.preset in PRESETS and PRESETS[advice.preset].settings.get("flip", False)
+    could = "a mirrored picture could be one of these (faces, shells, views; not texts, digits, maps)"
+    lines.append(
+        f"  the preset mirrors pictures: --no-flip unless {could}" if mirrors else f"  --flip if {could}"
+    )
+    if layout.labels is not None:
+        what = "class" if layout.labels.ndim == 1 else "attribute"
+        lines.append(f"  --conditional to draw by {what}")
+    if "train" not in layout.splits:
+        lines.append(f"  --split {next(iter(layout.splits))}: there is no part for training")
+    return lines
+
+
+def measured(advice: Advice, channels: int, device: str) -> tuple[float, str]:
+    """(seconds of the whole run on this machine, how that was measured), from a few steps on noise. UserError."""
+    preset = {} if advice.preset is None else PRESETS[advice.preset].settings
+    settings = {**preset, **advice.settings, "device": device, "dry_run": True, "loggers": ()}
+    config = settled(TrainConfig(**settings))
+    batch = min(config.batch_size, MEASURED) if device == "cpu" else config.batch_size
+    settings |= {"batch_size": batch, "n_steps": config.n_steps}
+    noise = np.random.default_rng(0).integers(
+        0, 256, (max(batch, MEASURED), *image_shape(config.img_size), channels), np.uint8
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = train(TrainConfig(**settings), images=noise).forecast
+    times = config.batch_size / batch
+    seconds = times * sum(seconds for _, seconds in found.left.sizes.values()) + sum(
+        found.left.beside.values()
+    )
+    return seconds, f"an estimate from a few steps of {batch} pictures"
+
+
+def say_advice(args: Any, found: Survey, layout: Layout) -> None:
+    """The command to start with and its time; another one where that is too long."""
+    device = choose_device(args.device)
+    start, stop = layout.splits.get("train") or next(iter(layout.splits.values()))
+    bears, advices = advise(found, stop - start, device)
+    colour = any(not header.mode.startswith(("L", "1", "I", "F")) for header in found.headers.values())
+    print("start with")
+    for advice in advices:
+        print(f"  {printable(advice.command(args.data))}", flush=True)
+        if args.no_timing:
+            break
+        try:
+            seconds, how = measured(advice, 3 if colour else 1, device)
+        except (UserError, KeyError) as error:
+            print(f"  its time could not be measured: {error}")
+            break
+        warning = "; far too long for this machine" if seconds > MONTH_S else ""
+        print(f"  about {duration(seconds)} on this machine ({device}), {how}{warning}")
+        if seconds <= TOO_LONG_S or advice is advices[-1]:
+            break
+        print("or, lighter")
+    for line in advice_lines(layout, bears, advices[0]):
+        print(line)
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, tell, draw, advise."""
+    args = parser().parse_args(argv)
+    for flag, value in (("DATA", args.data), ("--out", args.out)):
+        if value is not None and not value.strip():
+            raise UserError(f"{flag} is empty: name {'a .png' if flag == '--out' else 'a folder or archive'}")
+    if args.out is not None and Path(args.out).suffix.lower() != ".png":
+        raise UserError(f"--out {args.out}: the contact sheet is a NAME.png")
+    files = open_files(Path(args.data).expanduser())
+    found = read_headers(files)
+    names = list(found.headers)
+    source = FileSource(files, name_for(args.data))
+    layout = source.layout(names)
+    wanted = dict.fromkeys(evenly(names, sample_size(found)))
+    if args.out is not None:
+        wanted |= dict.fromkeys(name for _, row in sheet_rows(layout, names) for name in row)
+    look_closer(found, files, list(wanted), (*tile_of(found), 3))
+    if len(found.headers) < len(names):  # some are damaged beyond their headers
+        names = list(found.headers)
+        layout = source.layout(names)
+    print(f"{found.where}: {len(found.headers):,} images, {size_in_words(found.n_bytes)}")
+    *notes, _ = layout.notes  # the last one counts, as the lines below do
+    for line in (
+        *label_lines(layout), *size_lines(found), mode_line(found), *notes, *problem_lines(found),
+        *double_lines(found, layout, names),
+    ):  # fmt: skip
+        print(printable(line))
+    if args.out is not None:
+        print(write_sheet(found, layout, names, Path(args.out)))
+    say_advice(args, found, layout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
