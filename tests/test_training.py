@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
@@ -34,6 +34,7 @@ from images.sources import DIGITS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
+from modelling.styles import Mapping
 from ops.rng import generator
 from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
@@ -431,6 +432,26 @@ def test_the_mapping_learns_a_hundred_times_slower(tmp_path):
 
 
 PATH = f"--log_name a {small('stylegan2')} --path_length_weight 2 --log_interval 1"
+
+
+def test_what_moves_the_mean_style(tmp_path, monkeypatch):
+    """Every pass of G: the one that D's and G's phases share, or one each where the batch is cut, and path length's."""
+    follow, moved = Mapping._follow, []
+
+    def spy(self: Mapping, w: Tensor) -> None:
+        if not w.is_meta:
+            moved.append(len(w))
+        follow(self, w)
+
+    monkeypatch.setattr(Mapping, "_follow", spy)
+    run(f"{PATH} --penalty_interval path_length=2 --n_steps 2", tmp_path)
+    assert moved == [8, 8, 4]
+    moved.clear()
+    run(f"--log_name b {small('stylegan2')} --accumulate 2 --n_steps 1", tmp_path)
+    assert moved == [4, 4, 4, 4]
+    moved.clear()
+    run(f"--log_name c {small('stylegan')} --no_grow --train_g_interval 2 --n_steps 3", tmp_path)
+    assert moved == [8, 8, 8]  # G is due at the second step
 
 
 def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
