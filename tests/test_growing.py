@@ -17,7 +17,7 @@ from games.growing import Growth, at_stage, growth_of
 from games.schedule import Part, Schedule, schedule_of
 from generation.generator import load_generator
 from images.batches import Batches, Shard
-from modelling import progressive_gan
+from modelling import build_discriminator, build_generator, progressive_gan
 from settings import TrainConfig
 from settings.derive import settled
 from tests.running import differing, request, run, small, state
@@ -143,6 +143,36 @@ def test_presets_see_as_many_images_as_published(name: str, million: int, parts:
         assert schedule.batch_size(step) == parts.get(at, 32)
 
 
+@pytest.mark.parametrize(
+    ("model", "img_size", "heights"),
+    [
+        ("progressive_gan", 32, (4, 8, 16, 32)),
+        ("progressive_gan", 96, (6, 12, 24, 48, 96)),
+        ("progressive_gan", (160, 128), (5, 10, 20, 40, 80, 160)),
+        ("progressive_gan", (128, 160), (4, 8, 16, 32, 64, 128)),
+        ("stylegan", 8, (8,)),
+        ("stylegan", (56, 80), (14, 28, 56)),
+        ("stylegan", (24, 8), (24,)),
+    ],
+)
+def test_rectangles_grow_from_their_own_smallest(
+    model: str, img_size: int | tuple[int, int], heights: tuple[int, ...]
+) -> None:
+    """What the schedule passes through is what the networks have."""
+    growth = growth_of(settled(TrainConfig(model=model, img_size=img_size)))
+    assert growth.sizes == heights == tuple(growth.stage(i)[0] for i in (0, *(growth_ends(growth))))
+    image = {"img_size": img_size, "img_channels": 1}
+    with torch.device("meta"):
+        G, D = build_generator(model, z_dim=4, **image), build_discriminator(model, **image)
+    assert G.stage.sizes == D.stage.sizes == heights
+
+
+def growth_ends(growth: Growth) -> list[int]:
+    """Images seen when each further size is faded in."""
+    each = int(growth.stable + growth.fade)
+    return [each * n for n in range(1, growth.doublings + 1)]
+
+
 # -- reals at a stage ------------------------------------------------------------------------------------------
 
 IMAGE = torch.tensor(
@@ -153,6 +183,8 @@ HALF = torch.tensor([[2.0, 4.0], [1.0, 4.0]])[None, None]
 
 def test_reals_are_averaged_over_boxes() -> None:
     assert torch.equal(at_stage(IMAGE, 4, 1.0), IMAGE)
+    wide = torch.cat([IMAGE, 2 * IMAGE], 3)  # a size is a height
+    assert_close(at_stage(wide, 2, 1.0), torch.cat([HALF, 2 * HALF], 3))
     assert_close(at_stage(IMAGE, 2, 1.0), HALF)
     assert_close(at_stage(IMAGE, 1, 1.0), torch.full((1, 1, 1, 1), 2.75))
 
@@ -199,6 +231,26 @@ def test_a_run_passes_through_its_stages(
     for name, size in (("raw", 16), ("ema", 16)):
         G, _ = load_generator(tmp_path / "a", name)
         assert G(torch.randn(2, 8)).shape == (2, 1, size, size)
+
+
+def test_a_rectangle_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Reals and fakes of all stages have its shape, and so have samples."""
+    seen: list[tuple[int, ...]] = []
+    forward = progressive_gan.Discriminator.forward
+
+    def spy(self: progressive_gan.Discriminator, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if not x.is_meta:
+            seen.append(tuple(x.shape))
+        return forward(self, x, y)
+
+    monkeypatch.setattr(progressive_gan.Discriminator, "forward", spy)
+    run(f"{PRO} --img_size 32x16 --n_steps 14", tmp_path)
+    assert "growing: 8x4 to 32x16 px, at full size from step 12" in capsys.readouterr().out
+    assert seen == [(8, 1, 2 * s, s) for s in SIZES for _ in range(3)]
+    G, _ = load_generator(tmp_path / "a")
+    assert G(torch.randn(2, 8)).shape == (2, 1, 32, 16)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 7, 12])

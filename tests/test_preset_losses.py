@@ -1,4 +1,7 @@
-"""The first steps of some presets are those of commit 27ab034, before the rooms: a change that moves them says so."""
+"""The first steps of some presets are those of commit 27ab034; a change that moves them says so.
+
+stylegan2's are of since its mapping learns as published.
+"""
 
 import json
 from pathlib import Path

@@ -84,6 +84,17 @@ def test_down_block_is_its_formula(first: bool, c_out: int, down: bool, c_hidden
     assert torch.equal(x, as_it_came)
 
 
+def test_odd_sides_are_halved_upwards() -> None:
+    """No pixel is left out: the last row of five is averaged alone, over two columns."""
+    block = ResidualDownBlock(2, 3, down=True).double()
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert_close(block.pool(x)[:, :, 2], x[:, :, 4].unflatten(2, (2, 2)).mean(3))
+    out = block(x)
+    assert out.shape == (1, 3, 3, 2)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert bool((grad != 0).all())
+
+
 def test_a_plain_shortcut_has_no_parameters() -> None:
     assert list(ResidualDownBlock(3, 3, down=False).shortcut.parameters()) == []
 

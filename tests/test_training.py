@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
@@ -34,6 +34,7 @@ from images.sources import DIGITS
 from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
+from modelling.styles import Mapping
 from ops.rng import generator
 from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
@@ -432,6 +433,26 @@ def test_the_mapping_learns_a_hundred_times_slower(tmp_path):
 
 
 PATH = f"--log_name a {small('stylegan2')} --path_length_weight 2 --log_interval 1"
+
+
+def test_what_moves_the_mean_style(tmp_path, monkeypatch):
+    """Every pass of G: the one that D's and G's phases share, or one each where the batch is cut, and path length's."""
+    follow, moved = Mapping._follow, []
+
+    def spy(self: Mapping, w: Tensor) -> None:
+        if not w.is_meta:
+            moved.append(len(w))
+        follow(self, w)
+
+    monkeypatch.setattr(Mapping, "_follow", spy)
+    run(f"{PATH} --penalty_interval path_length=2 --n_steps 2", tmp_path)
+    assert moved == [8, 8, 4]
+    moved.clear()
+    run(f"--log_name b {small('stylegan2')} --accumulate 2 --n_steps 1", tmp_path)
+    assert moved == [4, 4, 4, 4]
+    moved.clear()
+    run(f"--log_name c {small('stylegan')} --no_grow --train_g_interval 2 --n_steps 3", tmp_path)
+    assert moved == [8, 8, 8]  # G is due at the second step
 
 
 def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
@@ -1029,7 +1050,7 @@ def test_only_the_first_process_says_what_is_wrong(tmp_path, monkeypatch, capsys
         (f"{small('stylegan2')} --spectral_norm_d", "--spectral_norm_d: stylegan2"),
         (f"{small('stylegan')} --img_size 24", "nearest"),
         (f"{small('stylegan2')} --img_size 16x6 --data /", "nearest is --img_size 16x8"),
-        ("--img_size 20x16 --data /", "squares"),
+        ("--img_size 21x16 --data /", "nearest is --img_size 20x16"),
         ("--no_grow", "never grows"),
         ("--device cuda", "--device cuda"),
         ("--device mps", "--device mps"),
@@ -1045,17 +1066,18 @@ def test_refused_with_one_line(tmp_path, capsys, command, words):
     assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] == []  # nothing was written
 
 
-def test_images_that_are_not_square(tmp_path, capsys):
+@pytest.mark.parametrize("model", ["stylegan2", "stylegan", "progressive_gan", "dcgan", "rect_dcgan", "mlp"])
+def test_images_that_are_not_square(tmp_path, capsys, model):
     """Trained, saved, sampled and resumed at 20x16; refused at another size."""
     images = tmp_path / "images"
     images.mkdir()
     for i in range(16):
         pixels = np.random.default_rng(i).integers(0, 255, (24, 18), np.uint8)
         Image.fromarray(pixels).save(images / f"{i}.png")
-    command = f"--log_name a --data {images} --img_size 20x16 {small('stylegan2')} --n_steps 2"
+    command = f"--log_name a --data {images} --img_size 20x16 {small(model)} --n_steps 2"
     loop = run(command, tmp_path)
     assert "img_size=20x16" in capsys.readouterr().out
-    assert loop.task.networks["G"](torch.randn(2, 8)).shape == (2, 1, 20, 16)
+    assert loop.task.networks["G"].eval()(torch.randn(2, 8)).shape == (2, 1, 20, 16)
     assert json.loads((tmp_path / "a" / "config.json").read_text())["img_size"] == [20, 16]
     with Image.open(tmp_path / "a" / "samples" / "real.png") as sheet:
         assert sheet.size == (8 * 18 + 2, 8 * 22 + 2)
