@@ -8,8 +8,6 @@ Names and headers are those of all files. Pictures are decoded, compared and dra
 set, and it is said of how many. The time is an estimate from a few real steps, with noise in place of pictures.
 """
 
-import contextlib
-import io
 import math
 import re
 import shlex
@@ -36,9 +34,9 @@ from ops.memory import size_in_words
 from settings import PRESETS, TrainConfig, settled
 from tools import tool_parser
 from tools.common import add_device_flag, make_folder
-from training import train
 from training.device import choose_device
 from training.outlook import MONTH_S, duration
+from training.run import seconds_for
 
 SCRIPT = "gan_folder.py"
 LISTED = 5  # of a kind, before "and N more"
@@ -319,23 +317,16 @@ def advice_lines(layout: Layout, bears: Size, advice: Advice) -> list[str]:
     return lines
 
 
-def measured(advice: Advice, channels: int, device: str) -> tuple[float, str]:
-    """(seconds of the whole run on this machine, how that was measured), from a few steps on noise. UserError."""
+def measured(advice: Advice, channels: int, device: str) -> tuple[float, int]:
+    """(seconds of the whole run on this machine, pictures of each of the few steps that say so). UserError."""
     preset = {} if advice.preset is None else PRESETS[advice.preset].settings
-    settings = {**preset, **advice.settings, "device": device, "dry_run": True, "loggers": ()}
+    settings = {**preset, **advice.settings, "device": device}
     config = settled(TrainConfig(**settings))
     batch = min(config.batch_size, MEASURED) if device == "cpu" else config.batch_size
     settings |= {"batch_size": batch, "n_steps": config.n_steps}
-    noise = np.random.default_rng(0).integers(
-        0, 256, (max(batch, MEASURED), *image_shape(config.img_size), channels), np.uint8
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = train(TrainConfig(**settings), images=noise).forecast
-    times = config.batch_size / batch
-    seconds = times * sum(seconds for _, seconds in found.left.sizes.values()) + sum(
-        found.left.beside.values()
-    )
-    return seconds, f"an estimate from a few steps of {batch} pictures"
+    shape = (max(batch, MEASURED), *image_shape(config.img_size), channels)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return seconds_for(TrainConfig(**settings), noise) * config.batch_size / batch, batch
 
 
 def say_advice(args: Any, found: Survey, layout: Layout) -> None:
@@ -350,12 +341,14 @@ def say_advice(args: Any, found: Survey, layout: Layout) -> None:
         if args.no_timing:
             break
         try:
-            seconds, how = measured(advice, 3 if colour else 1, device)
+            seconds, n = measured(advice, 3 if colour else 1, device)
         except (UserError, KeyError) as error:
             print(f"  its time could not be measured: {error}")
             break
         warning = "; far too long for this machine" if seconds > MONTH_S else ""
-        print(f"  about {duration(seconds)} on this machine ({device}), {how}{warning}")
+        print(
+            f"  about {duration(seconds)} on this machine ({device}), an estimate from a few steps of {n} pictures{warning}"
+        )
         if seconds <= TOO_LONG_S or advice is advices[-1]:
             break
         print("or, lighter")
