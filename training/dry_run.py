@@ -80,7 +80,7 @@ def rehearse(loop: Loop) -> Left:
     """Take a few steps of each size that is left; what follows for all. The loop is of no use afterwards."""
     start = loop.step
     for steps in spans(loop.task, start, loop.config.n_steps):
-        measure(loop, steps)
+        take_steps(loop, steps)
     return loop.outlook.left(start)
 
 
@@ -106,7 +106,7 @@ def forecast(loop: Loop) -> Forecast:
     )
 
 
-def measure(loop: Loop, steps: range) -> None:
+def take_steps(loop: Loop, steps: range) -> None:
     """Take a few of the steps, all of one size; all processes take the same ones."""
     began, ran = time.monotonic(), set()
     size = loop.task.size_at(steps.start)
