@@ -33,21 +33,22 @@ from images.decoding import (
 from images.headers import orientation
 
 HEAD_BYTES = 2**16  # in which most headers stand; a file whose header does not is read whole
-FEW, AHEAD = 16, 3  # chunks of files below which there are no workers; chunks in memory for each of them
-ROWS = 256  # pictures that are compared with all others at a time
+# Chunks of files below which there are no workers, and that each of them is ahead by.
+FEW_CHUNKS, AHEAD = 16, 3
+COMPARED = 256  # pictures that are compared with all others at a time
 MAX_SAMPLED, LEAST_SAMPLED = 2048, 64  # images that are decoded
 SAMPLED_PIXELS = 5e8  # of all of them, about
 HASHED_BYTES = 2 * 2**30  # of files that are read for their hash
 SIGNATURE = 16  # px a side of the grey picture in which near duplicates are looked for
-NEAR = 0.15  # of the contrast: pictures that differ by less are alike
+ALIKE = 0.15  # of the contrast: pictures that differ by less are alike
 BITS_TAG = 258  # TIFF's
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
-BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}  # by Pillow's mode; 8 elsewhere
+MODE_BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}  # by Pillow's mode; 8 elsewhere
 NUMPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageFacts:
     """What an image file says of itself: height and width as it is shown, mode, bits of a value, whether EXIF turns it.
 
     n_bytes: of the file; digest: of its bytes, None where they were not read.
@@ -62,15 +63,15 @@ class Header:
     digest: bytes | None = None
 
 
-def header_in(data: bytes) -> tuple[int, int, str, int, bool]:
+def facts_in(data: bytes) -> tuple[int, int, str, int, bool]:
     """(height, width, mode, bits, whether EXIF turns it) of an image file, of which the first bytes may be enough.
 
     BadImage, and whatever Pillow raises.
     """
     if data.startswith(NUMPY):
-        return array_header(data)
+        return array_facts(data)
     image = open_image(data)
-    bits = BITS.get(image.mode, 8)
+    bits = MODE_BITS.get(image.mode, 8)
     if image.format == "PNG":
         bits = data[24]
     elif hasattr(image, "tag_v2"):
@@ -82,8 +83,8 @@ def header_in(data: bytes) -> tuple[int, int, str, int, bool]:
     return height, width, image.mode, bits, turn is not None and turn != 1
 
 
-def array_header(data: bytes) -> tuple[int, int, str, int, bool]:
-    """As header_in, of a .npy with one picture (H, W) or (H, W, C)."""
+def array_facts(data: bytes) -> tuple[int, int, str, int, bool]:
+    """As facts_in, of a .npy with one picture (H, W) or (H, W, C)."""
     file = io.BytesIO(data)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, kind = read[np.lib.format.read_magic(file)](file)
@@ -92,19 +93,19 @@ def array_header(data: bytes) -> tuple[int, int, str, int, bool]:
     return shape[0], shape[1], f"array of {shape[2] if len(shape) == 3 else 1}", 8 * kind.itemsize, False
 
 
-def header_of(member: Member) -> Header | BadImage:
+def facts_of(member: Member) -> ImageFacts | BadImage:
     """The header of an image of a folder or archive, or why it cannot be read."""
     try:
         if isinstance(member.data, Path):
             return of_path(member, member.data)
         data = read_member(member)
-        return Header(*safely(data), len(data), digest_of(data))
+        return ImageFacts(*safely(data), len(data), digest_of(data))
     except BadImage as error:
         return error
 
 
-def of_path(member: Member, path: Path) -> Header:
-    """As header_of, reading no more than is needed. BadImage."""
+def of_path(member: Member, path: Path) -> ImageFacts:
+    """As facts_of, reading no more than is needed. BadImage."""
     try:
         with open_regular(path) as file:
             head, n_bytes = file.read(HEAD_BYTES), file.seek(0, io.SEEK_END)
@@ -113,16 +114,16 @@ def of_path(member: Member, path: Path) -> Header:
         raise
     if n_bytes > len(head):
         try:
-            return Header(*safely(head), n_bytes)
+            return ImageFacts(*safely(head), n_bytes)
         except BadImage:
             head = read_member(member)
-    return Header(*safely(head), n_bytes)
+    return ImageFacts(*safely(head), n_bytes)
 
 
 def safely(data: bytes) -> tuple[int, int, str, int, bool]:
-    """header_in, with BadImage for all that can be wrong."""
+    """facts_in, with BadImage for all that can be wrong."""
     try:
-        return header_in(data)
+        return facts_in(data)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -138,12 +139,12 @@ def digest_of(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def headers_of(members: Sequence[Member]) -> list[Header | BadImage]:
-    """header_of each; what runs in a worker."""
+def all_facts(members: Sequence[Member]) -> list[ImageFacts | BadImage]:
+    """facts_of each; what runs in a worker."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd EXIF: nothing a user could act on
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return [header_of(member) for member in members]
+        return [facts_of(member) for member in members]
 
 
 def digests_of(members: Sequence[Member]) -> list[bytes | None]:
@@ -157,14 +158,14 @@ def digests_of(members: Sequence[Member]) -> list[bytes | None]:
     return found
 
 
-def in_order(
+def worked_on(
     work: Callable[[list[Member]], list], members: Iterable[Member], many: bool = True
 ) -> Iterator[tuple[Member, Any]]:
     """Each member with what work makes of it, one after the other; on all cores where they are many."""
     chunks = in_chunks(members, 1)
-    head = list(islice(chunks, FEW)) if many else []
+    head = list(islice(chunks, FEW_CHUNKS)) if many else []
     workers = min(n_cores(), 32)
-    if len(head) < FEW or workers == 1:
+    if len(head) < FEW_CHUNKS or workers == 1:
         for chunk in chain(head, chunks):
             yield from zip(chunk, work(chunk), strict=True)
         return
@@ -189,7 +190,7 @@ class Survey:
     """
 
     where: str
-    headers: dict[str, Header] = field(default_factory=dict)
+    headers: dict[str, ImageFacts] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     copies: list[list[str]] = field(default_factory=list)
     n_hashed: int = 0
@@ -208,14 +209,14 @@ class Survey:
         return [(header.height, header.width) for header in self.headers.values()]
 
 
-def read_headers(files: Files) -> Survey:
+def read_facts(files: Files) -> Survey:
     """Headers of all images, and groups of files with the same bytes; says how far it is. UserError."""
     found = Survey(files.where)
     progress = Progress(f"looking at {files.where}", None)
     paths: dict[str, Member] = {}
     try:
         # what an archive has is at hand: workers would have to be sent it
-        for member, header in in_order(headers_of, files.members(), many=files.path.is_dir()):
+        for member, header in worked_on(all_facts, files.members(), many=files.path.is_dir()):
             if isinstance(header, BadImage):
                 found.problems.append((member.name, str(header)))
             else:
@@ -246,7 +247,7 @@ def find_copies(found: Survey, paths: dict[str, Member]) -> None:
             if lengths[n_bytes] > 1 and n_bytes <= left:
                 candidates.append(name)
                 left -= n_bytes
-        hashes = in_order(digests_of, (paths[name] for name in candidates))
+        hashes = worked_on(digests_of, (paths[name] for name in candidates))
         digests |= {member.name: digest for member, digest in hashes if digest is not None}
         alone = sum(lengths[found.headers[name].n_bytes] == 1 for name in paths)
         n_hashed += len(candidates) + alone
@@ -258,7 +259,7 @@ def find_copies(found: Survey, paths: dict[str, Member]) -> None:
     found.n_hashed = n_hashed
 
 
-def evenly(names: Sequence[str], n: int) -> list[str]:
+def spread_over(names: Sequence[str], n: int) -> list[str]:
     """n of the names at equal distances, or all."""
     return list(names) if len(names) <= n else [names[i * len(names) // n] for i in range(n)]
 
@@ -314,7 +315,7 @@ def signatures(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """(i, j), i < j, of pictures whose signatures differ by less than NEAR of the lesser contrast of the two; each j
+    """(i, j), i < j, of pictures whose signatures differ by less than ALIKE of the lesser contrast of the two; each j
     once, with its nearest i.
 
     Difference and contrast: root mean squares. Pictures of one colour are alike where they are equal.
@@ -325,10 +326,10 @@ def near_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
     contrast = x.std(axis=1)
     squares = (x**2).sum(axis=1)
     pairs = []
-    for start in range(0, len(x), ROWS):
-        rows = slice(start, start + ROWS)
+    for start in range(0, len(x), COMPARED):
+        rows = slice(start, start + COMPARED)
         apart = (squares[rows, None] + squares[None] - 2 * x[rows] @ x.T).clip(min=0) / x.shape[1]
-        bound = NEAR * np.minimum(contrast[rows, None], contrast[None])
+        bound = ALIKE * np.minimum(contrast[rows, None], contrast[None])
         # what is left of rounding, where both are of one colour
         apart = np.where(np.sqrt(apart) <= bound + 1e-3, apart, np.inf)
         apart[np.arange(len(x))[None] >= np.arange(len(x))[rows, None]] = np.inf

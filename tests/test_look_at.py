@@ -18,13 +18,13 @@ from images import cache, survey
 from images.archives import open_files
 from images.decoding import BadImage, Member
 from images.survey import (
-    Header,
+    ImageFacts,
     Survey,
-    evenly,
-    header_of,
+    facts_of,
     look_closer,
     near_pairs,
-    read_headers,
+    read_facts,
+    spread_over,
 )
 from modelling.layers import image_shape
 from modelling.stylegan2 import image_levels
@@ -148,8 +148,8 @@ def test_headers_say_what_was_written(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(data)
     for given in (data, file):
-        header = header_of(Member("a.png", given))
-        assert isinstance(header, Header), header
+        header = facts_of(Member("a.png", given))
+        assert isinstance(header, ImageFacts), header
         assert (header.height, header.width, header.mode, header.bits, header.turned) == expected
         assert header.n_bytes == len(data)
 
@@ -162,7 +162,7 @@ def test_of_a_large_picture_the_beginning_alone_is_read(
     monkeypatch.setattr(survey, "read_member", lambda member: pytest.fail("read whole"))
     for name in ("a.png", "b.jpg"):
         assert (tmp_path / name).stat().st_size > survey.HEAD_BYTES
-        header = header_of(Member(name, tmp_path / name))
+        header = facts_of(Member(name, tmp_path / name))
         assert (header.height, header.width) == (400, 500)
 
 
@@ -180,22 +180,22 @@ def test_what_is_no_image_is_given_with_its_reason(content: bytes, reason: str, 
     file = tmp_path / "a.jpg"
     file.write_bytes(content)
     for given in (content, file):
-        found = header_of(Member("a.jpg", given))
+        found = facts_of(Member("a.jpg", given))
         assert isinstance(found, BadImage) and re.match(reason, str(found))
-    missing = header_of(Member("b.jpg", tmp_path / "b.jpg"))
+    missing = facts_of(Member("b.jpg", tmp_path / "b.jpg"))
     assert isinstance(missing, BadImage)
 
 
 def test_many_files_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = {f"{i:03d}.png": Image.new("L", (8 + i % 3, 8), i % 7 * 30) for i in range(200)}
     files = open_files(write(tmp_path, pictures))
-    alone = read_headers(files)
-    monkeypatch.setattr(survey, "FEW", 2)
+    alone = read_facts(files)
+    monkeypatch.setattr(survey, "FEW_CHUNKS", 2)
     monkeypatch.setattr(survey, "n_cores", lambda: 2)
     pools: list[int] = []
     pool = survey.worker_pool
     monkeypatch.setattr(survey, "worker_pool", lambda workers: pools.append(workers) or pool(workers))
-    together = read_headers(files)
+    together = read_facts(files)
     assert (
         pools == [2, 2] and together.headers == alone.headers and list(together.headers) == sorted(pictures)
     )
@@ -210,7 +210,7 @@ def test_many_files_are_read_by_several_processes(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
 def test_a_folder_and_its_archives_are_the_same_set(photos: Path, kind: str) -> None:
     files = open_files(packed(photos, kind))
-    found = read_headers(files)
+    found = read_facts(files)
     assert dict(found.problems) == {
         "train/cat/empty.jpg": "empty file",
         "train/cat/page.jpg": "a web page saved as an image",
@@ -231,11 +231,11 @@ def test_only_files_as_long_as_another_are_hashed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         survey, "digests_of", lambda members: hashed.extend(m.name for m in members) or digests(members)
     )
-    found = read_headers(open_files(tmp_path))
+    found = read_facts(open_files(tmp_path))
     assert hashed == ["4.bmp", "5.bmp", "6.bmp"] and found.copies == [["4.bmp", "5.bmp"]]
     assert found.n_hashed == 7
     monkeypatch.setattr(survey, "HASHED_BYTES", 2 * found.headers["4.bmp"].n_bytes)
-    assert read_headers(open_files(tmp_path)).n_hashed == 6
+    assert read_facts(open_files(tmp_path)).n_hashed == 6
 
 
 def test_pictures_that_look_alike(tmp_path: Path) -> None:
@@ -269,21 +269,21 @@ def test_near_pairs_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -
         found = []
         for i in range(j):
             apart = math.sqrt(((grey[i] - grey[j]) ** 2).mean())
-            if apart <= survey.NEAR * min(grey[i].std(), grey[j].std()):
+            if apart <= survey.ALIKE * min(grey[i].std(), grey[j].std()):
                 found.append((apart, i))
         if found:
             expected.append((min(found)[1], j))
     assert len(expected) < 10
     assert near_pairs(x) == expected
-    monkeypatch.setattr(survey, "ROWS", 7)
+    monkeypatch.setattr(survey, "COMPARED", 7)
     assert near_pairs(x) == expected
-    monkeypatch.setattr(survey, "NEAR", 0.5)
+    monkeypatch.setattr(survey, "ALIKE", 0.5)
     assert len(near_pairs(x)) > 100
 
 
 def test_evenly() -> None:
-    assert evenly("abcdefgh", 4) == ["a", "c", "e", "g"]
-    assert evenly("abc", 4) == ["a", "b", "c"]
+    assert spread_over("abcdefgh", 4) == ["a", "c", "e", "g"]
+    assert spread_over("abc", 4) == ["a", "b", "c"]
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_the_command_is_one(photos: Path, capsys: pytest.CaptureFixture[str]) ->
     [(100, look_at.PRESET_OF_LITTLE), (5000, look_at.PRESET_OF_LITTLE), (5001, look_at.PRESET)],
 )
 def test_little_data_have_a_recipe_of_their_own(n_train: int, preset: str) -> None:
-    found = Survey("photos", {"a.png": Header(100, 100, "RGB", 8, False, 9)})
+    found = Survey("photos", {"a.png": ImageFacts(100, 100, "RGB", 8, False, 9)})
     _, (advice, light) = look_at.advise(found, n_train, "cpu")
     assert (advice.preset, light.preset) == (preset, None)
 
@@ -387,6 +387,10 @@ def test_the_time_is_measured(
 ) -> None:
     """Where it is long, a lighter command follows; nothing else is printed, nor left behind."""
     before = sorted(tmp_path.rglob("*"))
+    lines = looked(capsys, photos, "--device", "cpu")
+    (line,) = [line for line in lines if "on this machine" in line]
+    assert line.endswith("a few steps of 12 pictures")
+    monkeypatch.setattr(look_at, "SLOW_S", 0.0)
     lines = looked(capsys, photos, "--device", "cpu")
     (line,) = [line for line in lines if "on this machine" in line]
     assert re.match(

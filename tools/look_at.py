@@ -8,8 +8,6 @@ Names and headers are those of all files. Pictures are decoded, compared and dra
 set, and it is said of how many. The time is an estimate from a few real steps, with noise in place of pictures.
 """
 
-import contextlib
-import io
 import math
 import re
 import shlex
@@ -30,42 +28,37 @@ from generation.pictures import picture_table
 from images.archives import open_files
 from images.layout import Layout
 from images.sources import FileSource
-from images.survey import Survey, evenly, look_closer, read_headers, sample_size
+from images.survey import Survey, look_closer, read_facts, sample_size, spread_over
 from modelling.layers import Size, as_size, image_shape, size_text
 from ops.memory import size_in_words
 from settings import PRESETS, TrainConfig, settled
 from tools import tool_parser
 from tools.common import add_device_flag, make_folder
-from training import train
 from training.device import choose_device
 from training.outlook import MONTH_S, duration
+from training.run import seconds_for
 
 SCRIPT = "gan_folder.py"
 LISTED = 5  # of a kind, before "and N more"
-ROWS, COLUMNS, TILE = 12, 8, 96  # of the sheet: classes at most, pictures of each, their longer side in px
-SIDES = (1024, 512, 256, 128, 64, 32)  # that networks are made for
+# Of the sheet: classes at most, pictures of each, their longer side in px.
+SHEET_ROWS, SHEET_COLUMNS, TILE = 12, 8, 96
+IMAGE_SIDES = (1024, 512, 256, 128, 64, 32)  # that networks are made for
 ENLARGED, MOST = 1.15, 0.75  # a picture bears a size that enlarges it by no more, a set one that so many bear
 START = {"cpu": 64}  # px a side to begin with, however large the pictures are
 START_ELSEWHERE = 256
 LYING = 0.15  # of the median picture that a square leaves away, from which on a rectangle is better
-BASES = [
-    (h, w) for h in range(4, 13) for w in range(4, 13) if 4 <= min(h, w) < 8
-]  # of StyleGAN2's rectangles
+# The smallest maps of StyleGAN2's rectangles.
+BASES = [(h, w) for h in range(4, 13) for w in range(4, 13) if 4 <= min(h, w) < 8]
 # Up to so many pictures the recipe for little data, else StyleGAN2-ADA's own.
 LITTLE, PRESET_OF_LITTLE, PRESET = 5000, "small-data", "stylegan2-auto"
 # What a machine bears that those would take too long on.
-LIGHT = {
-    "model": "dcgan",
-    "batch_size": 64,
-    "lr": 2e-4,
-    "beta1": 0.5,
-    "beta2": 0.999,
-    "ema": True,
-    "n_steps": 50_000,
-}
+LIGHT = {"model": "dcgan", "batch_size": 64, "lr": 2e-4, "beta1": 0.5, "beta2": 0.999, "ema": True}
+LIGHT |= {"n_steps": 50_000}
 LIGHT_SIDE = 64
 TOO_LONG_S = 7 * 24 * 3600.0
-MEASURED = 4  # pictures of a step that is measured on a CPU, which takes as much longer as a batch is larger
+# On a CPU a step of so many pictures is measured first; a batch takes as much longer as it is larger, nearly so where
+# that step takes more seconds than this.
+MEASURED, SLOW_S = 4, 1.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def name_for(data: str) -> str:
 # -- what is in it -------------------------------------------------------------------------------------------------
 
 
-def listing(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
     return ", ".join(shown(name, 80) for name in names[:LISTED]) + more
@@ -194,7 +187,7 @@ def double_lines(found: Survey, layout: Layout, names: Sequence[str]) -> list[st
     """What is there twice; names: of all pictures, which the layout counts by."""
     hashed = "" if found.n_hashed >= len(found.headers) else f" (of {found.n_hashed:,} files)"
     pairs = [f"{shown(b, 80)} = {shown(group[0], 80)}" for group in found.copies for b in group[1:]]
-    line = f"same bytes{hashed}: {len(pairs):,} copies" + (f": {listing(pairs)}" if pairs else "")
+    line = f"same bytes{hashed}: {len(pairs):,} copies" + (f": {first_few(pairs)}" if pairs else "")
     split_of = {names[layout.order[i]]: split for split, (a, b) in layout.splits.items() for i in range(a, b)}
     if across := sum(len({split_of.get(name) for name in group} - {None}) > 1 for group in found.copies):
         line += f"; {across:,} pictures stand in more than one split: scores against these flatter"
@@ -202,26 +195,26 @@ def double_lines(found: Survey, layout: Layout, names: Sequence[str]) -> list[st
         "" if len(found.sampled) == len(found.headers) else f" (of {len(found.sampled):,} that were decoded)"
     )
     alike = [f"{shown(b, 80)} ~ {shown(a, 80)}" for a, b in found.alike]
-    return [line, f"look alike{decoded}: {len(alike):,}" + (f": {listing(alike)}" if alike else "")]
+    return [line, f"look alike{decoded}: {len(alike):,}" + (f": {first_few(alike)}" if alike else "")]
 
 
 def write_sheet(found: Survey, layout: Layout, names: Sequence[str], out: Path) -> str:
     """The contact sheet: a row a class, or rows of all; what to tell."""
     at = {name: i for i, name in enumerate(found.sampled)}
     rows = [
-        (title, [at[name] for name in group if name in at][:COLUMNS])
+        (title, [at[name] for name in group if name in at][:SHEET_COLUMNS])
         for title, group in sheet_rows(layout, names)
     ]
     blank = Image.new("RGB", tile_of(found)[::-1], (255, 255, 255))
     drawn = [
-        (shown(title, 24), [picture_of(found, i) for i in row] + [blank] * (COLUMNS - len(row)))
+        (shown(title, 24), [picture_of(found, i) for i in row] + [blank] * (SHEET_COLUMNS - len(row)))
         for title, row in rows
         if row
     ]
     try:
         make_folder(out.parent)
         with disk.replacing(out) as file:
-            picture_table([""] * COLUMNS, drawn).save(file)
+            picture_table([""] * SHEET_COLUMNS, drawn).save(file)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
     return f"wrote {sum(len(row) for _, row in rows):,} pictures to {out}"
@@ -231,12 +224,15 @@ def sheet_rows(layout: Layout, names: Sequence[str]) -> list[tuple[str, list[str
     """(title, names of pictures) of each row; names: of all pictures, which the layout counts by."""
     ordered = [names[i] for i in layout.order]
     if layout.labels is None or layout.labels.ndim > 1:
-        chosen = evenly(ordered, ROWS * COLUMNS)
-        return [("", chosen[i : i + COLUMNS]) for i in range(0, len(chosen), COLUMNS)]
+        chosen = spread_over(ordered, SHEET_ROWS * SHEET_COLUMNS)
+        return [("", chosen[i : i + SHEET_COLUMNS]) for i in range(0, len(chosen), SHEET_COLUMNS)]
     of_class: dict[int, list[str]] = {}
     for name, label in zip(ordered, layout.labels.tolist(), strict=True):
         of_class.setdefault(label, []).append(name)
-    return [(layout.label_names[k], evenly(of_class[k], COLUMNS)) for k in sorted(of_class)[:ROWS]]
+    return [
+        (layout.label_names[k], spread_over(of_class[k], SHEET_COLUMNS))
+        for k in sorted(of_class)[:SHEET_ROWS]
+    ]
 
 
 def picture_of(found: Survey, i: int) -> Image.Image:
@@ -276,13 +272,13 @@ def usual_aspect(shapes: Sequence[tuple[int, int]]) -> float | None:
 def rectangles(aspect: float) -> list[Size]:
     """Sizes of StyleGAN2's of about this aspect, largest first."""
     h, w = min(BASES, key=lambda base: (round(abs(math.log(base[0] / base[1] / aspect)), 2), sum(base)))
-    return [as_size((h << k, w << k)) for k in range(8, 1, -1) if max(h, w) << k <= SIDES[0]]
+    return [as_size((h << k, w << k)) for k in range(8, 1, -1) if max(h, w) << k <= IMAGE_SIDES[0]]
 
 
 def sizes_for(shapes: Sequence[tuple[int, int]], device: str) -> tuple[Size, Size]:
     """(the largest size that most pictures bear, the one to start with)."""
     aspect = usual_aspect(shapes)
-    sizes = list(SIDES) if aspect is None else rectangles(aspect)
+    sizes = list(IMAGE_SIDES) if aspect is None else rectangles(aspect)
     most = START.get(device, START_ELSEWHERE)
     first = [size for size in sizes if math.prod(image_shape(size)) <= 1.6 * most**2]
     return largest(shapes, sizes), largest(shapes, first)
@@ -292,7 +288,7 @@ def advise(found: Survey, n_train: int, device: str) -> tuple[Size, list[Advice]
     """The largest size that most pictures bear, and commands to start with, the light one last."""
     bears, size = sizes_for(found.shapes, device)
     preset = PRESET_OF_LITTLE if n_train <= LITTLE else PRESET
-    side = min(LIGHT_SIDE, largest(found.shapes, SIDES))
+    side = min(LIGHT_SIDE, largest(found.shapes, IMAGE_SIDES))
     return bears, [Advice({"img_size": size}, preset), Advice({**LIGHT, "img_size": side})]
 
 
@@ -319,23 +315,25 @@ def advice_lines(layout: Layout, bears: Size, advice: Advice) -> list[str]:
     return lines
 
 
-def measured(advice: Advice, channels: int, device: str) -> tuple[float, str]:
-    """(seconds of the whole run on this machine, how that was measured), from a few steps on noise. UserError."""
+def measured(advice: Advice, channels: int, device: str) -> tuple[float, int]:
+    """(seconds of the whole run on this machine, pictures of each of the few steps that say so). UserError.
+
+    A part of a batch alone is measured where that takes long.
+    """
     preset = {} if advice.preset is None else PRESETS[advice.preset].settings
-    settings = {**preset, **advice.settings, "device": device, "dry_run": True, "loggers": ()}
+    settings = {**preset, **advice.settings, "device": device}
     config = settled(TrainConfig(**settings))
-    batch = min(config.batch_size, MEASURED) if device == "cpu" else config.batch_size
-    settings |= {"batch_size": batch, "n_steps": config.n_steps}
-    noise = np.random.default_rng(0).integers(
-        0, 256, (max(batch, MEASURED), *image_shape(config.img_size), channels), np.uint8
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = train(TrainConfig(**settings), images=noise).forecast
-    times = config.batch_size / batch
-    seconds = times * sum(seconds for _, seconds in found.left.sizes.values()) + sum(
-        found.left.beside.values()
-    )
-    return seconds, f"an estimate from a few steps of {batch} pictures"
+
+    def seconds_with(batch: int) -> float:
+        shape = (max(batch, MEASURED), *image_shape(config.img_size), channels)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        return seconds_for(TrainConfig(**settings | {"batch_size": batch, "n_steps": config.n_steps}), noise)
+
+    if device == "cpu" and config.batch_size > MEASURED:
+        seconds = seconds_with(MEASURED)
+        if seconds > SLOW_S * config.n_steps:
+            return seconds * config.batch_size / MEASURED, MEASURED
+    return seconds_with(config.batch_size), config.batch_size
 
 
 def say_advice(args: Any, found: Survey, layout: Layout) -> None:
@@ -350,11 +348,12 @@ def say_advice(args: Any, found: Survey, layout: Layout) -> None:
         if args.no_timing:
             break
         try:
-            seconds, how = measured(advice, 3 if colour else 1, device)
+            seconds, n = measured(advice, 3 if colour else 1, device)
         except (UserError, KeyError) as error:
             print(f"  its time could not be measured: {error}")
             break
         warning = "; far too long for this machine" if seconds > MONTH_S else ""
+        how = f"an estimate from a few steps of {n} pictures"
         print(f"  about {duration(seconds)} on this machine ({device}), {how}{warning}")
         if seconds <= TOO_LONG_S or advice is advices[-1]:
             break
@@ -373,11 +372,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is not None and Path(args.out).suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: the contact sheet is a NAME.png")
     files = open_files(Path(args.data).expanduser())
-    found = read_headers(files)
+    found = read_facts(files)
     names = list(found.headers)
     source = FileSource(files, name_for(args.data))
     layout = source.layout(names)
-    wanted = dict.fromkeys(evenly(names, sample_size(found)))
+    wanted = dict.fromkeys(spread_over(names, sample_size(found)))
     if args.out is not None:
         wanted |= dict.fromkeys(name for _, row in sheet_rows(layout, names) for name in row)
     look_closer(found, files, list(wanted), (*tile_of(found), 3))

@@ -22,6 +22,7 @@ from training.guards import Diverged
 from training.loop import Loop
 from training.outlook import COUNTED, Disk, Left, duration, free_space, moment, warnings_of
 
+SOON = 1000  # steps among which the first one is chosen
 ROUNDS = 3  # of each phase at each size; the first one prepares the others
 PATIENCE_S = 20.0  # of a size, after which only what has not run yet is still measured
 
@@ -64,21 +65,29 @@ def spans(task: Task, start: int, stop: int) -> list[range]:
 
 
 def rehearsed_steps(task: Task, steps: range) -> list[int]:
-    """A few of these steps, in which each phase runs ROUNDS times, if it does so often; each phase soon."""
+    """A few of these steps, in which each phase runs ROUNDS times, if it does so often; first one with most phases."""
     grows = task.size_at(steps.start) is not None
     inside = steps[len(steps) // 2 :] if grows else steps  # beyond the fade
+    fullest = max(inside[:SOON], key=lambda step: sum(phase.due(step) for phase in task.phases))
     due = [list(islice(filter(phase.due, inside[:COUNTED]), ROUNDS)) for phase in task.phases]
-    found: list[int] = []
+    found = [fullest]
     for k in range(ROUNDS):
         found += sorted({of_phase[k] for of_phase in due if len(of_phase) > k} - set(found))
     return found
 
 
-def forecast(loop: Loop) -> Forecast:
-    """Take a few steps of each size that is left, a picture and a checkpoint; the loop is of no use afterwards."""
+def rehearse(loop: Loop) -> Left:
+    """Take a few steps of each size that is left; what follows for all. The loop is of no use afterwards."""
     start = loop.step
     for steps in spans(loop.task, start, loop.config.n_steps):
-        measure(loop, steps)
+        take_steps(loop, steps)
+    return loop.outlook.left(start)
+
+
+def forecast(loop: Loop) -> Forecast:
+    """rehearse, with a picture, a checkpoint and a part of a score."""
+    start = loop.step
+    rehearse(loop)
     if start < loop.config.n_steps:
         try:
             for hook in loop.hooks:
@@ -97,7 +106,7 @@ def forecast(loop: Loop) -> Forecast:
     )
 
 
-def measure(loop: Loop, steps: range) -> None:
+def take_steps(loop: Loop, steps: range) -> None:
     """Take a few of the steps, all of one size; all processes take the same ones."""
     began, ran = time.monotonic(), set()
     size = loop.task.size_at(steps.start)

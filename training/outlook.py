@@ -1,4 +1,4 @@
-"""How long a run takes and what it writes, as its own first steps say: one line after N_STEPS of them."""
+"""How long a run takes and what it writes, as its own first steps say: one line after FIRST_STEPS of them."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ from settings import TrainConfig
 from training.logs import RunLog
 from training.pictures import pictures_after
 
-N_STEPS = 20  # measured on a CPU
+FIRST_STEPS = 20  # measured on a CPU
 MOST_STEPS = 64  # on a GPU, where the first run of a phase is no measure: until each ran twice, or so many
 ROUGH_S = 60.0  # after which steps that take long are a first measure
 MONTH_S = 30 * 24 * 3600.0
@@ -187,8 +187,8 @@ class Outlook:
 
     def _enough(self) -> bool:
         n = len(self.laps.steps)
-        if self.device.type == "cpu" or n < N_STEPS:
-            return n >= N_STEPS
+        if self.device.type == "cpu" or n < FIRST_STEPS:
+            return n >= FIRST_STEPS
         ran = Counter(part for marks in self.laps.steps for part, _ in marks)
         return n >= MOST_STEPS or all(ran[phase.name] > 1 for phase in self.task.phases)
 

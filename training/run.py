@@ -34,14 +34,14 @@ from images.own import OWN, as_image_data
 from images.sources import DATASETS
 from modelling.layers import as_size
 from ops.distributed import tensors_from_main
-from settings import TrainConfig, as_dict
+from settings import TrainConfig, as_dict, settled
 from settings.derive import kept_batch, with_derived
 from settings.files import settings_text
 from settings.sections.run import LOGGERS
 from signals import Signals, Stopped
 from training.checking import size_limit
 from training.claim import Outdated, RunFolder, claimed
-from training.dry_run import Forecast, forecast, lines_of, unclaimed
+from training.dry_run import Forecast, forecast, lines_of, rehearse, unclaimed
 from training.events import TensorBoard
 from training.folder import Plan, plan_of
 from training.guards import memory_told
@@ -228,6 +228,22 @@ def rehearse_run(plan: Plan, loop: Loop) -> Run:
     for line in lines_of(found, loop, plan):
         loop.log.say(line)
     return Run(loop.log.folder, loop, found)
+
+
+@memory_told(lambda: "for a few steps of it")
+def seconds_for(config: TrainConfig, images: Any) -> float:
+    """About how long the steps of a run take here on images like these, from a few of them; says and leaves nothing.
+
+    images: own ones, as train takes them. ValueError.
+    """
+    data = as_image_data(images)
+    config = settled(fitted_to(config, data))
+    with accelerated(config) as accelerator, unclaimed(Plan(config)) as folder:
+        with blaming_user():
+            game = game_of(config)
+            game.rehearse(config, shard_of(config, accelerator), {}, data)
+            task = game(config, place_of(config, accelerator), data, {})
+        return rehearse(assemble(config, accelerator, task, folder)).seconds
 
 
 def with_reader(config: TrainConfig, dataset: str) -> TrainConfig:
