@@ -5,7 +5,7 @@ from typing import Any
 from torch.nn import functional as F
 
 from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted
-from modelling.biggan import PLANS, SIZES
+from modelling.biggan import PLANS
 
 
 def biggan(networks: dict[str, Network]) -> Imported | None:
@@ -87,9 +87,9 @@ def _generator(take: Taker) -> tuple[dict[str, Any], Tensors]:
     network = take.network
     n_blocks, deep = counted(network, "blocks.{}.0.conv1.weight"), "blocks.0.0.conv4.weight" in take
     size = 4 << n_blocks
-    if size not in SIZES:
+    if size not in PLANS:
         raise NotThis(
-            f"a G of {n_blocks} blocks, which makes {size} px: ours makes {', '.join(map(str, SIZES))}"
+            f"a G of {n_blocks} blocks, which makes {size} px: ours makes {', '.join(map(str, PLANS))}"
         )
     shared = take.shape("shared.weight", 2) if "shared.weight" in take else None
     gain = take.shape("blocks.0.0.bn1.gain.weight", 2)

@@ -175,8 +175,9 @@ class Machine:
 
     def load(self) -> Any:
         """The object of the pickle; `at` is then behind it."""
-        while True:
-            op = self.take(1)[0]
+        while self.at < len(self.data):
+            op = self.data[self.at]
+            self.at += 1
             self.budget.operate()
             if op == 0x2E:
                 return self.pop()
@@ -184,6 +185,7 @@ class Machine:
             if handle is None:
                 raise ValueError(f"an operation {bytes([op])!r} that weights do not need")
             handle(self)
+        raise ValueError("the file is cut off")
 
     # reading
 

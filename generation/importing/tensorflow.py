@@ -107,9 +107,12 @@ def _stage(size: int) -> Tensor:
 
 def _images(take: Taker, sizes: list[int], theirs: str, ours: str, first: int) -> Tensors:
     """The layers that make images, or read them, of each size from `first` on."""
-    found, kept = {}, [size for size in sizes if size >= first]
-    for j, size in enumerate(kept):
-        found |= _conv(take, f"{theirs}_lod{sizes[-1].bit_length() - size.bit_length()}", f"{ours}.{j}")
+    found, names = {}, [f"{theirs}_lod{i}" for i in reversed(range(len(sizes)))]
+    skipped = sizes.index(first)
+    for name in names[:skipped]:  # of 4 px, at which ours never works
+        take.drop(f"{name}/weight", f"{name}/bias")
+    for j, name in enumerate(names[skipped:]):
+        found |= _conv(take, name, f"{ours}.{j}")
     return found
 
 
