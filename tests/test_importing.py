@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from generation.generator import load_generator
@@ -12,6 +13,7 @@ from modelling import build_discriminator, stylegan
 from tensorfile import read_safetensors
 from tests import foreign, foreign_older
 from tests.running import run
+from tools import evaluate
 from tools import import_weights as tool
 from tools import sample as sampling
 
@@ -155,8 +157,17 @@ def test_training_sampling_and_scores_take_the_folder(tmp_path, capsys) -> None:
     z = torch.randn(4, 5)
     with torch.no_grad():
         close(loop.emas["ema"][0].module.eval()(z), foreign.stylegan2_images(g, z))
-    run(f"--log_name b {flags} --n_steps 1 --eval_interval 1 --eval_n 8 --extractor digits-cnn", tmp_path)
-    assert (tmp_path / "b" / "scores.jsonl").is_file()
+    (tmp_path / "reals").mkdir()
+    for i in range(8):
+        Image.new("L", (16, 16), 30 * i).save(tmp_path / "reals" / f"{i}.png")
+    scored = [str(folder), "--n", "8", "--extractor", "digits-cnn", "--cache_dir", str(tmp_path / "cache")]
+    assert evaluate.main([*scored, "--data", str(tmp_path / "reals")]) == 0
+    assert "fid[digits-cnn]" in (folder / "scores.jsonl").read_text()
+    assert evaluate.main(scored) == 2
+    assert (
+        "was trained on images of its authors: name a folder or archive with --data"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_is_left_over_is_named(tmp_path, capsys) -> None:
