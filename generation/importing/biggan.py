@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted
+from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted, sets_of
 from modelling.biggan import PLANS
 
 
@@ -13,11 +13,12 @@ def biggan(networks: dict[str, Network]) -> Imported | None:
     found = {name: net for name, net in networks.items() if "output_layer.2.weight" in net.tensors}
     if not found or any("blocks.0.0.conv1.weight" not in net.tensors for net in found.values()):
         return None
+    averaged = next((name for name in found if "ema" in name.lower()), "G_ema")
+    raw = next((name for name in found if name not in ("", averaged)), "G")
     sets, unused = {}, []
-    for name in sorted(found, key=lambda name: "ema" not in name.lower()):
-        take = Taker(found[name], name or "G")
-        build, tensors = _generator(take)
-        sets["raw" if sets else "ema"] = tensors
+    for name, given in sets_of(found, averaged, raw).items():
+        take = Taker(found[given], given or "G")
+        build, sets[name] = _generator(take)
         unused += take.unused()
     result = Imported("BigGAN-PyTorch", "biggan", build, sets, unused=unused)
     D = next(

@@ -129,11 +129,10 @@ BUILDERS: dict[str, Callable[["Machine", tuple], Any]] = {
 }  # fmt: skip
 # Names of the layouts that are read, of which nothing need be said.
 EXPECTED = (
-    "torch.",
+    "torch.nn.",
     "torch_utils.persistence.",
     "dnnlib.",
     "tfutil.",
-    "numpy.",
     "collections.",
     "argparse.Namespace",
 )
