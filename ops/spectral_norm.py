@@ -60,6 +60,8 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def iterate(self, weight: Tensor, n: int = 1) -> None:
         """Advance u and v by n power iterations on `weight`, the unnormalised one."""
+        if weight.is_meta:  # there is nothing to compute, which takes seconds for a network
+            return
         matrix = self._matrix(weight.detach())
         with without_autocast(weight):
             for _ in range(n):

@@ -39,6 +39,7 @@ from studies.attacks import (
     hostile_folders,
     interruptions,
     owners,
+    pickles,
     tampering,
     texts,
 )  # fmt: skip
@@ -88,6 +89,7 @@ KINDS = (
     Kind("disk", "run folder deleted", disks.deleted, 20),
     Kind("tamper", "checkpoints, valid checksum", tampering.checkpoints, 200, 2.0),
     Kind("tamper", "json, caches, statistics", texts.texts, 100, 1.5),
+    Kind("tamper", "weights of others", pickles.fuzz, 200 // pickles.AT_ONCE),
     Kind("archives", "fuzzed archives", archives.fuzz, 10_000 // archives.AT_ONCE, 1.5),
     Kind("archives", "hostile archives, folders", partial(hostile.attack, HOSTILE), len(HOSTILE), 2.0, numbered=True),
 )  # fmt: skip

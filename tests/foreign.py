@@ -64,7 +64,9 @@ def module_tree(weights: Weights, buffers: tuple[str, ...], attributes: dict[str
         return {
             "training": False,
             "_parameters": OrderedDict(
-                (n, torch.nn.Parameter(x)) for n, x in own.items() if n not in buffers
+                (n, torch.nn.Parameter(x, requires_grad=x.is_floating_point()))
+                for n, x in own.items()
+                if n not in buffers
             ),
             "_buffers": OrderedDict((n, x) for n, x in own.items() if n in buffers),
             "_modules": OrderedDict((child, state(f"{path}{child}.")) for child in children),

@@ -1,21 +1,19 @@
 """Weights of other programs: networks of their layouts make what a forward from the paper makes of the same tensors."""
 
-import json
-import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from errors import UserError
-from generation import sample
 from generation.generator import load_generator
-from generation.importing.weights import import_weights, write_generator
-from modelling import build_discriminator
+from modelling import build_discriminator, stylegan
 from tensorfile import read_safetensors
 from tests import foreign, foreign_older
 from tests.running import run
+from tools import evaluate
 from tools import import_weights as tool
 from tools import sample as sampling
 
@@ -86,6 +84,7 @@ def test_rosinality(tmp_path, capsys) -> None:
 # Before StyleGAN2
 
 
+@pytest.mark.skipif(not hasattr(stylegan.Generator, "revisions"), reason="needs borders as published")
 @pytest.mark.parametrize("fused", [False, True])
 def test_official_stylegan(tmp_path, fused) -> None:
     """(G, D, Gs) of numpy arrays; kernels of fused layers act mirrored."""
@@ -134,3 +133,102 @@ def test_biggan(tmp_path, kind, zipped) -> None:
         close(G(z, y), foreign_older.biggan_images(g, z, y))
         close(D.eval()(x, y), foreign_older.biggan_logits(d, x, y, 4 if len(x[0, 0]) == 64 else 2))
     assert about["n_labels"] == 5 and about["batch_norm"] == "statistics of the file"
+
+
+# Beside the networks
+
+
+def test_training_sampling_and_scores_take_the_folder(tmp_path, capsys) -> None:
+    """The flags that are printed train from it, with D; a grid of it is drawn."""
+    path, folder = tmp_path / "network-snapshot.pkl", tmp_path / "generator"
+    g, d = foreign.stylegan2_g(colours=1), foreign.stylegan2_d(colours=1)
+    foreign.write_snapshot(path, {"G_ema": (g, {}), "D": (d, {})})
+    assert tool.main([str(path), "--out", str(folder)]) == 0
+    flags = capsys.readouterr().out.split("to train from it: ")[1].strip()
+    assert (
+        sampling.main([str(folder), "--n", "4", "--truncation", "0.7", "--out", str(tmp_path / "a.png")]) == 0
+    )
+    loop = run(f"--log_name a {flags} --ema --n_steps 1 --lr 0", tmp_path)
+    counts = [len(net.state_dict()) for net in (loop.task.networks["D"], loop.task.networks["G"])]
+    told = capsys.readouterr().out
+    assert (
+        f"tensors of D {counts[0]} of {counts[0]}, G {counts[1]} of {counts[1]}, ema {counts[1]} of" in told
+    )
+    z = torch.randn(4, 5)
+    with torch.no_grad():
+        close(loop.emas["ema"][0].module.eval()(z), foreign.stylegan2_images(g, z))
+    (tmp_path / "reals").mkdir()
+    for i in range(8):
+        Image.new("L", (16, 16), 30 * i).save(tmp_path / "reals" / f"{i}.png")
+    scored = [str(folder), "--n", "8", "--extractor", "digits-cnn", "--cache_dir", str(tmp_path / "cache")]
+    assert evaluate.main([*scored, "--data", str(tmp_path / "reals")]) == 0
+    assert "fid[digits-cnn]" in (folder / "scores.jsonl").read_text()
+    assert evaluate.main(scored) == 2
+    assert (
+        "was trained on images of its authors: name a folder or archive with --data"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_is_left_over_is_named(tmp_path, capsys) -> None:
+    path = tmp_path / "a.pkl"
+    g = foreign.stylegan2_g() | {"synthesis.b4.extra": torch.zeros(3)}
+    foreign.write_snapshot(path, {"G_ema": (g, {})})
+    assert tool.main([str(path), "--out", str(tmp_path / "generator")]) == 0
+    assert "1 tensors have no place here: G_ema synthesis.b4.extra" in capsys.readouterr().err
+
+
+SPOILT = {
+    "a tensor is missing": (lambda g: g.pop("mapping.fc1.bias"), "G_ema has no mapping.fc1.bias"),
+    "a shape": (lambda g: g.update({"mapping.fc1.bias": torch.zeros(9)}), "has shape"),
+    "not finite": (lambda g: g["synthesis.b8.conv0.weight"].fill_(float("nan")), "holds NaN or infinity"),
+    "whole numbers": (
+        lambda g: g.update({"synthesis.b4.const": torch.zeros(12, 4, 4).long()}),
+        "is of int64",
+    ),
+    "another filter": (lambda g: g["synthesis.b8.resample_filter"].mul_(2), "another filter"),
+    "channels": (
+        lambda g: [
+            g.update({n: torch.cat([x, x])}) for n, x in dict(g).items() if "b8.conv1" in n and x.dim()
+        ],
+        "channels that no channel_base gives|not the tensors of its layout",
+    ),
+    "one size": (
+        lambda g: [g.pop(name) for name in list(g) if ".b8." in name or ".b16." in name],
+        "maps of 4 px",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_networks_that_do_not_fit_their_layout(tmp_path, capsys, name) -> None:
+    change, words = SPOILT[name]
+    g = foreign.stylegan2_g()
+    change(g)
+    foreign.write_snapshot(tmp_path / "a.pkl", {"G_ema": (g, {})})
+    assert tool.main([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "generator")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(words, line) and not (tmp_path / "generator").exists()
+
+
+def test_kinds_of_networks_that_are_not_made_here(tmp_path, capsys) -> None:
+    def refused(weights: dict[str, Tensor], attributes: dict[str, dict]) -> str:
+        foreign.write_snapshot(tmp_path / "a.pkl", {"G_ema": (weights, attributes)})
+        assert tool.main([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "generator")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "StyleGAN3" in refused({"synthesis.L0_36_512.weight": torch.zeros(2)}, {})
+    assert "residual" in refused(foreign.stylegan2_g(), {"synthesis.b8": {"architecture": "resnet"}})
+    grown = foreign_older.progressive_g() | {"lod": torch.tensor(1.0)}
+    foreign.write_tensorflow(tmp_path / "b.pkl", [(grown, {}, {})] * 3)
+    assert tool.main([str(tmp_path / "b.pkl"), "--out", str(tmp_path / "generator")]) == 2
+    assert "level of detail is 1, not 0" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over(tmp_path, capsys) -> None:
+    foreign.write_snapshot(tmp_path / "a.pkl", {"G_ema": (foreign.stylegan2_g(), {})})
+    (tmp_path / "out").mkdir()
+    assert tool.main([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "out")]) == 0
+    assert tool.main([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "out")]) == 2
+    assert "is not empty: choose a new folder" in capsys.readouterr().err

@@ -56,6 +56,9 @@ def training_flags(result: Imported, out: str) -> str:
     words.append(f"--z_dim {build['z_dim']}")
     if build.get("n_labels"):
         words.append("--conditional")
+    for side, given in (("g", build), ("d", result.build_d or {})):
+        if given.get("spectral_norm") is False:
+            words.append(f"--no-spectral_norm_{side}")
     words.append(f"--g_kwargs {of_networks(build)}")
     if result.build_d is not None:
         words.append(f"--d_kwargs {of_networks(result.build_d)}")

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted
-from modelling.biggan import PLANS, SIZES
+from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted, sets_of
+from modelling.biggan import PLANS
 
 
 def biggan(networks: dict[str, Network]) -> Imported | None:
@@ -13,11 +13,12 @@ def biggan(networks: dict[str, Network]) -> Imported | None:
     found = {name: net for name, net in networks.items() if "output_layer.2.weight" in net.tensors}
     if not found or any("blocks.0.0.conv1.weight" not in net.tensors for net in found.values()):
         return None
+    averaged = next((name for name in found if "ema" in name.lower()), "G_ema")
+    raw = next((name for name in found if name not in ("", averaged)), "G")
     sets, unused = {}, []
-    for name in sorted(found, key=lambda name: "ema" not in name.lower()):
-        take = Taker(found[name], name or "G")
-        build, tensors = _generator(take)
-        sets["raw" if sets else "ema"] = tensors
+    for name, given in sets_of(found, averaged, raw).items():
+        take = Taker(found[given], given or "G")
+        build, sets[name] = _generator(take)
         unused += take.unused()
     result = Imported("BigGAN-PyTorch", "biggan", build, sets, unused=unused)
     D = next(
@@ -87,9 +88,9 @@ def _generator(take: Taker) -> tuple[dict[str, Any], Tensors]:
     network = take.network
     n_blocks, deep = counted(network, "blocks.{}.0.conv1.weight"), "blocks.0.0.conv4.weight" in take
     size = 4 << n_blocks
-    if size not in SIZES:
+    if size not in PLANS:
         raise NotThis(
-            f"a G of {n_blocks} blocks, which makes {size} px: ours makes {', '.join(map(str, SIZES))}"
+            f"a G of {n_blocks} blocks, which makes {size} px: ours makes {', '.join(map(str, PLANS))}"
         )
     shared = take.shape("shared.weight", 2) if "shared.weight" in take else None
     gain = take.shape("blocks.0.0.bn1.gain.weight", 2)

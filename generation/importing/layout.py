@@ -242,6 +242,13 @@ def mapping(layers: list[tuple[Tensor, Tensor]], lr: float, gain: float) -> Tens
     return found
 
 
+def sets_of(found: dict[str, Network], averaged: str, raw: str) -> dict[str, str]:
+    """Name of a weight set -> that of a G in the file: the averaged one first, then the raw one; without either, the
+    first there is."""
+    named = {"ema": averaged, "raw": raw}
+    return {name: given for name, given in named.items() if given in found} or {"ema": next(iter(found))}
+
+
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:
     """Tensors by longer names."""
     return {f"{prefix}{name}": x for name, x in tensors.items()}

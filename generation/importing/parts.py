@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_OPERATIONS = 2_000_000
+MAX_OPERATIONS = 500_000
 MAX_TEXT = 16 * 2**20  # bytes of a text, a program's source among them; of all texts four times as many
 
 

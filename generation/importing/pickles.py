@@ -129,11 +129,10 @@ BUILDERS: dict[str, Callable[["Machine", tuple], Any]] = {
 }  # fmt: skip
 # Names of the layouts that are read, of which nothing need be said.
 EXPECTED = (
-    "torch.",
+    "torch.nn.",
     "torch_utils.persistence.",
     "dnnlib.",
     "tfutil.",
-    "numpy.",
     "collections.",
     "argparse.Namespace",
 )
@@ -175,8 +174,9 @@ class Machine:
 
     def load(self) -> Any:
         """The object of the pickle; `at` is then behind it."""
-        while True:
-            op = self.take(1)[0]
+        while self.at < len(self.data):
+            op = self.data[self.at]
+            self.at += 1
             self.budget.operate()
             if op == 0x2E:
                 return self.pop()
@@ -184,6 +184,7 @@ class Machine:
             if handle is None:
                 raise ValueError(f"an operation {bytes([op])!r} that weights do not need")
             handle(self)
+        raise ValueError("the file is cut off")
 
     # reading
 

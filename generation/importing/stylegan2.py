@@ -15,6 +15,7 @@ from generation.importing.layout import (
     counted,
     mapping,
     prefixed,
+    sets_of,
 )
 from ops.rng import generator
 
@@ -32,11 +33,10 @@ def official(networks: dict[str, Network]) -> Imported | None:
         if any(name.startswith("synthesis.L0_") for net in networks.values() for name in net.tensors):
             raise NotThis("it is a StyleGAN3, which is not made here; StyleGAN2 of the same repository is")
         return None
-    names = {"G_ema": "ema", "G": "raw", "": "ema"}
     sets, unused = {}, []
-    for name in sorted(found, key=lambda name: name != "G_ema"):
-        take = Taker(found[name], name or "G")
-        build, sets[names.get(name, name)] = _official_g(take)
+    for name, given in sets_of(found, "G_ema", "G").items():
+        take = Taker(found[given], given or "G")
+        build, sets[name] = _official_g(take)
         unused += take.unused()
     result = Imported("official StyleGAN2", "stylegan2", build, sets, unused=unused)
     D = next((net for net in networks.values() if "b4.out.weight" in net.tensors), None)
@@ -196,11 +196,10 @@ def rosinality(networks: dict[str, Network]) -> Imported | None:
     found = {name: net for name, net in networks.items() if "conv1.conv.modulation.weight" in net.tensors}
     if not found:
         return None
-    names = {"g_ema": "ema", "g": "raw", "": "ema"}
     sets, unused = {}, []
-    for name in sorted(found, key=lambda name: name != "g_ema"):
-        take = Taker(found[name], name or "g")
-        build, sets[names.get(name, name)] = _rosinality_g(take)
+    for name, given in sets_of(found, "g_ema", "g").items():
+        take = Taker(found[given], given or "g")
+        build, sets[name] = _rosinality_g(take)
         unused += take.unused()
     result = Imported("rosinality's StyleGAN2", "stylegan2", build, sets, unused=unused)
     D = next((net for net in networks.values() if "final_linear.1.weight" in net.tensors), None)

@@ -18,13 +18,13 @@ from generation.importing.layout import (
     channel_settings,
     mapping,
     prefixed,
+    sets_of,
 )
 from generation.importing.parts import Array
 
 LR = 0.01
 FUSED_FROM = 128  # px: in StyleGAN, where not told otherwise
 HWIO = (3, 2, 0, 1)  # -> (out, in, height, width)
-ORDER = ("Gs", "G", "")  # the averaged one first
 
 
 def stylegan(networks: dict[str, Network]) -> Imported | None:
@@ -47,9 +47,9 @@ def _imported(
     if not found:
         return None
     sets, unused = {}, []
-    for name in sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
-        take = Taker(found[name], name or "G")
-        build, sets["raw" if sets else "ema"] = make(take)
+    for name, given in sets_of(found, "Gs", "G").items():
+        take = Taker(found[given], given or "G")
+        build, sets[name] = make(take)
         unused += take.unused()
     result = Imported(title, model, build, sets, unused=unused)
     D = next((net for net in unscoped.values() if "4x4/Dense1/weight" in net.tensors), None)
@@ -107,9 +107,12 @@ def _stage(size: int) -> Tensor:
 
 def _images(take: Taker, sizes: list[int], theirs: str, ours: str, first: int) -> Tensors:
     """The layers that make images, or read them, of each size from `first` on."""
-    found, kept = {}, [size for size in sizes if size >= first]
-    for j, size in enumerate(kept):
-        found |= _conv(take, f"{theirs}_lod{sizes[-1].bit_length() - size.bit_length()}", f"{ours}.{j}")
+    found, names = {}, [f"{theirs}_lod{i}" for i in reversed(range(len(sizes)))]
+    skipped = sizes.index(first)
+    for name in names[:skipped]:  # of 4 px, at which ours never works
+        take.drop(f"{name}/weight", f"{name}/bias")
+    for j, name in enumerate(names[skipped:]):
+        found |= _conv(take, name, f"{ours}.{j}")
     return found
 
 

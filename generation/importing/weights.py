@@ -168,7 +168,7 @@ def write_generator(result: Imported, folder: AnyPath, names: Sequence[str]) -> 
         "multi_hot": False,
         "label_names": [],
         "seed": 0,
-        "data": {},
+        "data": {"files": "images of its authors"},
         "weights": list(result.sets),
         "step": 0,
         "imported": {"layout": result.title, "files": list(names)},
