@@ -289,11 +289,11 @@ def test_asked_and_settled_are_written_side_by_side() -> None:
     assert saved["asked"] == {
         "dataset": "mnist", "flip": False, "model": "mlp", "penalty_weights": {"r1": "auto"},
     }  # fmt: skip
-    assert saved["penalty_weights"] == {"r1": 0.0002 * 32**2 / 64}
+    assert saved["penalty_weights"] == {"r1": 0.0002 * 32**2 / 32}
     assert (saved["img_size"], saved["norm_d"], saved["spectral_norm_g"]) == (32, "none", False)
     assert json.loads(json.dumps(saved)) == saved
     assert asked_of(saved) == config.asked and TrainConfig(**from_dict(saved)) == config
-    assert base_of(saved)["penalty_weights"] == {"r1": 0.0002 * 32**2 / 64}
+    assert base_of(saved)["penalty_weights"] == {"r1": 0.0002 * 32**2 / 32}
 
 
 def test_settling_starts_from_what_was_asked() -> None:
@@ -309,7 +309,8 @@ def test_another_run_settles_what_was_asked_anew(tmp_path: Path, monkeypatch: py
     first = resolve("--gamma auto --batch_size auto --model dcgan")
     file = tmp_path / "config.json"
     file.write_text(json.dumps(as_dict(first)))
-    assert resolve(f"--config {file} --batch_size 50").penalty_weights == {"r1": 0.0002 * 32**2 / 50}
+    smaller = resolve(f"--config {file} --model mlp --img_size 28")
+    assert smaller.penalty_weights == {"r1": 0.0002 * 28**2 / 32}
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert resolve(f"--config {file}").batch_size == 2 * first.batch_size
     # ... but a resumed run goes on with its own numbers

@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
-from augmentation import AUGMENTATIONS
+from augmentation import AUGMENTATIONS, PIPES
 from ema import EMA
 from errors import UserError
+from games.augment import Augmenter
 from games.noise_to_image import NoiseToImage
 from games.task import every, warm_schedule
 from generation.checkpoint import CheckpointStore
@@ -35,6 +36,7 @@ from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from ops.rng import generator
+from settings import TrainConfig
 from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
@@ -551,6 +553,15 @@ def test_path_length_corrects_adam_of_g(tmp_path):
     assert loop.networks["G"].optimizer.param_groups[1]["lr"] == pytest.approx(2e-6 * 0.8)
 
 
+def test_g_has_a_beta2_of_its_own(tmp_path):
+    """Corrected for lazy penalties as --beta2 is."""
+    loop = run(
+        "--log_name a --beta2 0.9 --beta2_g 0.8 --r1_weight 1 --penalty_interval r1=4 --n_steps 1", tmp_path
+    )
+    betas = {name: network.optimizer.param_groups[0]["betas"][1] for name, network in loop.networks.items()}
+    assert betas == {"D": pytest.approx(0.9**0.8), "G": pytest.approx(0.8)}
+
+
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
@@ -688,6 +699,24 @@ def test_ada_follows_the_signs_of_whole_batches(tmp_path, monkeypatch, accumulat
     assert float(saved["p"]) == 0.25 and float(saved["signs"]) == pytest.approx(signs[6], abs=1e-6)
 
 
+@pytest.mark.parametrize("pipe", PIPES)
+def test_ada_stays_as_strong_as_it_is_told(tmp_path, pipe):
+    """--ada_interval 0: whatever the signs say; each pipe acts on what D sees, and at 0 it would not."""
+    command = f"--augment ada --ada_pipe {pipe} --ada_interval 0 --log_interval 1 --norm_g none --norm_d none"
+    for name, p in (("a", 0.9), ("b", 1e-9)):
+        loop = run(f"--log_name {name} {command} --ada_p {p} --n_steps 3", tmp_path)
+        assert [row["augment/p"] for row in lines(tmp_path, name)] == [pytest.approx(p)] * 3
+        assert float(loop.state_dict()["task"]["augmentation"]["signs"]) == 0
+    told = [[row["d/real"] for row in lines(tmp_path, name)] for name in "ab"]
+    assert all(a != b for a, b in zip(*told, strict=True))
+
+
+def test_colours_that_are_left_out_are_told():
+    of = {pipe: Augmenter(TrainConfig(augment="ada", ada_pipe=pipe), "cpu", None) for pipe in ("bgc", "bg")}
+    assert "leave out images of 4" in of["bgc"].left_out(4)[0]
+    assert of["bgc"].left_out(3) == of["bgc"].left_out(1) == of["bg"].left_out(4) == []
+
+
 # -- guards --------------------------------------------------------------------------------------------------------
 
 
@@ -697,8 +726,8 @@ def poison(monkeypatch, bad_steps):
 
     plain = Batches.micro
 
-    def micro(self, start, j=0):
-        x, y = plain(self, start, j)
+    def micro(self, start, j=0, shard=None):
+        x, y = plain(self, start, j, shard)
         if bad_steps(start // self.shard.batch_size):
             x = x.clone()
             x[0, 0, 0, 0] = float("nan")
