@@ -15,9 +15,10 @@ from games.schedule import schedule_of
 from games.task import network_beta2, network_rates
 from losses import METHODS, PENALTIES
 from modelling import check_settings, network_classes
+from modelling.layers import image_shape
 from settings import PRESETS, TrainConfig, as_dict
 from settings.command_line import make_parser, parse_config
-from settings.derive import kept_batch
+from settings.derive import CHANNEL_BASES, kept_batch
 from settings.files import base_of, from_dict, settings_text
 from settings.resume import resume_differences
 from settings.sections import FIELDS
@@ -323,8 +324,10 @@ def test_recipes_of_images_are_not_for_points():
 def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
     for key, value in PRESETS[name].settings.items():
-        if isinstance(value, dict) and "auto" in value.values():
-            assert flat(config)[key] == value | {"channel_base": 16384}
+        if isinstance(value, dict) and isinstance(word := value.get("channel_base"), str):
+            assert flat(config)[key] == value | {
+                "channel_base": CHANNEL_BASES[word](max(image_shape(config.img_size)))
+            }
         elif value in ("auto", ("auto",)):
             assert isinstance(flat(config)[key], int | float | tuple) and value != flat(config)[key]
         else:
@@ -377,6 +380,9 @@ def test_presets_of_the_nvidia_family():
     small = row["small-data"]
     assert small.penalties() == {"r1": (pytest.approx(0.0002 * 64**2 / 32), 16)} and not small.flip
     assert (small.batch_size, small.ema_halflife, small.augment) == (32, (10_000.0,), ("ada",))
+    assert small.d_kwargs == {"channel_base": 32 * 64, "channel_max": 256}
+    big = resolve("--preset small-data --img_size 1024x512", "gan_celeba")
+    assert (big.batch_size, big.g_kwargs["channel_base"], big.lr) == (4, 32768, 0.002)
 
 
 def test_averages_that_begin_late_are_not_ramped():
