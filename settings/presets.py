@@ -218,9 +218,7 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
-    "small-data": Preset(
-        None, SMALL_DATA, "100 to 1,000 pictures: arXiv:2006.06676 at a quarter of the width"
-    ),
+    "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)
         for name, row in _MODES.items()

@@ -32,7 +32,7 @@ from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
 from images.batches import DATA_DEVICES, Batches
 from images.sources import DIGITS
-from losses import METHODS, PENALTIES
+from losses import METHODS, PENALTIES, cr
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from ops.rng import generator
@@ -245,13 +245,15 @@ def test_learning_rates_fall_linearly(tmp_path):
     assert rates == pytest.approx([1e-3] * 6 + [8e-4, 6e-4, 4e-4, 2e-4])
 
 
-def test_bf16_penalties_are_full_precision(tmp_path):
+@pytest.mark.parametrize("penalty", ["r1", "cr", "zcr_d", "zcr_g"])
+def test_bf16_penalties_are_full_precision(tmp_path, penalty):
     """In bf16 a penalty equals that of an fp32 run at the same weights to float rounding."""
     rows = []
     for precision in ("no", "bf16"):
-        run(f"--log_name {precision} --mixed_precision {precision} --r1_weight 1 --n_steps 1", tmp_path)
+        run(f"--log_name {precision} --mixed_precision {precision} --penalty {penalty} --n_steps 1", tmp_path)
         rows.append(lines(tmp_path, precision)[-1])
-    assert rows[0]["penalty/r1"] == pytest.approx(rows[1]["penalty/r1"], rel=1e-6)
+    assert rows[0][f"penalty/{penalty}"] == pytest.approx(rows[1][f"penalty/{penalty}"], rel=1e-6)
+    assert rows[0][f"penalty/{penalty}"] != 0
     assert rows[0]["loss/d"] != rows[1]["loss/d"]
 
 
@@ -715,6 +717,30 @@ def test_colours_that_are_left_out_are_told():
     of = {pipe: Augmenter(TrainConfig(augment="ada", ada_pipe=pipe), "cpu", None) for pipe in ("bgc", "bg")}
     assert "leave out images of 4" in of["bgc"].left_out(4)[0]
     assert of["bgc"].left_out(3) == of["bgc"].left_out(1) == of["bg"].left_out(4) == []
+
+
+def test_what_is_compared_sees_one_augmentation(tmp_path, monkeypatch):
+    """With an augmentation consistency makes both logits itself, of the same draws; without one it takes the loss's."""
+    seen = []
+
+    def spy(D, x_real, *, d_real=None, uniform=None):
+        seen.append(d_real is None and torch.equal(D(x_real), D(x_real)))
+        return cr(D, x_real, d_real=d_real, uniform=uniform)
+
+    monkeypatch.setitem(PENALTIES, "cr", replace(PENALTIES["cr"], fn=spy))
+    for name, more in (("a", ""), ("b", "--augment color translation"), ("c", "--penalty_interval cr=1")):
+        run(f"--log_name {name} --penalty cr --norm_d none --n_steps 1 {more}", tmp_path)
+    assert seen == [False, True, False]
+
+
+def test_lecam_follows_the_logits_of_earlier_steps(tmp_path):
+    """Each mean goes a hundredth of the way to its logits' mean, and is what the other kind is held to at the next."""
+    run("--log_name a --penalty lecam --n_steps 3 --log_interval 1 --accumulate 2", tmp_path)
+    means = {"real": 0.0, "fake": 0.0}
+    for row in lines(tmp_path):
+        for kind in means:
+            means[kind] += 0.01 * (row[f"d/{kind}"] - means[kind])
+            assert row[f"state/lecam_{kind}"] == pytest.approx(means[kind], rel=1e-4)
 
 
 # -- guards --------------------------------------------------------------------------------------------------------
