@@ -47,14 +47,16 @@ def _of_use(settings: dict[str, Any]) -> dict[str, Any]:
 
 def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run starts from: what was asked, with what must outlive the first launch as it was settled: the
-    numbers that auto stood for, the precision, what reads its samples, and the place of the model's file."""
+    numbers that auto stood for, the precision, what reads its samples, and the place of the model's file. A setting
+    younger than the run stands at its default, whatever its preset says by now."""
     asked, held = asked_of(saved), from_dict(saved)
     lasting = [
         "mixed_precision",
         "extractor",
         *(n for n, value in asked.items() if n == "model" or has_auto(value)),
     ]
-    return asked | {name: held[name] for name in lasting if name in held}
+    younger = {name: default_of(f) for name, f in FIELDS.items() if name not in saved}
+    return younger | asked | {name: held[name] for name in lasting if name in held}
 
 
 def has_auto(value: Any) -> bool:

@@ -47,7 +47,7 @@ STYLEGAN2_AUTO: dict[str, Any] = STYLEGAN2 | _AUTO | {
 # The code corrects G's lr .0025 and beta2 .99 for a lazy penalty at each 4th step, although path length is off: both
 # to the power, or times, 4/5.
 CIFAR10_ADA: dict[str, Any] = STYLEGAN2 | {
-    "lr": 2.5e-3, "lr_g": 2e-3, "beta2_g": 0.99**0.8, "batch_size": 64, "r1_weight": 0.01,
+    "lr": 2e-3, "lr_d": 2.5e-3, "beta2_g": 0.99**0.8, "batch_size": 64, "r1_weight": 0.01,
     "ema_halflife": (500_000.0,), "ema_rampup": 0.05, "path_length_weight": None, "augment": ("ada",),
     "n_steps": 1_562_500, "flip": False, "g_kwargs": {"mapping_layers": 2, "mixing": 0.0},
     "d_kwargs": {"architecture": "orig", "group_size": 32},
