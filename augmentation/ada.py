@@ -284,8 +284,11 @@ def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor, groups: Collection[str] = tu
     if x.device.type == "cpu" and not p > 0:  # elsewhere the question would wait for the device
         return x
     u, n = upcast(u), upcast(n)
-    if off := [SWITCHES.index(name) for group in GROUPS if group not in groups for name in GROUPS[group]]:
-        u = u.index_fill(1, torch.tensor(off, device=u.device), 1.0)  # never below p
+    for group, names in GROUPS.items():
+        if group not in groups:
+            u = u.clone()
+            first = SWITCHES.index(names[0])
+            u[:, first : first + len(names)] = 1.0  # never below p
     with without_autocast(x):
         out = upcast(x)
         if {"blit", "geom"} & set(groups):

@@ -59,12 +59,17 @@ N_FILTER_NORMAL, N_NOISE_NORMAL = (
 )  # normal ones; noise takes one more for each value of an image
 
 
+def _on(numbers: tuple, like: Tensor) -> Tensor:
+    """A tensor of the type and on the device of another, which nothing waits for."""
+    return torch.tensor(numbers, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
 def gains(u: Tensor, n: Tensor, p: Tensor | float) -> Tensor:
     """(N, 4) gains of the bands: each amplified by 2^N(0, 1) with probability p, at equal expected power of the image.
 
     After each amplification all gains are scaled so that pictures of BAND_POWER keep their power.
     """
-    power = torch.tensor(BAND_POWER, dtype=n.dtype, device=n.device)
+    power = _on(BAND_POWER, n)
     total = torch.ones_like(n)
     for band in range(len(BANDS)):
         gain = torch.ones_like(n)
@@ -81,8 +86,8 @@ def band_filter(x: Tensor, u: Tensor, n: Tensor, p: Tensor) -> Tensor:
     with without_autocast(x):
         out = upcast(x)
         u, n = u.to(out), n.to(out)
-        bands = torch.tensor(BANDS, dtype=out.dtype, device=x.device)
-        taps = (gains(u, n, p)[:, :, None] * bands).sum(1)  # (N, length); not matmul, which TF32 would round
+        # (N, length); not matmul, which TF32 would round
+        taps = (gains(u, n, p)[:, :, None] * _on(BANDS, out)).sum(1)
         height, width = x.shape[2:]
         margin = taps.shape[1] // 2
         rows, columns = (

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from errors import NotFinite, UserError
+from errors import NotFinite
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
 from games.pictures import COLOURED, channels_of, size_in_words, with_channels
 from games.preview import GeneratorScorer, Preview
-from games.schedule import Schedule, schedule_of, size_name
+from games.schedule import check_batches, schedule_of, size_name
 from games.task import (
     Micro,
     Phase,
@@ -28,6 +28,7 @@ from games.task import (
     Task,
     Terms,
     every,
+    network_beta2,
     network_rates,
     total,
     warm_schedule,
@@ -87,16 +88,6 @@ class Inputs:
     def part(self, share: int) -> "Inputs":
         """Those of a micro-batch of 1/share as many samples."""
         return Inputs(self.micro.part(share), self.batches, self.z_dim)
-
-
-def check_batches(schedule: Schedule, config: TrainConfig, data: ImageData) -> None:
-    """UserError for a batch of a smaller size that the data cannot fill."""
-    largest = max(schedule.batch_sizes)
-    if largest > max(len(data), config.batch_size):
-        raise UserError(
-            f"--batch_by_size: a batch of {largest} is larger than the data ({len(data):,} images): lower it, or give "
-            "--batch_size alone, which holds for all sizes"
-        )
 
 
 @contextmanager
@@ -162,7 +153,7 @@ class NoiseToImage(Task):
     def __init__(self, config: TrainConfig, place: Place, data: ImageData, own: dict[str, nn.Module]) -> None:
         self.config, self.place, self.data, self.device = config, place, data, place.device
         self.schedule = schedule_of(config)
-        check_batches(self.schedule, config, data)
+        check_batches(self.schedule, config, len(data))
         self.batches = Batches(
             data if config.conditional else data.without_labels(),
             place.shard,
@@ -189,7 +180,7 @@ class NoiseToImage(Task):
         self.clip = {} if clip is None else {"D": clip}
         self._list_phases()
         self.rates = network_rates(config, self.networks)
-        self.beta2 = {} if config.beta2_g is None else {"G": config.beta2_g}
+        self.beta2 = network_beta2(config, self.networks)
 
     def _list_phases(self) -> None:
         """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""

@@ -97,3 +97,13 @@ def check_sizes(config: TrainConfig, names: list[str]) -> None:
         for name in getattr(config, setting):
             if int(name) < int(names[-1]) and name not in names:
                 raise UserError(f"--{setting} {name}: the run's sizes are {', '.join(names)} px")
+
+
+def check_batches(schedule: Schedule, config: TrainConfig, n_images: int) -> None:
+    """UserError for a batch of a smaller size that the data cannot fill."""
+    largest = max(schedule.batch_sizes)
+    if largest > max(n_images, config.batch_size):
+        raise UserError(
+            f"--batch_by_size: a batch of {largest} is larger than the data ({n_images:,} images): lower it, or give "
+            "--batch_size alone, which holds for all sizes"
+        )

@@ -349,3 +349,11 @@ def network_rates(
     rate_d = config.lr if config.lr_d is None else config.lr_d
     rate_g = config.lr if config.lr_g is None else config.lr_g
     return {name: rate_d if name in of_d else rate_g for name in names}
+
+
+def network_beta2(
+    config: TrainConfig, names: Iterable[str], of_d: Iterable[str] = ("D",)
+) -> dict[str, float]:
+    """Adam's beta2 by network, as network_rates has the rates."""
+    beta2_g = config.beta2 if config.beta2_g is None else config.beta2_g
+    return {name: config.beta2 if name in of_d else beta2_g for name in names}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from errors import UserError
 from games.build import check_of_model
 from games.noise_to_image import Inputs, NoiseToImage
-from games.task import Phase, Place, Stats, every, network_rates
+from games.task import Phase, Place, Stats, every, network_beta2, network_rates
 from images.batches import ImageData
 from losses import gan_d
 from ops.precision import upcast
@@ -26,6 +26,7 @@ class VEEGAN(NoiseToImage):
         self.R = self.G.reconstructor().to(self.device)
         self.networks["R"] = self.R
         self.rates = network_rates(config, self.networks)
+        self.beta2 = network_beta2(config, self.networks)
 
     def _list_phases(self) -> None:
         super()._list_phases()

@@ -1,6 +1,6 @@
 """Values that follow from others: what stands in a settled config in place of None and auto."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,13 @@ from settings.sections.loss import weight_name
 from settings.sections.model import AC_WEIGHTS
 from settings.train_config import TrainConfig
 
-AUTO_WIDTH = "channel_base"  # the network's own setting that may be auto
+# What words for the networks' setting channel_base stand for, by the longer side in px. auto: StyleGAN2's whole width
+# from 512 px on, half below, as in arXiv:2006.06676's code. narrow: 32 channels at the full size, twice as many at half
+# of it, and so on, as the whole width has at 1024 px.
+CHANNEL_BASES: dict[str, Callable[[int], int]] = {
+    "auto": lambda side: 32768 if side >= 512 else 16384,
+    "narrow": lambda side: 32 * side,
+}
 KIMG = 600.0  # arXiv:1710.10196 appendix A.1: CelebA-HQ's; 800 for LSUN
 
 
@@ -64,19 +70,14 @@ def _numbers(config: TrainConfig) -> dict[str, Any]:
     }
     for name in ("g_kwargs", "d_kwargs"):
         given = getattr(config, name)
-        if given.get(AUTO_WIDTH) == "auto":
-            found[name] = given | {AUTO_WIDTH: auto_channel_base(side)}
+        if isinstance(word := given.get("channel_base"), str) and word in CHANNEL_BASES:
+            found[name] = given | {"channel_base": CHANNEL_BASES[word](side)}
     return found | {"penalty_weights": weights}
 
 
 def auto_batch_size(side: int, processes: int) -> int:
     """The batch that auto stands for."""
     return of(FIELDS["batch_size"]).auto(side, processes, 1)
-
-
-def auto_channel_base(side: int) -> int:
-    """StyleGAN2's width that auto stands for: the whole from 512 px on, half below. arXiv:2006.06676's code."""
-    return 32768 if side >= 512 else 16384
 
 
 def kept_batch(config: TrainConfig) -> str | None:

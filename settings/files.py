@@ -48,7 +48,8 @@ def _of_use(settings: dict[str, Any]) -> dict[str, Any]:
 def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
     """What a resumed run starts from: what was asked, with what must outlive the first launch as it was settled: the
     numbers that auto stood for, the precision, what reads its samples, what its images are called and their channels,
-    and the place of the model's file."""
+    and the place of the model's file. A setting younger than the run stands at its default, whatever its preset says by
+    now."""
     asked, held = asked_of(saved), from_dict(saved)
     if held.get("data") is not None and "data_name" not in saved:
         held["data_name"] = saved["dataset"]  # as own images were called once
@@ -59,7 +60,8 @@ def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
         "img_channels",
         *(n for n, value in asked.items() if n == "model" or has_auto(value)),
     ]
-    return asked | {name: held[name] for name in lasting if name in held}
+    younger = {name: default_of(f) for name, f in FIELDS.items() if name not in saved}
+    return younger | asked | {name: held[name] for name in lasting if name in held}
 
 
 def has_auto(value: Any) -> bool:

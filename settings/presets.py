@@ -58,7 +58,7 @@ _SNGAN = _HINGE | {
 }  # fmt: skip
 _SAGAN = _HINGE | {
     "model": "sagan", "beta2": 0.9, "lr_g": 1e-4, "lr_d": 4e-4, "batch_size": 256, "n_steps": 1_000_000,
-    "img_size": 128, "ema": True, "ema_halflife": halflife(0.9999, 256), "ema_warmup": 2000,
+    "img_size": 128, "ema": True, "ema_warmup": 2000,
 }  # fmt: skip
 # 500 epochs of 50,000 images, each seen by D alone; G moves every fourth time. Its average is a copy for 1000 updates
 # and keeps .9999 at each one from then on, without a ramp, as in the code: said as a half-life.
@@ -182,12 +182,16 @@ PRESETS: dict[str, Preset] = {
     "sngan-projection": Preset(
         None, _SNGAN | {"conditional": True}, "arXiv:1802.05637, CIFAR-10", "FID 10k/5k of the paper: 17.5"
     ),
-    "sagan": Preset(None, _SAGAN | {"conditional": True}, "arXiv:1805.08318, ImageNet at 128 px"),
+    "sagan": Preset(
+        None,
+        _SAGAN | {"conditional": True, "ema_halflife": halflife(0.9999, 256)},
+        "arXiv:1805.08318, ImageNet at 128 px; its average is BigGAN-PyTorch's",
+    ),
     "celeba-sagan": Preset(
         "gan_celeba",
         _SAGAN
         | {"split": "all", "img_size": 64, "lr_g": 2e-4, "lr_d": 2e-4, "n_steps": 30_000}
-        | {"ema_halflife": (), "ema_decay": (0.999,), "ema_warmup": 100, "flip": False},
+        | {"ema_decay": (0.999,), "ema_warmup": 100, "flip": False},
         _GAU,
     ),
     "biggan-cifar10": Preset(
@@ -221,9 +225,7 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
-    "small-data": Preset(
-        None, SMALL_DATA, "100 to 1,000 pictures: arXiv:2006.06676 at a quarter of the width"
-    ),
+    "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)
         for name, row in _MODES.items()

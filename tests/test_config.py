@@ -3,22 +3,28 @@
 import dataclasses
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from errors import UserError
 from games.growing import growth_of
-from games.task import network_rates
+from games.schedule import schedule_of
+from games.task import network_beta2, network_rates
 from losses import METHODS, PENALTIES
 from modelling import check_settings, network_classes
+from modelling.layers import image_shape
 from settings import PRESETS, TrainConfig, as_dict
 from settings.command_line import make_parser, parse_config
-from settings.files import from_dict, settings_text
+from settings.derive import CHANNEL_BASES, kept_batch
+from settings.files import base_of, from_dict, settings_text
 from settings.resume import resume_differences
 from settings.sections import FIELDS
 from settings.sections.loss import unfold_weights, weight_name, weight_names
 from tests.test_losses import CUSTOMARY
+from training.averages import make_averages
 
 SCRIPTS = {
     "gan_mnist": ("mnist", "digits", "stacked-mnist"),
@@ -326,8 +332,10 @@ def test_recipes_of_images_are_not_for_points():
 def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
     for key, value in PRESETS[name].settings.items():
-        if isinstance(value, dict) and "auto" in value.values():
-            assert flat(config)[key] == value | {"channel_base": 16384}
+        if isinstance(value, dict) and isinstance(word := value.get("channel_base"), str):
+            assert flat(config)[key] == value | {
+                "channel_base": CHANNEL_BASES[word](max(image_shape(config.img_size)))
+            }
         elif value in ("auto", ("auto",)):
             assert isinstance(flat(config)[key], int | float | tuple) and value != flat(config)[key]
         else:
@@ -372,6 +380,35 @@ def test_presets_of_the_nvidia_family():
     cifar = resolve("--preset cifar10-stylegan2-ada", "gan_cifar10")
     assert cifar.penalties() == {"r1": (0.01, 16)} and cifar.augment == ("ada",)
     assert cifar.g_kwargs == {"mapping_layers": 2, "mixing": 0.0} and cifar.d_kwargs["architecture"] == "orig"
+    # G's lazy correction for a 4th step, 4/5, stays on in the code without its penalty
+    assert network_rates(cifar, ("D", "G")) == {"D": 0.0025, "G": pytest.approx(0.0025 * 4 / 5)}
+    assert network_beta2(cifar, ("D", "G")) == {"D": 0.99, "G": pytest.approx(0.99199, abs=1e-5)}
+    assert progan.lr_by_size == {"1024": 0.0015}
+    assert stylegan.lr_by_size == {"128": 0.0015, "256": 0.002, "512": 0.003, "1024": 0.003}
+    small = row["small-data"]
+    assert small.penalties() == {"r1": (pytest.approx(0.0002 * 64**2 / 32), 16)} and not small.flip
+    assert (small.batch_size, small.ema_halflife, small.augment) == (32, (10_000.0,), ("ada",))
+    assert small.d_kwargs == {"channel_base": 32 * 64, "channel_max": 256}
+    big = resolve("--preset small-data --img_size 1024x512", "gan_celeba")
+    assert (big.batch_size, big.g_kwargs["channel_base"], big.lr) == (4, 32768, 0.002)
+
+
+def test_averages_that_begin_late_are_not_ramped():
+    """BigGAN's: a copy before update 1000, .9999 at each update from then on; of 4 x 50 images, or of one batch."""
+    for name, script, images in (
+        ("biggan-cifar10", "gan_cifar10", 200),
+        ("biggan", "gan_celeba", 2048),
+        ("biggan-deep", "gan_celeba", 2048),
+        ("sagan", "gan_celeba", 256),
+    ):
+        config = resolve(f"--preset {name}", script)
+        steps = config.train_g_interval
+        assert steps * config.batch_size == images
+        for updates in (0, config.ema_warmup - 1, config.ema_warmup, 10**6):
+            clock = partial(tuple, (updates, updates * steps, (updates + 1) * steps - 1))
+            (_, decay) = make_averages(config, nn.Linear(1, 1), clock, schedule_of(config).images)["ema"]
+            expected = 0 if updates < config.ema_warmup else 0.9999
+            assert decay() == pytest.approx(expected, abs=1e-9)
 
 
 def test_cifar_study_rows():
@@ -501,7 +538,11 @@ def test_default_norm_of_d(command, norm):
         ("--fade_kimg 1 --model stylegan2", "stylegan2 does not grow"),
         ("--fade_kimg 1 --model stylegan --no_grow", "--fade_kimg 1.0: nothing grows with --no_grow; leave"),
         ("--model stylegan --stable_kimg -1", "at least 0"),
-        ("--augment ada --ada_interval 0", "--ada_interval"),
+        ("--augment ada --ada_interval 0", "--ada_interval 0 keeps ada's strength at 0"),
+        ("--augment ada --ada_interval 0 --ada_p 0.2 --ada_kimg 9", "--ada_kimg: nothing steers"),
+        ("--augment ada --ada_pipe bgd", "bgcfn"),
+        ("--augment color --ada_pipe bg", "--ada_pipe needs --augment ada"),
+        ("--batch_by_size 4=8", "dcgan does not grow"),
         ("--augment ada --ada_kimg 0", "--ada_kimg"),
         ("--augment ada --ada_target 1.5", "--ada_target"),
         ("--augment blur", "translation"),
@@ -584,7 +625,7 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
-NOTICED = {"lr", "lr_d", "lr_g", "accumulate", "data_device", "mixed_precision"}
+NOTICED = {"lr", "lr_by_size", "lr_d", "lr_g", "accumulate", "data_device", "mixed_precision"}
 
 
 @pytest.mark.parametrize("name", [*(name for name in FIELDS if name != "penalty_weights"), *weight_names()])
@@ -652,9 +693,40 @@ def test_auto_length_is_25_million_images():
     assert resolve("--img_size 256 --batch_size auto --n_steps auto").n_steps == 25_000_000 // 16
 
 
-def test_auto_knows_the_datasets_size_and_the_batch_that_was_given():
+def test_auto_knows_the_datasets_size_and_keeps_to_its_own_batch():
+    """Gamma and half-life are of the batch that auto would take, as in the code, and a given one is warned of."""
     config = resolve("--gamma auto --batch_size 50")
-    assert config.penalty_weights["r1"] == pytest.approx(0.0002 * 32**2 / 50)
+    assert config.penalty_weights["r1"] == pytest.approx(0.0002 * 32**2 / 32)
+    assert "--r1_weight auto are for auto's own batch of 32: --batch_size 50 is kept" in kept_batch(config)
+    given = resolve("--img_size 256 --gamma auto --ema --ema_halflife auto --batch_size 4 --n_steps auto")
+    own = resolve("--img_size 256 --gamma auto --ema --ema_halflife auto --batch_size auto --n_steps auto")
+    assert (given.penalty_weights, given.ema_halflife) == (own.penalty_weights, own.ema_halflife)
+    assert (given.n_steps, own.n_steps) == (25_000_000 // 4, 25_000_000 // 16)
+    assert kept_batch(given).startswith("warning: --r1_weight auto and --ema_halflife auto")
+    for quiet in (
+        "--gamma auto --batch_size 32",
+        "--gamma auto --batch_size auto",
+        "--batch_size 50",
+        "--lr auto",
+    ):
+        assert kept_batch(resolve(quiet)) is None
+
+
+@pytest.mark.parametrize(
+    "size, channel_base", [("64", 16384), ("256", 16384), ("512", 32768), ("512x640", 32768)]
+)
+def test_auto_is_half_as_wide_below_512_px(size, channel_base):
+    config = resolve(f"--preset stylegan2-auto --img_size {size}")
+    assert config.g_kwargs == {"channel_base": channel_base, "mapping_layers": 2}
+    assert config.d_kwargs == {"channel_base": channel_base}
+    assert config.asked["g_kwargs"]["channel_base"] == "auto"  # and a resumed run keeps the number
+    assert base_of(as_dict(config))["g_kwargs"]["channel_base"] == channel_base
+    assert (
+        resolve(f"--preset stylegan2-auto --img_size {size} --g_kwargs channel_base=99").g_kwargs[
+            "channel_base"
+        ]
+        == 99
+    )
 
 
 def test_gamma_is_another_name_of_r1_weight():
@@ -671,7 +743,7 @@ def test_auto_in_a_file_and_settled_in_the_saved_config(tmp_path):
     assert "auto" not in (saved["batch_size"], saved["penalty_weights"]["r1"], *saved["ema_halflife"])
     file.write_text("beta1: auto")
     assert "beta1 must be float" in refusal(f"--config {file}")
-    file.write_text("batch_size: 32\nema: true\nema_halflife: auto")
+    file.write_text("batch_size: 48\nema: true\nema_halflife: auto")
     assert resolve(f"--config {file}").ema_halflife == (10_000.0,)
     assert resolve(f"--config {file} --ema_halflife 5 auto").ema_halflife == (5.0, 10_000.0)
 

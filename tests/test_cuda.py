@@ -76,7 +76,11 @@ def test_draws_do_not_depend_on_the_device(tmp_path):
 # What a step does for its guards, penalties and averages is left to the device.
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize(
-    "method", ["gan --spectral_norm_d", "wgan-gp", "gan --r1_weight 1 --augment ada", "wgan"]
+    "method",
+    [
+        *("gan --spectral_norm_d", "wgan-gp", "gan --r1_weight 1 --augment ada", "wgan"),
+        "gan --penalty cr bcr zcr_d zcr_g lecam --augment ada --ada_pipe bgcfnc --ada_p 0.5",
+    ],
 )
 def test_a_step_waits_for_nothing(tmp_path, monkeypatch, method, precision):
     plain = Loop.run_step

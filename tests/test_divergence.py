@@ -17,7 +17,7 @@ from games.noise_to_image import NoiseToImage
 from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
 from generation.pictures import scatter
-from images.batches import Batches
+from images.batches import Batches, Shard
 from metrics.mixture import MIXTURES
 from tests.running import cheap, full, run, small, state
 from training.guards import MAX_BAD_STEPS, MAX_LOSS, Diverged, Rollbacks, check_bad_runs, unlearned
@@ -42,8 +42,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable:
     plain = Batches.micro
 
     def poisoned(bad: Callable[[int], bool]) -> None:
-        def micro(self: Batches, start: int, j: int = 0) -> tuple:
-            x, y = plain(self, start, j)
+        def micro(self: Batches, start: int, j: int = 0, shard: Shard | None = None) -> tuple:
+            x, y = plain(self, start, j, shard)
             return (x * float("nan") if bad(start // self.shard.batch_size) else x), y
 
         monkeypatch.setattr(Batches, "micro", micro)

@@ -1,6 +1,7 @@
 """Growing in the trainer: which stage belongs to a step, reals at a stage, and runs that pass through all of them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from errors import UserError
+from games import game_of
 from games.growing import Growth, at_stage, growth_of
 from games.schedule import Part, Schedule, schedule_of
 from generation.generator import load_generator
 from images.batches import Batches, Shard
 from modelling import build_discriminator, build_generator, progressive_gan
-from settings import TrainConfig
+from settings import TrainConfig, as_dict
 from settings.derive import settled
 from tests.running import differing, request, run, small, state
+from tests.test_config import resolve
+from tools.table import images_before
 from training.loop import Loop
 
 # -- the schedule ----------------------------------------------------------------------------------------------
@@ -373,9 +377,26 @@ def test_a_run_of_batches_by_size_resumes(tmp_path: Path, stop: int) -> None:
     ],
 )
 def test_batches_that_cannot_be_are_refused(tmp_path: Path, flags: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        run(f"{PRO} --n_steps 1 {flags}", tmp_path)
+    with pytest.raises(UserError) as caught:
+        run(f"--log_name a {small('progressive_gan')} --n_steps 1 {flags}", tmp_path)
+    assert re.search(words, caught.value.for_command_line)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_table_counts_images_by_size() -> None:
+    """Of a run's config.json; of one that does not say nothing is counted."""
+    saved = as_dict(settings(f"{BY_SIZE} --stable_kimg 0.03 --fade_kimg 0.02"))
+    assert [images_before(saved)(step) for step in (4, 16, 20)] == [32, 80, 88]
+    assert images_before({"batch_size": 5})(3) == 15
+    assert images_before({}) is images_before({"batch_size": "auto"}) is None
+
+
+@pytest.mark.parametrize("size", ["16", "32", "64", "160x128", "256", "1024"])
+def test_little_data_of_any_size(size: str) -> None:
+    """The preset's networks are built for it, and 100 pictures fill its batch."""
+    config = resolve(f"--preset small-data --img_size {size}", "gan_celeba")
+    assert config.batch_size <= 100
+    game_of(config).rehearse(config, Shard(config.batch_size), {})
 
 
 def test_a_value_for_all_sizes_takes_those_of_a_preset_back() -> None:

@@ -33,6 +33,10 @@ RUNS = {
     f"{GROWN}",
     "stylegan2": f"--model stylegan2 --r1_weight 1 --penalty path_length --penalty_interval r1=3 path_length=3 {STYLED}"
     " --augment ada color --ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema --ema_halflife 100 --ema_rampup 0.5",
+    # batches of 8 at 4 px, of 4 at 8 px and of 2 at 16 px, in fades at steps 10 and 20
+    "by-size": f"--model progressive_gan --batch_size 2 --batch_by_size 4=8 8=4 --lr_by_size 8=1e-3 16=5e-4 {GROWN} "
+    f"{NARROW} --ema --ema_halflife 50 --ema_rampup 0.5 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_pipe bgcfnc "
+    "--beta2_g 0.9",
     "gan": f"--method gan {NOISY}",
     "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
     "ac": f"--conditional --condition_g cbn --condition_d ac {NOISY}",
@@ -105,6 +109,9 @@ EQUAL = {
     "infogan-joint": f"--model infogan --img_size 32 --train_g_interval 2 {JOINT}",
     "progressive_gan": f"--model progressive_gan --img_size 16x32 --method wgan-gp --stable_kimg 0.024 "
     f"--fade_kimg 0.032 {NARROW}",
+    # D compares groups of 4 samples, which no process may cut
+    "by-size": "--model progressive_gan --batch_by_size 4=16 8=24 --lr_by_size 8=1e-3 16=5e-4 "
+    f"--stable_kimg 0.024 --fade_kimg 0.008 {NARROW} --augment ada --ada_p 0.5 --ada_kimg 1 --ada_pipe bgcfnc",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
 }
@@ -112,7 +119,7 @@ PLAIN = "--norm_g none --norm_d none"
 # Without batch statistics; cin is a norm of G that has none.
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
-    **dict.fromkeys(("progressive_gan", "sngan", "sagan", "biggan"), ""),
+    **dict.fromkeys(("progressive_gan", "by-size", "sngan", "sagan", "biggan"), ""),
     "ac": "--norm_d none",
     "rect_dcgan": "--norm_g none",
     "projection": "--norm_d none",

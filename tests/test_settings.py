@@ -10,6 +10,7 @@ import pytest
 
 from augmentation import AUGMENTATIONS
 from errors import UserError, cli
+from games.task import network_beta2, network_rates
 from images.sources import DATASETS
 from losses import METHODS, PENALTIES, Penalty
 from metrics.features import EXTRACTORS
@@ -24,7 +25,7 @@ from settings.sections import FIELDS, SECTIONS
 from settings.sections.loss import LossSettings, unfold_weights
 from settings.sections.model import ModelSettings
 from tests.running import ROOT, run
-from tests.test_config import refusal, resolve
+from tests.test_config import SCRIPTS, refusal, resolve
 from tests.test_own_model import OWN
 from training.run import train
 
@@ -289,11 +290,11 @@ def test_asked_and_settled_are_written_side_by_side() -> None:
     assert saved["asked"] == {
         "dataset": "mnist", "flip": False, "model": "mlp", "penalty_weights": {"r1": "auto"},
     }  # fmt: skip
-    assert saved["penalty_weights"] == {"r1": 0.0002 * 32**2 / 64}
+    assert saved["penalty_weights"] == {"r1": 0.0002 * 32**2 / 32}
     assert (saved["img_size"], saved["norm_d"], saved["spectral_norm_g"]) == (32, "none", False)
     assert json.loads(json.dumps(saved)) == saved
     assert asked_of(saved) == config.asked and TrainConfig(**from_dict(saved)) == config
-    assert base_of(saved)["penalty_weights"] == {"r1": 0.0002 * 32**2 / 64}
+    assert base_of(saved)["penalty_weights"] == {"r1": 0.0002 * 32**2 / 32}
 
 
 def test_settling_starts_from_what_was_asked() -> None:
@@ -309,7 +310,8 @@ def test_another_run_settles_what_was_asked_anew(tmp_path: Path, monkeypatch: py
     first = resolve("--gamma auto --batch_size auto --model dcgan")
     file = tmp_path / "config.json"
     file.write_text(json.dumps(as_dict(first)))
-    assert resolve(f"--config {file} --batch_size 50").penalty_weights == {"r1": 0.0002 * 32**2 / 50}
+    smaller = resolve(f"--config {file} --model mlp --img_size 28")
+    assert smaller.penalty_weights == {"r1": 0.0002 * 28**2 / 32}
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert resolve(f"--config {file}").batch_size == 2 * first.batch_size
     # ... but a resumed run goes on with its own numbers
@@ -430,6 +432,32 @@ def test_a_preset_or_file_does_not_overrule_what_a_resumed_run_was_asked(
     assert resume_differences(old, as_dict(config))[0] == []
     notes = capsys.readouterr().err
     assert f"the run keeps its own {kept}: at --resume flags alone win" in notes if kept else notes == ""
+
+
+# What presets said before: batches, rates and averages of today's are others, and some settings did not exist.
+EARLIER = {
+    "progressive-gan": {"batch_size": 16, "n_steps": 1_187_500, "batch_by_size": None, "lr_by_size": None},
+    "stylegan": {"n_steps": 781_250, "batch_by_size": None, "lr_by_size": None},
+    "cifar10-stylegan2-ada": {"lr": 2.5e-3, "lr_d": None, "beta2_g": None},
+    "biggan-cifar10": {"ema_halflife": None, "ema_decay": (0.9999,)},
+    "sagan": {"ema_halflife": None, "ema_decay": (0.9999,)},
+}
+YOUNG = {"batch_by_size", "lr_by_size", "beta2_g", "ada_pipe"}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_run_of_a_preset_as_it_was_goes_on_with_its_own(name: str) -> None:
+    """The same command with --resume: nothing that moves weights is another, and nothing is refused."""
+    script = PRESETS[name].script or "gan_celeba"
+    settings = {k: v for k, v in (PRESETS[name].settings | EARLIER[name]).items() if v is not None}
+    config = settled(TrainConfig(dataset="celeba", split="train", **{"img_size": 64} | settings))
+    old = {k: v for k, v in as_dict(config).items() if k not in YOUNG}
+    request = parse_config(script, SCRIPTS[script], {}, ["--preset", name, "--resume"])
+    again = request.config(base_of(old))
+    refused, noticed = resume_differences(old, as_dict(again))
+    assert refused == [] and noticed in ([], ["lr_d: None -> 0.0025"])
+    for of in (network_rates, network_beta2):
+        assert of(again, ("D", "G")) == of(config, ("D", "G"))
 
 
 def test_what_a_resumed_run_was_not_asked_still_differs() -> None:

@@ -22,20 +22,22 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 import gan_mnist
-from augmentation import AUGMENTATIONS
+from augmentation import AUGMENTATIONS, PIPES
 from ema import EMA
 from errors import UserError
+from games.augment import Augmenter
 from games.noise_to_image import NoiseToImage
 from games.task import every, warm_schedule
 from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
 from images.batches import DATA_DEVICES, Batches
 from images.sources import DIGITS
-from losses import METHODS, PENALTIES
+from losses import METHODS, PENALTIES, cr
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from modelling.styles import Mapping
 from ops.rng import generator
+from settings import TrainConfig
 from settings.sections.optimisation import OPTIMIZERS
 from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
@@ -244,13 +246,15 @@ def test_learning_rates_fall_linearly(tmp_path):
     assert rates == pytest.approx([1e-3] * 6 + [8e-4, 6e-4, 4e-4, 2e-4])
 
 
-def test_bf16_penalties_are_full_precision(tmp_path):
+@pytest.mark.parametrize("penalty", ["r1", "cr", "zcr_d", "zcr_g"])
+def test_bf16_penalties_are_full_precision(tmp_path, penalty):
     """In bf16 a penalty equals that of an fp32 run at the same weights to float rounding."""
     rows = []
     for precision in ("no", "bf16"):
-        run(f"--log_name {precision} --mixed_precision {precision} --r1_weight 1 --n_steps 1", tmp_path)
+        run(f"--log_name {precision} --mixed_precision {precision} --penalty {penalty} --n_steps 1", tmp_path)
         rows.append(lines(tmp_path, precision)[-1])
-    assert rows[0]["penalty/r1"] == pytest.approx(rows[1]["penalty/r1"], rel=1e-6)
+    assert rows[0][f"penalty/{penalty}"] == pytest.approx(rows[1][f"penalty/{penalty}"], rel=1e-6)
+    assert rows[0][f"penalty/{penalty}"] != 0
     assert rows[0]["loss/d"] != rows[1]["loss/d"]
 
 
@@ -573,6 +577,15 @@ def test_path_length_corrects_adam_of_g(tmp_path):
     assert loop.networks["G"].optimizer.param_groups[1]["lr"] == pytest.approx(2e-6 * 0.8)
 
 
+def test_g_has_a_beta2_of_its_own(tmp_path):
+    """Corrected for lazy penalties as --beta2 is."""
+    loop = run(
+        "--log_name a --beta2 0.9 --beta2_g 0.8 --r1_weight 1 --penalty_interval r1=4 --n_steps 1", tmp_path
+    )
+    betas = {name: network.optimizer.param_groups[0]["betas"][1] for name, network in loop.networks.items()}
+    assert betas == {"D": pytest.approx(0.9**0.8), "G": pytest.approx(0.8)}
+
+
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
@@ -710,6 +723,48 @@ def test_ada_follows_the_signs_of_whole_batches(tmp_path, monkeypatch, accumulat
     assert float(saved["p"]) == 0.25 and float(saved["signs"]) == pytest.approx(signs[6], abs=1e-6)
 
 
+@pytest.mark.parametrize("pipe", PIPES)
+def test_ada_stays_as_strong_as_it_is_told(tmp_path, pipe):
+    """--ada_interval 0: whatever the signs say; each pipe acts on what D sees, and at 0 it would not."""
+    command = f"--augment ada --ada_pipe {pipe} --ada_interval 0 --log_interval 1 --norm_g none --norm_d none"
+    for name, p in (("a", 0.9), ("b", 1e-9)):
+        loop = run(f"--log_name {name} {command} --ada_p {p} --n_steps 3", tmp_path)
+        assert [row["augment/p"] for row in lines(tmp_path, name)] == [pytest.approx(p)] * 3
+        assert float(loop.state_dict()["task"]["augmentation"]["signs"]) == 0
+    told = [[row["d/real"] for row in lines(tmp_path, name)] for name in "ab"]
+    assert all(a != b for a, b in zip(*told, strict=True))
+
+
+def test_colours_that_are_left_out_are_told():
+    of = {pipe: Augmenter(TrainConfig(augment="ada", ada_pipe=pipe), "cpu", None) for pipe in ("bgc", "bg")}
+    assert "leave out images of 4" in of["bgc"].left_out(4)[0]
+    assert of["bgc"].left_out(3) == of["bgc"].left_out(1) == of["bg"].left_out(4) == []
+
+
+def test_what_is_compared_sees_one_augmentation(tmp_path, monkeypatch):
+    """With an augmentation consistency makes both logits itself, of the same draws; without one it takes the loss's."""
+    seen = []
+
+    def spy(D, x_real, *, d_real=None, uniform=None):
+        seen.append(d_real is None and torch.equal(D(x_real), D(x_real)))
+        return cr(D, x_real, d_real=d_real, uniform=uniform)
+
+    monkeypatch.setitem(PENALTIES, "cr", replace(PENALTIES["cr"], fn=spy))
+    for name, more in (("a", ""), ("b", "--augment color translation"), ("c", "--penalty_interval cr=1")):
+        run(f"--log_name {name} --penalty cr --norm_d none --n_steps 1 {more}", tmp_path)
+    assert seen == [False, True, False]
+
+
+def test_lecam_follows_the_logits_of_earlier_steps(tmp_path):
+    """Each mean goes a hundredth of the way to its logits' mean, and is what the other kind is held to at the next."""
+    run("--log_name a --penalty lecam --n_steps 3 --log_interval 1 --accumulate 2", tmp_path)
+    means = {"real": 0.0, "fake": 0.0}
+    for row in lines(tmp_path):
+        for kind in means:
+            means[kind] += 0.01 * (row[f"d/{kind}"] - means[kind])
+            assert row[f"state/lecam_{kind}"] == pytest.approx(means[kind], rel=1e-4)
+
+
 # -- guards --------------------------------------------------------------------------------------------------------
 
 
@@ -719,8 +774,8 @@ def poison(monkeypatch, bad_steps):
 
     plain = Batches.micro
 
-    def micro(self, start, j=0):
-        x, y = plain(self, start, j)
+    def micro(self, start, j=0, shard=None):
+        x, y = plain(self, start, j, shard)
         if bad_steps(start // self.shard.batch_size):
             x = x.clone()
             x[0, 0, 0, 0] = float("nan")

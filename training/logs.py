@@ -74,7 +74,7 @@ class RunLog:
         """Append to metrics.jsonl and to the trackers, with the speed since the last call."""
         now = time.monotonic()
         then, at = self._mark
-        values = {**values, "img_per_s": self._images(at, step) / max(now - then, 1e-9)}
+        values = {**values, "img_per_s": self._seen(at, step) / max(now - then, 1e-9)}
         self._mark = (now, step)
         self.latest = values
         if not self.main:
@@ -117,12 +117,12 @@ class RunLog:
         left = (self.n_steps - step) / max(speed, 1e-9)
         self._line_mark = (now, step)
         print(
-            f"step {step}/{self.n_steps}  {speed:.1f} it/s  {self._images(at, step) / took:.0f} img/s  "
+            f"step {step}/{self.n_steps}  {speed:.1f} it/s  {self._seen(at, step) / took:.0f} img/s  "
             f"{_clock(left)} left  {self._losses()}",
             flush=True,
         )
 
-    def _images(self, since: int, step: int) -> int:
+    def _seen(self, since: int, step: int) -> int:
         return self.images_before(step) - self.images_before(since)
 
     def _losses(self) -> str:
@@ -172,7 +172,7 @@ class RunLog:
             self.attempt("tracker", tracker.finish)
         began, start = self._began
         seconds = time.monotonic() - began
-        speed = self._images(start, step) / max(seconds, 1e-9)
+        speed = self._seen(start, step) / max(seconds, 1e-9)
         skipped = f"{self.skipped} updates skipped; " if self.skipped else ""
         self.say(
             f"step {step} of {self.n_steps} after {seconds:.0f} s ({speed:.0f} img/s); {skipped}"

@@ -23,8 +23,9 @@ def by_size(setting: str, kind: type) -> Callable[[Any], dict[str, Any]]:
                 raise UserError(f"--{setting} {brief(size)}: a size in px is needed, e.g. 64=32")
             if kind is int and (not isinstance(number, int) or isinstance(number, bool)):
                 raise UserError(f"--{setting} {size} must be a whole number, not {brief(number)}")
-            number = read_number(f"{setting} {size}", number)
-            if not 0 < number < math.inf or kind is int and number > MAX_WHOLE:
+            if not 0 < read_number(f"{setting} {size}", number) < math.inf or (
+                kind is int and number > MAX_WHOLE
+            ):
                 raise UserError(f"--{setting} {size} {brief(number)} must be above 0")
             found[str(int(size))] = kind(number)
         return found
