@@ -15,6 +15,7 @@ SUFFIX, NPY, PNG = ".npy", b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
 MAX_CHANNELS = 64
 FEW = 16  # an axis of an array is of channels up to here, where its shape alone must tell
 MAX_VALUES = 2**27  # of one picture: with its copies a GiB at most
+NOT_FINITE = "floating-point image with NaN or infinite pixels"
 FULL = (0.0, 65535.0)  # of 16 bits
 # of 8, 10, 12, 14 and 16 bits, which cameras and scanners have, whatever they are stored in
 BITS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -52,11 +53,16 @@ def scale_alone(low: float, high: float, floating: bool) -> Scale:
 
 
 def to_bytes(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is 0 and 255."""
+    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is 0 and 255.
+
+    BadImage for NaN and infinite pixels.
+    """
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint8:
         return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BadImage(NOT_FINITE)
     low, high = scale
     # as these were always rounded: by the factor, not by a quotient
     steps = np.rint((np.asarray(values, dtype=np.float64) - low) * (255 / (high - low or 1.0)))
@@ -72,7 +78,7 @@ def extremes(values: np.ndarray) -> tuple[float, float]:
     """(least, greatest). BadImage for NaN and infinite pixels."""
     low, high = float(values.min()), float(values.max())  # NaN if any is
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadImage("floating-point image with NaN or infinite pixels")
+        raise BadImage(NOT_FINITE)
     return low, high
 
 
@@ -103,8 +109,11 @@ def channels_last(values: np.ndarray) -> np.ndarray:
     return values if values.shape[-1] <= values.shape[-3] else np.moveaxis(values, -3, -1)
 
 
-def npy_array(data: bytes) -> np.ndarray:
-    """(H, W, C) of one picture's .npy: (H, W), (H, W, C) or (C, H, W). BadImage."""
+def npy_array(data: bytes, channels: int | None = None) -> np.ndarray:
+    """(H, W, C) of one picture's .npy: (H, W), (H, W, C) or (C, H, W). BadImage.
+
+    channels: which axis they are where one end alone has that length, None as in channels_last.
+    """
     file = io.BytesIO(data)
     shape, kind, fortran = read_header(file)
     if len(shape) not in (2, 3):
@@ -116,7 +125,12 @@ def npy_array(data: bytes) -> np.ndarray:
         raise BadImage(f"damaged: {len(data) - file.tell()} bytes of values, not {n * kind.itemsize}")
     values = np.frombuffer(data, kind, n, file.tell()).reshape(shape, order="F" if fortran else "C")
     values = values.astype(kind.newbyteorder("="), copy=False)
-    return values[..., None] if values.ndim == 2 else channels_last(values)
+    if values.ndim == 2:
+        return values[..., None]
+    ends = [values.shape[0] == channels, values.shape[-1] == channels]
+    if sum(ends) == 1:
+        return values if ends[1] else np.moveaxis(values, 0, -1)
+    return channels_last(values)
 
 
 # -- PNG and TIFF --------------------------------------------------------------------------------------------------
@@ -293,7 +307,7 @@ def array_of(data: bytes, channels: int, scale: Scale | None) -> np.ndarray | No
     leave to Pillow what it reads by the upper 8 of 16.
     """
     if data[:6] == NPY:
-        return npy_array(data)
+        return npy_array(data, channels)
     by_half = scale in (None, FULL)
     if is_wide_png(data):
         return None if by_half else png_array(data)
