@@ -18,7 +18,10 @@ from tests.running import ROOT
 from tools import evaluate, sample
 from training import train
 
-SMALL = "--model dcgan --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 --loggers --device cpu "
+SMALL = (
+    "--model dcgan --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 --loggers "
+    "--device cpu "
+)
 
 
 def write(folder: Path, mode: str = "RGB", size: tuple[int, int] = (24, 16), classes: str = "ab") -> Path:
