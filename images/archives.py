@@ -262,7 +262,7 @@ class Folder(Files):
     def some(self, n: int) -> Iterator[Member]:
         names = [name for name in self.wanted_names() if not is_text(name)]
         for name in evenly(names, n):
-            yield from self._member(name, None)
+            yield from islice(self._member(name, None), -(-n // min(n, len(names))))
 
     def read(self, limit: int | None) -> Iterator[Member]:
         names = self.wanted_names()
