@@ -13,9 +13,9 @@ from PIL import Image, ImageCms
 
 from errors import UserError
 from generation.pictures import in_colour, to_grid, to_picture
-from images.arrays import scale_of_set, to_bytes
+from images.arrays import png_array, scale_of_set, to_bytes
 from images.batches import ImageData
-from images.decoding import CROPS, BadImage, Fit, decode
+from images.decoding import CROPS, BadImage, Fit, Member, decode, decode_chunk
 from images.scan import header_of
 from images.sources import load_dataset, set_name
 from tests.test_data import WRITERS, colour, encoded, striped, write_folder
@@ -259,19 +259,34 @@ def test_nan_is_listed_and_does_not_spoil_the_scale(tmp_path: Path, capsys: pyte
 # -- files that Pillow reads in part ---------------------------------------------------------------------------------
 
 
-def png16(values: np.ndarray) -> bytes:
-    """A PNG of uint16 (H, W, 2, 3 or 4), written from the format's definition."""
+def filtered(kind: int, row: bytes, above: bytes, n: int) -> bytes:
+    """A row as PNG 1.2 section 6 filters it, byte by byte; n: bytes a pixel."""
+    out = bytearray()
+    for i, value in enumerate(row):
+        a, b, c = (row[i - n] if i >= n else 0), above[i], (above[i - n] if i >= n else 0)
+        p = a + b - c
+        paeth = min((a, b, c), key=lambda v: abs(p - v))  # of equals the first
+        out.append((value - (0, a, b, (a + b) // 2, paeth)[kind]) & 255)
+    return bytes(out)
+
+
+def png16(values: np.ndarray, filters: Sequence[int] = (0,)) -> bytes:
+    """A PNG of uint16 (H, W, 2, 3 or 4), written from the format's definition; filters: of its rows in turn."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     height, width, n = values.shape
     head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[n], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    rows = [row.astype(">u2").tobytes() for row in values]
+    lines = b""
+    for i, row in enumerate(rows):
+        kind = filters[i % len(filters)]
+        lines += bytes([kind]) + filtered(kind, row, rows[i - 1] if i else bytes(len(row)), 2 * n)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IDAT", zlib.compress(lines))
         + chunk(b"IEND", b"")
     )
 
@@ -378,12 +393,13 @@ def test_pages_of_a_tiff_are_channels_where_there_are_as_many(tmp_path: Path) ->
     assert first.images.shape == (1, 12, 12, 1)
 
 
+@pytest.mark.parametrize("filters", [(0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4, 4, 3)], ids=str)
 @pytest.mark.parametrize("n", [2, 3, 4])
-def test_pngs_of_16_bits_in_colour_keep_their_lower_half(n: int, tmp_path: Path) -> None:
+def test_pngs_of_16_bits_in_colour_keep_their_lower_half(n: int, filters: tuple, tmp_path: Path) -> None:
     """12 bits in 16 would be 16 levels by their upper half."""
     values = [np.random.default_rng(i).integers(0, 4096, (12, 12, n), dtype=np.uint16) for i in range(3)]
     values[0][0, 0] = 4095
-    folder = write_folder(tmp_path / "set", {f"{i}.png": png16(v) for i, v in enumerate(values)})
+    folder = write_folder(tmp_path / "set", {f"{i}.png": png16(v, filters) for i, v in enumerate(values)})
     data = load(folder, tmp_path, img_size=12, img_channels=n)
     np.testing.assert_allclose(data.images, np.stack(values) / 4095 * 255, atol=0.51)
 
@@ -396,6 +412,26 @@ def test_16_bits_in_colour_that_use_them_all_are_as_before(make: object, tmp_pat
         write_folder(tmp_path / "set", {"a.img.png": make(values)}), tmp_path, img_size=12, img_channels=3
     )
     assert (data.images[0] == values >> 8).all()
+
+
+def test_filters_of_png_are_undone_as_pillow_undoes_them() -> None:
+    """A picture whose upper bytes Pillow reads too."""
+    values = np.random.default_rng(0).integers(0, 65536, (9, 23, 4), dtype=np.uint16)
+    whole = png16(values, (4, 3, 1, 2))
+    assert (png_array(whole) == values).all()
+    assert (np.asarray(Image.open(io.BytesIO(whole))) == values >> 8).all()
+
+
+@pytest.mark.parametrize("place", range(8, 400, 7))
+def test_damaged_pngs_of_16_bits_are_one_line(place: int) -> None:
+    whole = bytearray(png16(np.random.default_rng(0).integers(0, 4096, (8, 8, 3), dtype=np.uint16), (4,)))
+    whole[place % len(whole)] ^= 0xFF
+    chunk = decode_chunk([Member("x.png", bytes(whole))], (8, 8, 3), Fit(scale=(0, 4095)))
+    assert len(chunk.names) + len(chunk.problems) == 1 and all(
+        reason.isprintable() for _, reason in chunk.problems
+    )
+    for cut in (whole[:place], whole[:20], whole[: len(whole) - 20]):
+        assert decode_chunk([Member("x.png", bytes(cut))], (8, 8, 3), Fit(scale=(0, 4095))).problems
 
 
 @pytest.mark.parametrize("place", range(0, 180, 3))
