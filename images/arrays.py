@@ -265,6 +265,11 @@ def tiff_array(data: bytes) -> np.ndarray:
     behind the file. Differences of neighbours, if they were stored, are summed here. BadImage for what is none of it.
     """
     tags = tiff_tags(data)
+    tiled = TILES in tags
+    places, lengths = (TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)
+    needed = (WIDTH, HEIGHT, places, lengths, *((TILE_WIDTH, TILE_HEIGHT) if tiled else ()))
+    if missing := [tag for tag in needed if tag not in tags]:
+        raise BadImage(f"damaged: a TIFF without its tag {missing[0]}")
     width, height, n = int(tags[WIDTH]), int(tags[HEIGHT]), int(tags.get(SAMPLES, 1))
     check_size(width, height, n)
     bits, kinds = set(_numbers(tags.get(BITS_EACH, 1))), set(_numbers(tags.get(FORMAT, 1)))
@@ -274,8 +279,6 @@ def tiff_array(data: bytes) -> np.ndarray:
     if len(bits) != 1 or len(kinds) != 1 or not bits <= {8, 16, 32, 64} or predictor not in (1, 2):
         raise BadImage("a TIFF of channels that differ, or are packed in a rare way: save it as .npy")
     planar = int(tags.get(PLANES, 1)) == 2 and n > 1
-    tiled = TILES in tags
-    places, lengths = (TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)
     found = {
         COMPRESSION: [int(tags.get(COMPRESSION, 1))],
         BITS_EACH: [*bits],
