@@ -14,6 +14,7 @@ from PIL import Image
 import gan_celeba
 import gan_folder
 from settings import TrainConfig
+from settings.command_line import parse_config
 from tests.running import ROOT
 from tools import evaluate, sample
 from training import train
@@ -129,6 +130,13 @@ def test_an_old_run_goes_on_under_its_old_name(call, tmp_path: Path) -> None:
     assert now["data_name"] == "celeba" == read(run / "generator" / "config.json")["dataset"]
     assert (now["crop"], now["img_channels"], now["value_range"], now["flip"]) == ("centre", None, [], True)
     assert call(gan_celeba, f"--resume {run} --n_steps 4 --crop pad") == 2
+
+
+def test_no_recipe_mirrors_own_pictures() -> None:
+    """Only who owns them says so; on a data set that its authors mirrored the recipe does."""
+    for flags, flip in (("", False), ("--flip", True), ("--dataset celeba", True)):
+        words = f"--data x --preset stylegan2 {flags}".split()
+        assert parse_config("gan_folder", ("folder",), {}, words).config().flip == flip
 
 
 def test_a_moved_set_keeps_its_name_at_a_resume(call, tmp_path: Path) -> None:
