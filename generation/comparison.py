@@ -25,7 +25,7 @@ from images.decoding import Shape, open_image, read_member
 from images.headers import upright
 from images.own import as_image_data
 from images.scan import sample_of
-from images.sources import load_dataset
+from images.sources import load_dataset, set_name
 from modelling.layers import Size, as_size
 from ops.distributed import from_main, process
 
@@ -168,7 +168,7 @@ def load_sets(
     for name, path in paths.items():
         with naming(name):
             data = load_dataset(
-                "folder",
+                set_name(path),
                 img_size=size,
                 img_channels=channels,
                 split="all",

@@ -19,6 +19,7 @@ from images.labels import is_side, key_of_sample, side_label
 from images.layout import CELEBA_FOLDER
 from images.naming import MAX_SIDE_BYTES, TEXTS, UNREAD, is_archive, is_junk, is_text, leads_inside
 from images.stacks import members_of, members_of_file
+from images.zips import packing_of, zip_name
 
 MAX_EXPANSION = 100  # images hardly compress: more than this times the archive's size is an attack
 MIN_TOTAL_BYTES = 2**30  # below this no expansion is worth refusing
@@ -29,20 +30,6 @@ MAX_NAMES = 2**26  # characters of all names together: twice what ImageNet has
 # Files that are no images are passed over: so many, or so many an image.
 MAX_OTHERS, OTHERS_EACH = 100_000, 10
 MAX_TEXT_BYTES = 2**26  # label lists together; CelebA's is 27 MB
-# zip's methods that Python does not unpack, by number.
-METHODS = {
-    1: "shrink",
-    6: "implode",
-    9: "deflate64",
-    93: "zstd",
-    95: "xz",
-    96: "JPEG",
-    97: "WavPack",
-    98: "PPMd",
-}
-UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-UTF8_NAME = 0x800  # a member's flag: its name is in UTF-8, as most writers that forget the flag have it, too
-
 LINK = "a link"  # begins the reason why a member was left out that is no picture of its own
 
 Stamp = tuple[str, int, int]  # name, bytes, time of change in ns
@@ -262,7 +249,7 @@ class Folder(Files):
     def some(self, n: int) -> Iterator[Member]:
         names = [name for name in self.wanted_names() if not is_text(name)]
         for name in evenly(names, n):
-            yield from self._member(name, None)
+            yield from islice(self._member(name, None), -(-n // min(n, len(names))))
 
     def read(self, limit: int | None) -> Iterator[Member]:
         names = self.wanted_names()
@@ -327,8 +314,7 @@ class ZipArchive(Files):
                 continue
             if info.flag_bits & 1:
                 raise UserError(f"{self.where} is protected by a password: unpack it and give the folder")
-            if info.compress_type not in UNPACKED:
-                how = METHODS.get(info.compress_type, f"method {info.compress_type}")
+            if (how := packing_of(info)) is not None:
                 raise UserError(
                     f"{self.where} is packed by {how}, which Python does not unpack: repack it by deflate, as `zip -r` "
                     "does, or unpack it and give the folder"
@@ -427,16 +413,6 @@ def head_of(path: Path, limit: int) -> bytes | BadImage:
             return file.read(limit)
     except (Unreadable, OSError) as error:
         return BadImage(shown(str(error), 120))
-
-
-def zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name as it was written: in UTF-8 also without the flag that says so, where its bytes are."""
-    if info.flag_bits & UTF8_NAME:
-        return info.filename
-    try:
-        return info.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return info.filename
 
 
 def most_text(name: str) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ SUFFIX, NPY, PNG = ".npy", b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
 MAX_CHANNELS = 64
 FEW = 16  # an axis of an array is of channels up to here, where its shape alone must tell
 MAX_VALUES = 2**27  # of one picture: with its copies a GiB at most
+NOT_FINITE = "floating-point image with NaN or infinite pixels"
 FULL = (0.0, 65535.0)  # of 16 bits
 # of 8, 10, 12, 14 and 16 bits, which cameras and scanners have, whatever they are stored in
 BITS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -52,11 +54,16 @@ def scale_alone(low: float, high: float, floating: bool) -> Scale:
 
 
 def to_bytes(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is 0 and 255."""
+    """uint8 of values of any number type; what lies beyond the scale is 0 or 255. uint8 stays, bool is 0 and 255.
+
+    BadImage for NaN and infinite pixels.
+    """
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint8:
         return values
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BadImage(NOT_FINITE)
     low, high = scale
     # as these were always rounded: by the factor, not by a quotient
     steps = np.rint((np.asarray(values, dtype=np.float64) - low) * (255 / (high - low or 1.0)))
@@ -72,7 +79,7 @@ def extremes(values: np.ndarray) -> tuple[float, float]:
     """(least, greatest). BadImage for NaN and infinite pixels."""
     low, high = float(values.min()), float(values.max())  # NaN if any is
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadImage("floating-point image with NaN or infinite pixels")
+        raise BadImage(NOT_FINITE)
     return low, high
 
 
@@ -103,8 +110,11 @@ def channels_last(values: np.ndarray) -> np.ndarray:
     return values if values.shape[-1] <= values.shape[-3] else np.moveaxis(values, -3, -1)
 
 
-def npy_array(data: bytes) -> np.ndarray:
-    """(H, W, C) of one picture's .npy: (H, W), (H, W, C) or (C, H, W). BadImage."""
+def npy_array(data: bytes, channels: int | None = None) -> np.ndarray:
+    """(H, W, C) of one picture's .npy: (H, W), (H, W, C) or (C, H, W). BadImage.
+
+    channels: which axis they are where one end alone has that length, None as in channels_last.
+    """
     file = io.BytesIO(data)
     shape, kind, fortran = read_header(file)
     if len(shape) not in (2, 3):
@@ -116,7 +126,12 @@ def npy_array(data: bytes) -> np.ndarray:
         raise BadImage(f"damaged: {len(data) - file.tell()} bytes of values, not {n * kind.itemsize}")
     values = np.frombuffer(data, kind, n, file.tell()).reshape(shape, order="F" if fortran else "C")
     values = values.astype(kind.newbyteorder("="), copy=False)
-    return values[..., None] if values.ndim == 2 else channels_last(values)
+    if values.ndim == 2:
+        return values[..., None]
+    ends = [values.shape[0] == channels, values.shape[-1] == channels]
+    if sum(ends) == 1:
+        return values if ends[1] else np.moveaxis(values, 0, -1)
+    return channels_last(values)
 
 
 # -- PNG and TIFF --------------------------------------------------------------------------------------------------
@@ -128,15 +143,62 @@ def is_wide_png(data: bytes) -> bool:
 
 
 def png_array(data: bytes) -> np.ndarray:
-    """uint16 (H, W, C) of a PNG of 16 bits. BadImage, and RuntimeError for a damaged one."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+    """uint16 (H, W, C) of a PNG of 16 bits, 2 to 4 samples a pixel. BadImage, and what zlib raises for a damaged one.
 
-    width, height = struct.unpack(">II", data[16:24])
-    if width * height * 4 > MAX_VALUES:
-        raise BadImage(f"{width} x {height} pixels of 16 bits: {MAX_VALUES // 4:,} at most")
-    pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    return pixels.permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    torchvision's reader dies of damaged files, and Pillow's has 8 bits of each sample.
+    """
+    chunks = dict[bytes, list[bytes]]()
+    at = len(PNG)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">L", data, at)
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        if kind in (b"IHDR", b"IDAT"):
+            if data[at + 8 + length : at + 12 + length] != zlib.crc32(kind + body).to_bytes(4, "big"):
+                raise BadImage(f"damaged: a wrong checksum of its {kind.decode()}")
+            chunks.setdefault(kind, []).append(body)
+        at += 12 + length
+    if len(chunks.get(b"IHDR", [b""])[0]) != 13:
+        raise BadImage("damaged: no whole header")
+    width, height, _, colours, *_, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"][0])
+    n = {2: 3, 4: 2, 6: 4}[colours]
+    if interlaced:
+        raise BadImage("an interlaced PNG of 16 bits: save it without")
+    if not 0 < width * height * n <= MAX_VALUES // 4:
+        raise BadImage(f"{width} x {height} pixels of 16 bits: {MAX_VALUES // 4:,} values at most")
+    row = 1 + 2 * n * width
+    unpacker = zlib.decompressobj()
+    raw = unpacker.decompress(b"".join(chunks.get(b"IDAT", [])), row * height + 1)
+    if len(raw) != row * height:
+        raise BadImage("damaged: truncated")
+    rows = np.frombuffer(raw, np.uint8).reshape(height, row)
+    pixels = unfiltered(rows[:, 0], rows[:, 1:].reshape(height, width, 2 * n))
+    return np.ascontiguousarray(pixels).view(">u2").astype(np.uint16)
+
+
+def unfiltered(kinds: np.ndarray, differences: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, B) of PNG's filtered rows, B bytes a pixel; kinds (H,): the filter of each row. BadImage.
+
+    A pixel follows from those left, above and above left of it: all on one diagonal at once, so that no time goes into
+    a loop over pixels.
+    """
+    if kinds.size and kinds.max() > 4:
+        raise BadImage(f"damaged: a filter {kinds.max()} of its rows")
+    height, width, n_bytes = differences.shape
+    # one row and one column of zeros before the others, wide enough for sums
+    found = np.zeros((height + 1, width + 1, n_bytes), np.int16)
+    for d in range(height + width - 1):
+        y = np.arange(max(0, d - width + 1), min(height, d + 1))
+        x = d - y
+        left, above, corner = found[y + 1, x], found[y, x + 1], found[y, x]
+        ahead = left + above - corner
+        far = [abs(ahead - neighbour) for neighbour in (left, above, corner)]
+        nearest = np.where(
+            (far[0] <= far[1]) & (far[0] <= far[2]), left, np.where(far[1] <= far[2], above, corner)
+        )
+        guesses = (np.zeros_like(left), left, above, (left + above) >> 1, nearest)
+        guess = np.choose(kinds[y][:, None], guesses)
+        found[y + 1, x + 1] = (differences[y, x] + guess) & 255
+    return found[1:, 1:].astype(np.uint8)
 
 
 def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
@@ -203,6 +265,11 @@ def tiff_array(data: bytes) -> np.ndarray:
     behind the file. Differences of neighbours, if they were stored, are summed here. BadImage for what is none of it.
     """
     tags = tiff_tags(data)
+    tiled = TILES in tags
+    places, lengths = (TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)
+    needed = (WIDTH, HEIGHT, places, lengths, *((TILE_WIDTH, TILE_HEIGHT) if tiled else ()))
+    if missing := [tag for tag in needed if tag not in tags]:
+        raise BadImage(f"damaged: a TIFF without its tag {missing[0]}")
     width, height, n = int(tags[WIDTH]), int(tags[HEIGHT]), int(tags.get(SAMPLES, 1))
     check_size(width, height, n)
     bits, kinds = set(_numbers(tags.get(BITS_EACH, 1))), set(_numbers(tags.get(FORMAT, 1)))
@@ -212,8 +279,6 @@ def tiff_array(data: bytes) -> np.ndarray:
     if len(bits) != 1 or len(kinds) != 1 or not bits <= {8, 16, 32, 64} or predictor not in (1, 2):
         raise BadImage("a TIFF of channels that differ, or are packed in a rare way: save it as .npy")
     planar = int(tags.get(PLANES, 1)) == 2 and n > 1
-    tiled = TILES in tags
-    places, lengths = (TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)
     found = {
         COMPRESSION: [int(tags.get(COMPRESSION, 1))],
         BITS_EACH: [*bits],
@@ -293,7 +358,7 @@ def array_of(data: bytes, channels: int, scale: Scale | None) -> np.ndarray | No
     leave to Pillow what it reads by the upper 8 of 16.
     """
     if data[:6] == NPY:
-        return npy_array(data)
+        return npy_array(data, channels)
     by_half = scale in (None, FULL)
     if is_wide_png(data):
         return None if by_half else png_array(data)

@@ -87,6 +87,8 @@ def sample_of(files: Files, n: int = LOOKED_AT) -> Sample:
             headers.append(header_of(read_member(member)))
         except BadImage as error:
             reason = reason or shown(f"{member.name}: {error}")
+    if not headers and reason is None:
+        next(files.members(), None)  # says what there is in place of pictures
     return Sample(headers, reason)
 
 

@@ -216,6 +216,9 @@ def parse_config(
     if file is not None:
         from_file = read_config_file(file)
         one_of("dataset", from_file.get("dataset", datasets[0]), alike)
+    if DATASETS[{"dataset": datasets[0], **from_file, **flags}["dataset"]].of_data:
+        # whether left and right may be swapped in own pictures, no recipe knows
+        from_preset = without(("flip",), from_preset)
     lower = laid(from_preset, from_file)
     return Request(
         script=script,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metrics.classifiers import DigitCNN
 from metrics.features import save_extractor
@@ -116,6 +117,9 @@ CASES = {
     "data_root": Case("--data_root {files}/other", MNIST, reals),
     "cache_dir": Case("--cache_dir {files}/decoded", "--data {files}/images", decoded),
     "img_size": Case("--img_size 32"),
+    "img_channels": Case("--img_channels 3"),
+    "crop": Case("--crop stretch", "--data {files}/wide", reals),
+    "value_range": Case("--value_range 0 9000", "--data {files}/deep", reals),
     "flip": Case("--flip"),
     "augment": Case("--augment color"),
     "ada_pipe": Case("--ada_pipe bgcfnc", f"--flip {ADA}"),
@@ -223,6 +227,11 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What flags name: images, two small MNISTs, an extractor's weights."""
     folder = tmp_path_factory.mktemp("given")
     write_images(folder / "images", [f"{i}.png" for i in range(16)])
+    for i in range(8):
+        values = np.random.default_rng(i).integers(0, 4096, (16, 24), dtype=np.uint16)
+        for name, pixels in (("deep", values), ("wide", values.astype(np.uint8))):
+            (folder / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
     write_mnist(folder / "mnist")
     write_mnist(folder / "other")
     train_images = folder / "other" / "MNIST" / "raw" / "train-images-idx3-ubyte"

@@ -306,6 +306,10 @@ COMMANDS = [
     ("gan_mnist", "--dataset cifar10 --img_size 32 --conditional --condition_d projection"),
     ("gan_mnist", "--dataset celeba --data my/pictures --flip"),
     ("gan_celeba", "--data my/pictures --batch_size 8 --no-flip"),
+    (
+        "gan_folder",
+        "--data my/pictures --crop top --value_range -1000 3000 --img_channels 4 --img_size 32x48 --no-ema",
+    ),
     ("gan_mnist", "--dataset digits --seed 4 --label_smoothing 0.1 --loggers"),
     ("gan_ring8", "--dataset grid25 --penalty r1 r2 --critic_warmup --n_steps 5000"),
     ("gan_mnist", "--model progressive_gan --method wgan-gp --no_grow --optimizer RMSprop"),

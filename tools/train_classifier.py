@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from errors import UserError, blaming_user, cli
 from images.batches import ImageData, images_of
 from images.cache import Progress, cache_folder
-from images.sources import load_dataset
+from images.sources import load_dataset, set_name
 from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
 from metrics.weights import named_for
 from ops.rng import generator, key
@@ -228,10 +228,12 @@ def hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def load_examples(args: argparse.Namespace, recipe: Recipe) -> tuple[ImageData, Examples, Examples]:
     """The train split as it is, and what to train and to test on; says where a part of it is held out."""
 
+    name = args.dataset if args.data is None else set_name(args.data)
+
     def load(split: str) -> ImageData:
         with blaming_user():
             return load_dataset(
-                args.dataset, img_size=recipe.img_size, img_channels=recipe.img_channels, split=split,
+                name, img_size=recipe.img_size, img_channels=recipe.img_channels, split=split,
                 data_root=args.data_root, data=args.data, cache_dir=args.cache_dir,
             )  # fmt: skip
 

@@ -67,7 +67,12 @@ class DataSettings(Section):
         least=1,
         most=MAX_CHANNELS,
     )
-    crop: str = flag("centre", "how pictures of another aspect are cut", choices=lambda: CROPS, usual=True)
+    crop: str = flag(
+        "centre",
+        "pictures of another aspect are cut to their centre or from the top, padded, or stretched",
+        choices=lambda: CROPS,
+        usual=True,
+    )
     value_range: tuple[float, ...] = flag(
         (), "LO HI: what becomes black and white of more than 8 bits (default: by all pictures)", signed=True
     )
