@@ -16,7 +16,7 @@ from errors import NotFinite
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
-from games.pictures import COLOURED, channels_of, size_in_words, with_channels
+from games.pictures import channels_of, shape_in_words, with_channels
 from games.preview import GeneratorScorer, Preview
 from games.schedule import check_batches, schedule_of, size_name
 from games.task import (
@@ -114,11 +114,6 @@ class NoiseToImage(Task):
         """With the channels of own pictures, where none are asked for."""
         if images is None:
             config = with_channels(config, fresh=fresh)
-        channels = channels_of(config, images)
-        if "ada" in config.augment and channels not in COLOURED:
-            raise UserError(
-                f"--augment ada changes colours: images of 1 or 3 channels are needed, not {channels}"
-            )
         return config
 
     @classmethod
@@ -228,7 +223,7 @@ class NoiseToImage(Task):
 
     def describe(self) -> list[str]:
         """Parameters, images, growth."""
-        sizes = size_in_words(self.data.img_size, self.data.img_channels)
+        sizes = shape_in_words(self.data.img_size, self.data.img_channels)
         lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
         if self.growth is not None:
             height, width = image_shape(self.config.img_size)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from augmentation.ada import COLOURED
 from errors import UserError, shown, tell
 from images.archives import open_files
 from images.batches import ImageData
@@ -13,7 +14,6 @@ from settings import TrainConfig
 from settings.derive import with_derived
 
 MOSTLY = 0.5  # a share of the pictures
-COLOURED = (1, 3)  # channels that have colours which an augmentation knows
 
 
 def with_channels(config: TrainConfig, *, fresh: bool) -> TrainConfig:
@@ -63,7 +63,7 @@ def channels_of(config: TrainConfig, images: ImageData | None) -> int:
     return DATASETS[config.dataset].img_channels if config.img_channels is None else config.img_channels
 
 
-def size_in_words(img_size: Size, channels: int) -> str:
+def shape_in_words(img_size: Size, channels: int) -> str:
     """A size that nobody takes for another: height first in figures, in words where it is no square."""
     height, width = image_shape(img_size)
     if height == width:

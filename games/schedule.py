@@ -7,13 +7,12 @@ from functools import cached_property
 
 from errors import UserError
 from games.growing import Growth, growth_of
-from modelling.layers import Size, image_shape
 from settings import TrainConfig
 
 
-def size_name(size: Size) -> str:
-    """How --batch_by_size and --lr_by_size name a size: its shorter side in px."""
-    return str(min(image_shape(size)))
+def size_name(height: int) -> str:
+    """How --batch_by_size and --lr_by_size name a height in px: by the power of two that it is or lies above."""
+    return str(1 << height.bit_length() - 1)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ class Model:
     channels, and called without y. By any other way they take a keyword n_labels, and `condition`, the way, where they
     have several, and are called with y; conditioning.py has the parts: CONDITIONAL_NORMS for G, Heads for D.
 
-    What a network may also have. `spectral_norm`: the sides, of "gd", that are wrapped so unless told otherwise; a layer
-    whose attribute of that name is False goes without.
+    What a network may also have. `spectral_norm`: the sides, of "gd", that are wrapped so unless told otherwise; a
+    layer whose attribute of that name is False goes without.
     `styles`: G maps latents to styles: `styles(z, y, z_mix, u)` -> ws (N, n_layers, w_dim), `synthesis(ws, *,
     noise=None, double_backward=False)` -> images, `n_layers`, `w_dim`, a `mapping` whose `w_avg` is the mean style, the
     probability `mixing`, and a call with z_mix, u, truncation, truncation_layers, noise; see styles.py. Where

@@ -171,6 +171,15 @@ def test_rectangles_grow_from_their_own_smallest(
     assert G.stage.sizes == D.stage.sizes == heights
 
 
+def test_sizes_between_powers_of_two_are_named_by_the_one_below() -> None:
+    """A preset's batches and rates hold for rectangles too."""
+    command = f"{BY_SIZE} --img_size 40x32 --batch_by_size 4=8 8=4 --stable_kimg 0.04 --fade_kimg 0"
+    config = settings(command)  # 5, 10, 20, 40 px
+    assert schedule_of(config).parts == (Part(0, 0, 8), Part(5, 40, 4), Part(15, 80, 2))
+    with pytest.raises(UserError, match="the run's sizes are 4, 8, 16, 32 px"):
+        schedule_of(settings(f"{command} --lr_by_size 5=1e-3"))
+
+
 def growth_ends(growth: Growth) -> list[int]:
     """Images seen when each further size is faded in."""
     each = int(growth.stable + growth.fade)

@@ -53,7 +53,7 @@ class OptimisationSettings(Section):
     )
     batch_by_size: dict[str, int] = flag(
         dict,
-        "of a growing model: other batches at smaller sizes, PX=N ..., e.g. 4=128 8=64",
+        "of a growing model: other batches at smaller heights, PX=N ..., e.g. 4=128 8=64; 5 or 6 px count as 4",
         read=by_size("batch_by_size", int),
     )
     accumulate: int = flag(1, "micro-batches a global batch is cut into", least=1, at_resume="noticed")
