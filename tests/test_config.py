@@ -523,7 +523,7 @@ def test_default_norm_of_d(command, norm):
         ("--instance_noise_steps 0 --d_kwargs noise_std=0.1", "at least 1"),
         ("--instance_noise_steps 10", "noise_std"),
         ("--log_name ..", "plain folder name"),
-        ("--log_name '' --overwrite", "plain folder name"),
+        ("--log_name '' --overwrite", "--log_name is empty"),
         ("--ema --ema_decay 0.9 --ema_halflife 10", "give one"),
         ("--ema --ema_decay", "at least one"),
         ("--ema --ema_decay 0.9 0.9", "each once"),
