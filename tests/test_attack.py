@@ -15,7 +15,7 @@ import torch
 
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from studies import attack
-from studies.attacks import archives, disks, interruptions, tampering, texts
+from studies.attacks import archives, disks, interruptions, pickles, tampering, texts
 from studies.attacks.children import adopt_orphans
 from studies.attacks.runs import N_STEPS, Case, Lab, differences, leavings
 from tests.running import ROOT
@@ -217,5 +217,6 @@ def test_a_few_attacks_by_the_command(tmp_path: Path) -> None:
     rows = [line.split("|")[1:5] for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     held = {title.strip(): (int(tried), int(held), int(failed)) for title, tried, held, failed in rows}
     assert held["fuzzed archives"] == (archives.AT_ONCE, archives.AT_ONCE, 0)
-    assert len(held) == 7 and set(list(held.values())[:5]) == {(1, 1, 0)}
+    assert held["weights of others"] == (pickles.AT_ONCE, pickles.AT_ONCE, 0)
+    assert len(held) == 8 and set(list(held.values())[:5]) == {(1, 1, 0)}
     assert list((tmp_path / "out").iterdir()) == []
