@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generation.generator import load_generator
-from modelling import build_discriminator, stylegan
+from modelling import build_discriminator
 from tensorfile import read_safetensors
 from tests import foreign, foreign_older
 from tests.running import run
@@ -84,7 +84,6 @@ def test_rosinality(tmp_path, capsys) -> None:
 # Before StyleGAN2
 
 
-@pytest.mark.skipif(not hasattr(stylegan.Generator, "revisions"), reason="needs borders as published")
 @pytest.mark.parametrize("fused", [False, True])
 def test_official_stylegan(tmp_path, fused) -> None:
     """(G, D, Gs) of numpy arrays; kernels of fused layers act mirrored."""

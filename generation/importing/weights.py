@@ -30,7 +30,7 @@ from generation.importing.stylegan2 import official, rosinality
 from generation.importing.tensorflow import progressive_gan, stylegan
 from generation.schema import FORMAT
 from metrics.features import save_tensors
-from modelling import build_discriminator, build_generator
+from modelling import build_discriminator, build_generator, revisions_of
 from ops.rng import generator
 from tensorfile import faults_of, in_one_line
 
@@ -176,9 +176,8 @@ def write_generator(result: Imported, folder: AnyPath, names: Sequence[str]) -> 
     with torch.device("meta"):
         G = build_generator(result.model, **build)
     about["batch_norm"] = batch_norm_of(G)
-    about["revision"] = len(
-        getattr(G, "revisions", ())
-    )  # of what is made here, as the file is of all of them
+    # the layouts are of what the newest of our networks makes of them
+    about["revision"] = len(revisions_of(G))
     if about["batch_norm"] != "none":
         about["batch_norm"] = "statistics of the file"
     try:
