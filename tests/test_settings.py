@@ -358,9 +358,16 @@ def saved_of(folder: Path, name: str) -> dict:
     return json.loads((folder / name / "config.json").read_text())
 
 
-def test_a_resumed_run_was_asked_what_it_was_asked_at_first(tmp_path: Path) -> None:
+def test_a_resumed_run_was_asked_what_it_was_asked_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     auto = "--batch_size auto --lr auto --gamma auto --norm_d none"
     loop = run(f"--log_name a {auto} --n_steps 1", tmp_path)
+    assert "is kept" not in capsys.readouterr().err
+    run("--log_name b --gamma auto --n_steps 1", tmp_path)
+    assert "auto's own batch of 32: --batch_size 8 is kept" in capsys.readouterr().err
+    run("--log_name b --resume --n_steps 2", tmp_path)
+    assert "is kept" not in capsys.readouterr().err
     first = saved_of(tmp_path, "a")
     assert (first["mixed_precision"], first["batch_size"], first["lr"]) == ("no", 32, 0.0025)
     assert "mixed_precision" not in first["asked"] and asked_of(first) == loop.config.asked

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import platform
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -211,6 +210,8 @@ def run_plan(
                 return rehearse_run(plan, loop)
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
+            if plan.source is None and (warning := kept_batch(config)) is not None:
+                loop.log.say(warning)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
             loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
             loop.log.start(loop.step)
@@ -313,8 +314,6 @@ def say_what_runs(
     """Settings, networks, data and place, for people."""
     for line in (*settings_text(config, preset), *task.describe()):
         accelerator.print(line)
-    if (warning := kept_batch(config)) is not None:
-        accelerator.print(warning, file=sys.stderr)
     by_size = "".join(f", {n} at {size} px" for size, n in config.batch_by_size.items())
     batch = f"{config.batch_size}{by_size}"
     accelerator.print(f"processes: {accelerator.num_processes}, global batch: {batch}")
