@@ -456,9 +456,9 @@ def test_progress_is_shown(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["", "--no_timing"], "DATA is empty"),
+        (["", "--no_timing"], "is empty"),
         ([" "], "DATA is empty"),
-        (["{}", "--out", ""], "--out is empty"),
+        (["{}", "--out", ""], "is empty"),
         (["{}", "--out", "sheet.jpg"], "the contact sheet is a NAME.png"),
         (["{}/nowhere"], "no such file or folder"),
         (["{}/bad"], "holds no image that can be read (the first: a.png: empty file)"),

@@ -58,7 +58,7 @@ LIGHT_SIDE = 64
 TOO_LONG_S = 7 * 24 * 3600.0
 # On a CPU a step of so many pictures is measured first; a batch takes as much longer as it is larger, nearly so where
 # that step takes more seconds than this.
-MEASURED, SLOW_S = 4, 1.0
+MEASURED, SLOW_S = 4, 3.0
 
 
 @dataclass(frozen=True)
