@@ -354,7 +354,9 @@ class ZipArchive(Files):
                 entries = [entry for entry in self.checked(archive) if not is_text(entry[0])]
                 for name, info in evenly(entries, n):
                     yield from self.sorted_out(name, self.read_entry(archive, info), True)
-        except (zipfile.BadZipFile, tars.Refused):  # what is wrong is told where all of it is read
+        except UserError:
+            raise
+        except Exception:  # whatever zipfile raises: it is told where all of the archive is read
             return
 
 

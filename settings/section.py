@@ -19,9 +19,9 @@ class Flag:
 
     choices() gives the legal words, looked up when they are needed, and `accepts` says what is legal beside them.
     least, above, most, below: bounds of a number, or of each of several. auto(side in px, processes, batch size) is the
-    number that `auto` stands for. signed: whether a float may be negative. path: whether it
-    names a file or folder. read: makes the value of a setting of no simple type. usual: shown by --help.
-    at_resume: whether another value is "refused", "noticed" or "free". shown: whether it is a flag at all.
+    number that `auto` stands for. signed: whether a float may be negative. path: whether it names a file or folder.
+    read: makes the value of a setting of no simple type. usual: shown by --help. at_resume: whether another value is
+    "refused", "noticed" or "free". shown: whether it is a flag at all.
     """
 
     help: str

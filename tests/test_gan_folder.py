@@ -13,6 +13,7 @@ from PIL import Image
 
 import gan_celeba
 import gan_folder
+from generation import compare
 from settings import TrainConfig
 from settings.command_line import parse_config
 from tests.running import ROOT
@@ -242,6 +243,12 @@ def test_the_crop_of_a_run_is_that_of_its_scores(call, tmp_path: Path, capsys: p
     assert "not the data" not in capsys.readouterr().err
     line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
     assert line["protocol"]["reference"] == "set" and "stretched to the aspect" in line["protocol"]["crop"]
+
+
+def test_folders_of_many_channels_cannot_be_compared(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((6, 16, 16, 5), np.uint8))
+    with pytest.raises(ValueError, match="its images have 5 channels, and extractors read 1 .grey. or 3"):
+        compare(tmp_path / "a.npy", tmp_path / "a.npy", "lite0", cache_dir=str(tmp_path / "cache"))
 
 
 def test_names_show_on_a_terminal_of_ascii(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from images.layout import read_layout, why_unlabelled
 from images.naming import leads_inside
 from images.scan import LOOKED_AT, sample_of, scan
 from images.sources import DATASETS, load_dataset, set_name
+from tests.fuzzing import archives, mutated
 from tests.test_data import WRITERS, colour, encoded, write_folder, write_tar, write_zip
 
 
@@ -436,6 +438,19 @@ def test_the_first_look_sees_all_files_and_some_headers(kind: str, tmp_path: Pat
     sample = sample_of(open_files(path))
     assert len(sample.headers) in (LOOKED_AT, LOOKED_AT - 1) and sample.channels == 1
     assert {(h.height, h.width) for h in sample.headers} == {(10, 6)} and sample.share_of(upright=True) == 1
+
+
+def test_a_first_look_at_damaged_archives_is_one_line_at_most(tmp_path: Path) -> None:
+    rng, made = random.Random(5), archives()
+    for i in range(150):
+        name = rng.choice(list(made))
+        path = tmp_path / f"{i}-{name}"
+        path.write_bytes(mutated(made[name], rng))
+        for look in (sample_of, lambda files: list(scan(files))):
+            try:
+                look(open_files(path))
+            except UserError as error:
+                assert str(error).isprintable()
 
 
 def test_a_first_look_turns_pictures_as_they_are_shown(tmp_path: Path) -> None:
