@@ -27,7 +27,8 @@ from images.survey import (
     spread_over,
 )
 from modelling.layers import image_shape
-from modelling.stylegan2 import image_levels
+from modelling.sizes import image_levels
+from modelling.stylegan2 import DOUBLINGS
 from settings import PRESETS
 from settings.command_line import parse_config
 from settings.presets import Preset
@@ -321,7 +322,7 @@ def test_rectangles_are_sizes_that_the_network_makes(aspect: float) -> None:
     assert len(sizes) >= 3
     for size in sizes:
         height, width = image_shape(size)
-        assert image_levels(size)[-1] == (height, width) and max(height, width) <= 1024
+        assert image_levels("stylegan2", size, DOUBLINGS)[-1] == (height, width) and max(height, width) <= 1024
         if 0.5 <= aspect <= 2:
             assert height / width == pytest.approx(aspect, rel=0.06)
 

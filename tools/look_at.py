@@ -9,7 +9,6 @@ set, and it is said of how many. The time is an estimate from a few real steps, 
 """
 
 import math
-import re
 import shlex
 import sys
 from collections import Counter
@@ -27,7 +26,7 @@ from errors import UserError, cli, printable, shown
 from generation.pictures import picture_table
 from images.archives import open_files
 from images.layout import Layout
-from images.sources import FileSource
+from images.sources import FileSource, set_name
 from images.survey import Survey, look_closer, read_facts, sample_size, spread_over
 from modelling.layers import Size, as_size, image_shape, size_text
 from ops.memory import size_in_words
@@ -82,7 +81,7 @@ class Advice:
                 else value
             )
             words.append(f"--{name}" if value is True else f"--{name} {text}")
-        return " ".join([*words, "--log_name", name_for(data)])
+        return " ".join([*words, "--log_name", shlex.quote(set_name(data))])
 
 
 def parser() -> Any:
@@ -93,14 +92,6 @@ def parser() -> Any:
     p.add_argument("--no_timing", action="store_true", help="do not measure how long training takes here")
     add_device_flag(p)
     return p
-
-
-def name_for(data: str) -> str:
-    """A name for runs on this set: that of its folder or archive."""
-    stem = re.sub(
-        r"\.(zip|tar|tgz|tar\.\w+)$", "", Path(data).expanduser().absolute().name, flags=re.IGNORECASE
-    )
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-")[:60] or "photos"
 
 
 # -- what is in it -------------------------------------------------------------------------------------------------
@@ -374,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = open_files(Path(args.data).expanduser())
     found = read_facts(files)
     names = list(found.headers)
-    source = FileSource(files, name_for(args.data))
+    source = FileSource(files, set_name(args.data))
     layout = source.layout(names)
     wanted = dict.fromkeys(spread_over(names, sample_size(found)))
     if args.out is not None:

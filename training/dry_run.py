@@ -166,7 +166,10 @@ def size_line(loop: Loop, size: Size | None, steps: int, seconds: float) -> str:
     of_step = seconds / steps
     where = "a step" if size is None else f"a step at {size_text(size)} px"
     parts = ", ".join(f"{part} {took:.3g} s" for part, took in loop.outlook.costs[size].items())
-    speed = loop.config.batch_size / of_step
+    of_size = next(
+        span for span in spans(loop.task, 0, loop.config.n_steps) if loop.task.size_at(span.start) == size
+    )
+    speed = loop.schedule.batch_size(of_size.start) / of_step
     return f"{where}: {of_step:.3g} s, {speed:,.3g} img/s ({parts}); {steps:,} steps, {duration(seconds)}"
 
 

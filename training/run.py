@@ -242,6 +242,7 @@ def seconds_for(config: TrainConfig, images: Any) -> float:
     with accelerated(config) as accelerator, unclaimed(Plan(config)) as folder:
         with blaming_user():
             game = game_of(config)
+            config = game.looked_at(config, data, fresh=True)
             game.rehearse(config, shard_of(config, accelerator), {}, data)
             task = game(config, place_of(config, accelerator), data, {})
         return rehearse(assemble(config, accelerator, task, folder)).seconds
