@@ -1,7 +1,7 @@
 """Transforms of batches of images: batch in, batch out; all that is random comes in through their arguments."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -56,8 +56,9 @@ def pipe_rows(pipe: str) -> dict[str, Augmentation]:
     """The augmentations of one of ADA's PIPES by name, in their order."""
     kinds = PIPES[pipe]
     groups = tuple(name for name in kinds if name in ada.GROUPS)
-    rows = {}
+    row, rows = AUGMENTATIONS["ada"], {}
     if groups:
-        fn = partial(ada.ada, groups=groups)
-        rows["ada"] = Augmentation(fn, ada.N_UNIFORM, ada.N_NORMAL, adaptive=True)
+        rows["ada"] = (
+            row if len(groups) == len(ada.GROUPS) else replace(row, fn=partial(row.fn, groups=groups))
+        )
     return rows | {f"ada-{name}": CORRUPTIONS[name] for name in kinds if name in CORRUPTIONS}

@@ -278,7 +278,7 @@ def test_sequences_hand_rows_to_those_that_take_them() -> None:
 
 def test_up_blocks_with_conditional_norms() -> None:
     """4 px, then twice 8, each with a norm that sees the labels, and no bias beside the norm's shift."""
-    blocks = up_blocks([5, 8, C], norm_factory("batch", "cbn", K))
+    blocks = up_blocks([5, 8, C], norm_factory("batch", "cbn", K), (4, 4))
     z = torch.randn(N, 5, 1, 1)
     x = blocks(z, label_vectors(Y, N, K))
     assert x.shape == (N, C, 8, 8)
@@ -286,7 +286,9 @@ def test_up_blocks_with_conditional_norms() -> None:
     assert all(block.layer.bias is None for block in blocks)
     nn.init.normal_(blocks[0].norm.bias)
     assert not torch.allclose(blocks(z, label_vectors((Y + 1) % K, N, K)), x)
-    assert all(block.layer.bias is not None for block in up_blocks([5, 8], norm_factory("none", None, 0)))
+    assert all(
+        block.layer.bias is not None for block in up_blocks([5, 8], norm_factory("none", None, 0), (4, 4))
+    )
 
 
 # Heads

@@ -322,7 +322,9 @@ def test_rectangles_are_sizes_that_the_network_makes(aspect: float) -> None:
     assert len(sizes) >= 3
     for size in sizes:
         height, width = image_shape(size)
-        assert image_levels("stylegan2", size, DOUBLINGS)[-1] == (height, width) and max(height, width) <= 1024
+        assert (
+            image_levels("stylegan2", size, DOUBLINGS)[-1] == (height, width) and max(height, width) <= 1024
+        )
         if 0.5 <= aspect <= 2:
             assert height / width == pytest.approx(aspect, rel=0.06)
 

@@ -24,7 +24,7 @@ from generation.sampling import sample_chunks
 from images.batches import images_of
 from images.sources import load_dataset
 from metrics.features import extract, load_extractor, to_uint8
-from modelling import build_generator, running_statistics
+from modelling import build_generator, revisions_of, running_statistics
 from tests.running import SMALL
 from tools import evaluate, sample, styles, train_classifier
 
@@ -66,6 +66,7 @@ def export(
         for moved in running_statistics(G):
             nn.init.normal_(moved)
         networks[name] = sampling_copy(G, config)
+    config["revision"] = len(revisions_of(G))
     export_generator(run / "generator", config, networks, step=7)
     (run / "config.json").write_text("{}")
     return run

@@ -192,9 +192,9 @@ def run_plan(
         config = with_reader(config, name)
         game = game_of(config)
         with blaming_user():
-            config = game.looked_at(config, images, fresh=plan.source is None)
             game.refuse_unfit(config)
             game.rehearse(config, shard_of(config, accelerator), own, images)
+            config = game.looked_at(config, images, fresh=plan.source is None)
         started = None if plan.source is not None else start_of(config, own)
         place = unclaimed(plan) if config.dry_run else claimed(plan, name)
         with place as folder:
@@ -242,8 +242,8 @@ def seconds_for(config: TrainConfig, images: Any) -> float:
     with accelerated(config) as accelerator, unclaimed(Plan(config)) as folder:
         with blaming_user():
             game = game_of(config)
-            config = game.looked_at(config, data, fresh=True)
             game.rehearse(config, shard_of(config, accelerator), {}, data)
+            config = game.looked_at(config, data, fresh=True)
             task = game(config, place_of(config, accelerator), data, {})
         return rehearse(assemble(config, accelerator, task, folder)).seconds
 

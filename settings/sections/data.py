@@ -69,7 +69,7 @@ class DataSettings(Section):
     )
     crop: str = flag(
         "centre",
-        "pictures of another aspect are cut to their centre or from the top, padded, or stretched",
+        "how pictures of another aspect are fitted",
         choices=lambda: CROPS,
         usual=True,
     )

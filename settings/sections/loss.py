@@ -62,7 +62,7 @@ class LossSettings(Section):
 
     title: ClassVar[str] = "loss"
 
-    method: str = flag("gan", "loss of the game", choices=lambda: METHODS, usual=True)
+    method: str = flag("gan", "loss", choices=lambda: METHODS, usual=True)
     penalty: tuple[str, ...] = flag((), "penalties to add", choices=lambda: PENALTIES, usual=True)
     penalty_weights: dict[str, float] = flag(
         dict, "weights of penalties; a weight given enables its penalty", read=read_weights, shown=False

@@ -75,14 +75,12 @@ class OutputSettings(Section):
         ("tensorboard",),
         "trackers; give none to switch off",
         choices=lambda: LOGGERS,
-        usual=True,
         at_resume="free",
     )
     log_interval: int = flag(50, "steps between logged scalars", least=1, at_resume="free")
     sample_interval: int = flag(
         500,
-        "steps between sample grids, a multiple of it in runs that would have more than 200; before them at 0, 16, "
-        "32, 64 and so on",
+        "steps between sample grids, of which at most 200 are made; before them at 0, 16, 32, 64",
         least=1,
         usual=True,
         at_resume="free",
