@@ -1,10 +1,10 @@
 """Train a GAN on your own pictures: any folder, with classes in folders or without, .zip, .tar, .tar.gz or .npy.
 
-Pictures are turned as EXIF says, and cut as --crop says; transparency is put on white, or learned by --img_channels 4.
-
 python gan_folder.py --data photos/ --img_size 64 --log_name photos
 python gan_folder.py --data portraits.zip --img_size 160x128 --crop top --flip --preset stylegan2-auto --log_name portraits
 python gan_folder.py --data flowers/ --conditional --model sngan --method hinge --log_name flowers
+
+Pictures are turned as EXIF says, and cut as --crop says; transparency is put on white, or learned by --img_channels 4.
 """
 
 import sys
