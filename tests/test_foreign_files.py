@@ -11,6 +11,7 @@ import torch
 
 from disk import Unreadable
 from errors import UserError
+from generation.importing import layout, weights
 from generation.importing.files import read_foreign
 from generation.importing.weights import import_weights
 from studies.attacks import pickles
@@ -110,14 +111,87 @@ def test_two_hundred_spoilt_files(tmp_path) -> None:
     assert min(done.values()) > 10
 
 
+# What refuses those that a bound of their own is there for.
+REFUSED_BY = {
+    "a deep tuple in the list of storages": "a list of storages that is none",
+    "a storage that is not listed": "storages that are not listed",
+    "keys that hash alike": "a key that is neither",
+    "a memo whose numbers hash alike": "a number out of range",
+    "keys of tuples": "a key that is neither",
+    "modules that share parameters": "more names of tensors and modules",
+    "components that share variables": "more names of tensors and modules",
+    "an array without content": "synthesis.b4.const is an array without content",
+    "a text in many arrays": "more content than the file has bytes",
+    "wide layers in a small file": "not the tensors of its layout",
+    "a filter that is a number": "another blur",
+    "a level of detail without numbers": "a level of detail of shape",
+    "a setting of lists in lists": "a mapping that learns at list of the rate",
+}
+
+
 @pytest.mark.parametrize("name", sorted(pickles.BOMBS))
 def test_bombs(tmp_path, name) -> None:
     """Each is refused in one line, by what is wrong with it or by what it is not."""
     path = tmp_path / "a.pkl"
     path.write_bytes(pickles.BOMBS[name]())
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=REFUSED_BY.get(name)) as caught:
         import_weights([path])
     assert "\n" not in caught.value.for_command_line and "a.pkl" in caught.value.for_command_line
+
+
+def test_wide_layers_take_no_memory(tmp_path, monkeypatch) -> None:
+    """Where the mean style is missing, no network is built with memory; the mapping is, once its tensors fit."""
+    made = []
+    build = weights.build_generator
+    monkeypatch.setattr(weights, "build_generator", lambda *a, **k: made.append(build(*a, **k)) or made[-1])
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickles.wide(64))
+    with pytest.raises(UserError, match="not the tensors of its layout"):
+        import_weights([path])
+    small = {name: x.numpy() for name, x in pickles.small_weights().items() if name != "mapping.w_avg"}
+    path.write_bytes(pickle.dumps({"G_ema": small}, 2))
+    found = import_weights([path])
+    assert found.sets["ema"]["mapping.w_avg"].shape == (4,)
+    with_memory = [{name for name, x in G.state_dict().items() if not x.is_meta} for G in made]
+    assert with_memory[0] == set()
+    assert with_memory[1] and all(name.startswith("mapping.") for name in with_memory[1])
+
+
+def test_what_goes_wrong_in_a_layout_is_a_line(tmp_path) -> None:
+    """A mapping of labels whose mean style is missing has none that could be measured."""
+    small = {name: x.numpy() for name, x in pickles.small_weights().items() if name != "mapping.w_avg"}
+    small["mapping.embed.weight"] = np.ones((4, 3), np.float32)
+    small["mapping.embed.bias"] = np.ones(4, np.float32)
+    small["mapping.fc0.weight"] = np.ones((4, 8), np.float32)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": small}, 2))
+    with pytest.raises(UserError, match="networks that cannot be read") as caught:
+        import_weights([path])
+    assert "\n" not in caught.value.for_command_line
+
+
+def test_networks_are_bounded_together(tmp_path, monkeypatch) -> None:
+    """The numbers of all networks count, each network's again where they share them."""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickles.whole_files()[0])  # G_ema and G of the same tensors
+    n = 2 * sum(x.numel() for x in pickles.small_weights().values())
+    monkeypatch.setattr(layout, "MAX_FLOATS", n)
+    assert list(import_weights([path]).sets) == ["ema", "raw"]
+    monkeypatch.setattr(layout, "MAX_FLOATS", n - 1)
+    with pytest.raises(UserError, match=f"networks of {n:,} numbers, of at most {n - 1:,}"):
+        import_weights([path])
+
+
+def test_keys(tmp_path) -> None:
+    """Words and numbers are as they were; a few of them together are a text."""
+    path = tmp_path / "a.pkl"
+    wanted = {"a": 1, 3: 2, -(2**60) + 1: 3, 0.5: 4, None: 5, True: 6, b"x": 7}
+    path.write_bytes(pickle.dumps(wanted | {(1, ("a", 2)): 8}, 4))
+    assert read_foreign(path).value == wanted | {"(1, (a, 2))": 8}
+    for key in (2**60, -(2**60), 1e300, float("nan"), (1, (2, (3,)))):
+        path.write_bytes(pickle.dumps({key: 1}, 4))
+        with pytest.raises(Unreadable, match="a key that is neither"):
+            read_foreign(path)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,10 @@ def _of_data(data: memoryview, budget: Budget, nested: Callable[[Any], Storage] 
     value = machine.load()
     keys = Machine(data, budget, machine.at)
     listed = keys.load()
-    if not isinstance(listed, list) or len(listed) > len(storages):
+    # a look-up hashes what is listed, which for tuples in tuples ends the process
+    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        raise ValueError("a list of storages that is none")
+    if len(listed) != len(storages) or set(listed) != set(storages):
         raise ValueError("storages that are not listed")
     for key in listed:
         held = storages[key]

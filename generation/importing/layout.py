@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from generation.importing.files import Content
-from generation.importing.parts import Array, Record, Stored
+from generation.importing.parts import Array, Budget, Record, Stored
 
 MAX_DEPTH = 32  # of modules in modules
-MAX_MODULES, MAX_NAME = 100_000, 300
+MAX_MODULES, MAX_NAME = 4000, 300
+MAX_FLOATS = 2**30  # of all networks together: 4 GiB, several times the largest that is published
 MAX_NETWORKS = 32  # of a file
 SHOWN = 12
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -97,11 +98,28 @@ def as_float(found: Stored | Array, name: str) -> Tensor:
 
 
 def refuse_bombs(content: Content, networks: list[Network]) -> None:
-    """NotThis for a network whose tensors have more bytes than the file: one storage under many names."""
+    """NotThis for a network whose tensors have more bytes than the file: one storage under many names; for arrays
+    that were never filled."""
     for network in networks:
+        for name, x in network.tensors.items():
+            if isinstance(x, Array) and x.kind is None:
+                raise NotThis(f"{name} is an array without content")
         total = sum(math.prod(x.shape) * x.dtype.itemsize for x in network.tensors.values())
         if total > content.n_bytes:
             raise NotThis(f"tensors of {total:,} bytes in a file of {content.n_bytes:,}")
+
+
+def refuse_much(networks: list[Network]) -> None:
+    """NotThis for networks that together are too large to be held as float32, each with its own copy."""
+    total = sum(math.prod(x.shape) for network in networks for x in network.tensors.values())
+    if total > MAX_FLOATS:
+        raise NotThis(f"networks of {total:,} numbers, of at most {MAX_FLOATS:,} that are read")
+
+
+def told(value: Any) -> str:
+    """A setting of a file, in a message; of what is no plain value, its type."""
+    plain = value is None or isinstance(value, str | int | float)
+    return f"{value!r:.20}" if plain else type(value).__name__
 
 
 # -- networks in what was read -----------------------------------------------------------------------------------------
@@ -125,23 +143,26 @@ def entries(value: Any) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def network_of(value: Any) -> Network | None:
-    """A network that was pickled as an object, as a dictionary of tensors, or as one of TensorFlow's; None for none."""
+def network_of(value: Any, budget: Budget) -> Network | None:
+    """A network that was pickled as an object, as a dictionary of tensors, or as one of TensorFlow's; None for none.
+    What is shared within a file counts in its budget wherever it is met."""
     if state_of(value) is not None:
-        return _of_object(value)
+        return _of_object(value, budget)
+    if isinstance(value, dict):
+        budget.name(len(value))
     if isinstance(value, dict) and not any(isinstance(x, dict | Record) for x in value.values()):
         tensors = {
             name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, Stored | Array)
         }
         return Network({_plain(name): x for name, x in tensors.items()}) if tensors else None
-    return _of_tensorflow(value) if isinstance(value, Record) else None
+    return _of_tensorflow(value, budget) if isinstance(value, Record) else None
 
 
 def _plain(name: str) -> str:
     return name.removeprefix("module.")  # of a network trained in parallel
 
 
-def _of_object(value: Record) -> Network:
+def _of_object(value: Record, budget: Budget) -> Network:
     network, waiting = Network({}), [("", value)]
     while waiting:
         path, module = waiting.pop()
@@ -153,17 +174,21 @@ def _of_object(value: Record) -> Network:
         prefix = f"{path}." if path else ""
         network.attributes[path] = state
         for kind in ("_parameters", "_buffers"):
-            for name, x in _items(state.get(kind)):
+            for name, x in _items(state.get(kind), len(prefix), budget):
                 if isinstance(x, Stored | Array):
                     network.tensors[prefix + name] = x
-        waiting += [(prefix + name, child) for name, child in _items(state["_modules"])]
+        waiting += [(prefix + name, child) for name, child in _items(state["_modules"], len(prefix), budget)]
     return network
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def _items(value: Any, n_before: int, budget: Budget) -> list[tuple[str, Any]]:
+    """The items that are parts of a module, under names that get n_before letters more."""
     if not isinstance(value, dict):
         return []
-    return [(name, x) for name, x in value.items() if is_name(name) and "." not in name]
+    budget.name(len(value), len(value) * n_before)
+    found = [(name, x) for name, x in value.items() if is_name(name) and "." not in name]
+    budget.name(0, sum(len(name) for name, _ in found))
+    return found
 
 
 def is_name(value: Any) -> bool:
@@ -171,18 +196,23 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_NAME
 
 
-def _of_tensorflow(value: Record, depth: int = 0) -> Network | None:
+def _of_tensorflow(value: Record, budget: Budget, depth: int = 0) -> Network | None:
     """The variables of a Network of dnnlib or tfutil and of its components, without the scope that some names have."""
     state = value.state
     if not isinstance(state, dict) or not isinstance(state.get("variables"), list) or depth > 2:
         return None
+    parts = entries(state.get("components"))
+    budget.name(1 + len(state["variables"]) + len(parts))
     pairs = [pair for pair in state["variables"] if isinstance(pair, tuple | list) and len(pair) == 2]
     tensors = {name: x for name, x in pairs if is_name(name) and isinstance(x, Array)}
     network = Network(tensors, {"": entries(state.get("static_kwargs"))})
-    for name, part in list(entries(state.get("components")).items())[:MAX_NETWORKS]:
-        found = _of_tensorflow(part, depth + 1) if isinstance(part, Record) and is_name(name) else None
+    for name, part in list(parts.items())[:MAX_NETWORKS]:
+        found = (
+            _of_tensorflow(part, budget, depth + 1) if isinstance(part, Record) and is_name(name) else None
+        )
         if found is not None:
             scope = f"G_{name}/"
+            budget.name(len(found.tensors), len(found.tensors) * len(scope))
             network.tensors |= {scope + key.removeprefix(scope): x for key, x in found.tensors.items()}
             network.attributes[name] = found.attributes[""]
     return network
@@ -192,13 +222,14 @@ def networks_of(value: Any) -> dict[str, Network]:
     """The networks of a file by their name there; of a tuple of three, which TensorFlow's are, G, D, Gs."""
     if isinstance(value, tuple | list) and len(value) == 3:
         value = dict(zip(("G", "D", "Gs"), value, strict=True))
-    whole = network_of(value)
+    budget = Budget(0)
+    whole = network_of(value, budget)
     if whole is not None:
         return {"": whole}
     named = [
         (name, x) for name, x in entries(value).items() if is_name(name) and isinstance(x, dict | Record)
     ]
-    found = {name: network_of(x) for name, x in named[:MAX_NETWORKS]}
+    found = {name: network_of(x, budget) for name, x in named[:MAX_NETWORKS]}
     return {name: network for name, network in found.items() if network is not None}
 
 
@@ -207,13 +238,14 @@ def keys_seen(value: Any) -> str:
     if isinstance(value, tuple | list):
         inside = ", ".join(_kind(x) for x in value[:SHOWN])
         return f"a list of {len(value)}: {inside}"
-    network = network_of(value)
+    budget = Budget(0)
+    network = network_of(value, budget)
     if network is not None:
         return ", ".join(list(network.tensors)[:SHOWN])
     first = list(entries(value).items())[:SHOWN]
     if not first:
         return _kind(value)
-    inside = next((net for net in (network_of(x) for _, x in first) if net is not None), None)
+    inside = next((net for net in (network_of(x, budget) for _, x in first) if net is not None), None)
     more = f" with {', '.join(list(inside.tensors)[:SHOWN])}" if inside is not None else ""
     return ", ".join(str(name)[:80] for name, _ in first) + more
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 MAX_OPERATIONS = 500_000
+MAX_NAMES = 2**23  # bytes of the names of tensors and modules, each with NAMED for its place
+NAMED = 50
 MAX_TEXT = 16 * 2**20  # bytes of a text, a program's source among them; of all texts four times as many
 
 
@@ -108,6 +110,7 @@ class Budget:
 
     def __init__(self, n_bytes: int) -> None:
         self.operations, self.text, self.made = MAX_OPERATIONS, 4 * MAX_TEXT, n_bytes + 2**24
+        self.names = MAX_NAMES
         self.inert: dict[str, None] = {}
 
     def operate(self) -> None:
@@ -127,3 +130,9 @@ class Budget:
         self.made -= n
         if self.made < 0:
             raise ValueError("more content than the file has bytes")
+
+    def name(self, n: int, length: int = 0) -> None:
+        """n names of tensors or modules, together of a length."""
+        self.names -= NAMED * n + length
+        if self.names < 0:
+            raise ValueError("more names of tensors and modules than networks have")

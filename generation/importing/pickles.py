@@ -15,6 +15,7 @@ from generation.importing.parts import Array, Budget, Kind, Name, Record, Storag
 MAX_LINE = 1000  # bytes of what ends with a line
 MAX_DIGITS = 64  # bytes of a whole number
 MAX_KEY = 300
+MAX_NUMBER = 2**60  # of a key: beyond, numbers can be chosen that all hash alike
 MAX_AXES = 8
 
 
@@ -77,13 +78,14 @@ def encoded(machine: "Machine", args: tuple) -> bytes:
 def frombuffer(machine: "Machine", args: tuple) -> Array:
     """numpy.core.numeric._frombuffer: data, dtype, shape, order."""
     data, kind, shape, order = args
-    return filled(Array(), (1, shape, kind, order == "F", data))
+    return filled(machine, Array(), (1, shape, kind, order == "F", data))
 
 
-def filled(array: Array, state: tuple) -> Array:
+def filled(machine: "Machine", array: Array, state: tuple) -> Array:
     """A numpy array with its state: version, shape, dtype, whether in Fortran's order, data."""
     shape, kind, fortran, data = state[-4:]
     if isinstance(data, str):
+        machine.budget.make(len(data))
         data = data.encode("latin1")
     if not isinstance(kind, Kind) or not isinstance(data, bytes | memoryview):
         raise ValueError("an array of objects")
@@ -97,7 +99,7 @@ def filled(array: Array, state: tuple) -> Array:
 def number(machine: "Machine", args: tuple) -> int | float:
     """numpy.core.multiarray.scalar: dtype, data."""
     kind, data = args
-    return filled(Array(), ((), kind, False, data)).tensor().item()
+    return filled(machine, Array(), ((), kind, False, data)).tensor().item()
 
 
 def kind_of(machine: "Machine", args: tuple) -> Kind:
@@ -138,15 +140,22 @@ EXPECTED = (
 )
 
 
-def key_of(value: Any) -> Any:
-    """A key of a dictionary: a word or a number, or a few of them; ValueError."""
-    if isinstance(value, tuple) and len(value) <= MAX_AXES:
-        return tuple(key_of(part) for part in value if not isinstance(part, tuple))
+def key_of(value: Any, depth: int = 2) -> Any:
+    """A key of a dictionary: a word or a number, or a few of them, as text; ValueError."""
+    if isinstance(value, tuple) and len(value) <= MAX_AXES and depth:
+        # hashes of texts cannot be foreseen, those of tuples can
+        inside = [str(key_of(part, depth - 1)) for part in value]
+        if sum(map(len, inside)) <= MAX_KEY:
+            return f"({', '.join(inside)})"
     if isinstance(value, Name):
         return value.full
     if isinstance(value, memoryview) and len(value) <= MAX_KEY:
         return bytes(value)
-    if value is None or isinstance(value, str | int | float | bool | bytes):
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and -MAX_NUMBER < value < MAX_NUMBER:
+        return value
+    if isinstance(value, bytes) and len(value) <= MAX_KEY:
         return value
     raise ValueError("a key that is neither a word nor a number")
 
@@ -269,7 +278,7 @@ class Machine:
         state = self.pop()
         target = self.top(object)
         if isinstance(target, Array):
-            filled(target, state)
+            filled(self, target, state)
         elif isinstance(target, Kind):
             target.order = state[1] if isinstance(state[1], str) else "<"
         elif isinstance(target, Record):
@@ -279,6 +288,8 @@ class Machine:
 
     def remember(self, index: int) -> None:
         """Keep the top of the stack under a number."""
+        if not 0 <= index < 2**32:
+            raise ValueError("a number out of range")
         self.memo[index] = self.top(object)
 
     def recall(self, index: int) -> None:

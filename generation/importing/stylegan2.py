@@ -16,6 +16,7 @@ from generation.importing.layout import (
     mapping,
     prefixed,
     sets_of,
+    told,
 )
 from ops.rng import generator
 
@@ -71,7 +72,7 @@ def _clamp(network: Network, path: str) -> float | None:
     """The limit of a layer's outputs; that of the published configurations where the file does not say."""
     clamp = network.attribute(path, "conv_clamp", 256.0)
     if clamp is not None and not (isinstance(clamp, int | float) and 1e-3 <= clamp < 1e9):
-        raise NotThis(f"conv_clamp {clamp!r:.20}")
+        raise NotThis(f"conv_clamp {told(clamp)}")
     return clamp
 
 
@@ -88,7 +89,7 @@ def _official_mapping(take: Taker) -> tuple[dict[str, Any], Tensors]:
         raise NotThis(f"{take.title} has no mapping network")
     lr = network.attribute("mapping.fc0", "bias_gain", LR)
     if not isinstance(lr, float) or not 0 < lr <= 1:
-        raise NotThis(f"a mapping that learns at {lr!r:.20} of the rate")
+        raise NotThis(f"a mapping that learns at {told(lr)} of the rate")
     found, width, n_labels = {}, take.shape("mapping.fc0.weight", 2)[1], 0
     if embed in take:
         features, n_labels = take.shape(embed, 2)

@@ -4,6 +4,7 @@ Kernels lie there as (height, width, in, out), dense weights as (in, out). Where
 a transposed convolution, which scatters where the other gathers, the kernel acts mirrored.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -85,7 +86,9 @@ def _sizes(take: Taker) -> list[int]:
     if not 2 <= len(sizes) <= 9:
         raise NotThis(f"maps of {', '.join(map(str, sizes))} px")
     lod = take.network.tensors.get("lod")
-    if isinstance(lod, Array) and (at := float(take("lod").flatten()[0])) != 0:
+    if isinstance(lod, Array) and math.prod(lod.shape) != 1:
+        raise NotThis(f"a level of detail of shape {lod.shape}")
+    if isinstance(lod, Array) and (at := take("lod").item()) != 0:
         raise NotThis(
             f"a network that has not grown up to {sizes[-1]} px: its level of detail is {at:g}, not 0"
         )
@@ -124,7 +127,7 @@ def _stylegan_g(take: Taker) -> tuple[dict[str, Any], Tensors]:
             "a StyleGAN with labels, whose mapping normalises latents and labels together, which ours does not"
         )
     fused, taps = settings.get("fused_scale", "auto"), settings.get("blur_filter", [1, 2, 1])
-    if not (taps is None or taps == [] or list(taps) == [1, 2, 1]):
+    if not (taps is None or (isinstance(taps, list | tuple) and list(taps) in ([], [1, 2, 1]))):
         raise NotThis("another blur than [1, 2, 1]")
     n = 0
     while f"G_mapping/Dense{n}/weight" in take:

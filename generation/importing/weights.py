@@ -24,6 +24,7 @@ from generation.importing.layout import (
     keys_seen,
     networks_of,
     refuse_bombs,
+    refuse_much,
 )
 from generation.importing.parts import Array, Stored
 from generation.importing.stylegan2 import official, rosinality
@@ -42,6 +43,7 @@ KNOWN = (
     "StyleGAN2 (.pt), BigGAN-PyTorch (.pth)"
 )
 MEAN_LATENTS = 10_000
+MAX_LATENT = 2**12  # numbers of one
 W_AVG = "mapping.w_avg"
 
 
@@ -58,6 +60,11 @@ def import_weights(paths: Sequence[AnyPath]) -> Imported:
         _complete(result, contents)
     except NotThis as error:
         raise UserError(f"{where}: {shown(str(error), 900)}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever damaged or hostile tensors and settings make of a layout
+        reason = shown(str(error) or type(error).__name__, 200)
+        raise UserError(f"{where}: networks that cannot be read: {reason}") from None
     inert = [name for content in contents for name in content.inert]
     if inert:
         result.notes.append(f"not called, only named in the file: {_few(inert)}")
@@ -66,12 +73,15 @@ def import_weights(paths: Sequence[AnyPath]) -> Imported:
 
 def _networks(contents: list[Content]) -> dict[str, Network]:
     networks: dict[str, Network] = {}
+    every: list[Network] = []
     for content in contents:
         found = networks_of(content.value)
         refuse_bombs(content, list(found.values()))
+        every += found.values()
         # of several files with one network each, their names say which it is
         own = content.path.stem if len(contents) > 1 else ""
         networks |= {name or own: network for name, network in found.items()}
+    refuse_much(every)
     return networks
 
 
@@ -91,22 +101,25 @@ def _complete(result: Imported, contents: list[Content]) -> None:
     batch norm. NotThis."""
     for name, tensors in result.sets.items():
         G = _built(result, "g", result.build_g, name, tensors)
-        if W_AVG in G.state_dict() and W_AVG not in tensors:
-            tensors[W_AVG] = _given_mean(contents, len(G.state_dict()[W_AVG]))
+        wanted = dict(G.state_dict())
+        if W_AVG in wanted and W_AVG not in tensors:
+            mean = wanted.pop(W_AVG)
+            # all else first: what is measured is as large as the file says
+            _refuse_faults(name, tensors, wanted)
+            tensors[W_AVG] = _given_mean(contents, len(mean))
             if tensors[W_AVG] is None:
-                tensors[W_AVG] = torch.zeros(G.w_dim)
-                tensors[W_AVG] = _measured_mean(build_generator(result.model, **result.build_g), tensors)
+                tensors[W_AVG] = _measured_mean(G.mapping, tensors)
                 result.notes.append(
                     f"{name}: the mean style, for truncation, is that of {MEAN_LATENTS:,} latents"
                 )
-        _refuse_faults(name, tensors, G)
+        _refuse_faults(name, tensors, G.state_dict())
     if result.D is not None:
         for key in ("img_size", "img_channels", "n_labels"):
             if result.build_d.get(key, 0) != result.build_g.get(key, 0):
                 raise NotThis(
                     f"G and D of another {key}: {result.build_g.get(key, 0)}, {result.build_d.get(key, 0)}"
                 )
-        _refuse_faults("D", result.D, _built(result, "d", result.build_d, "D", result.D))
+        _refuse_faults("D", result.D, _built(result, "d", result.build_d, "D", result.D).state_dict())
 
 
 def _built(result: Imported, side: str, build: dict[str, Any], name: str, tensors: Tensors) -> nn.Module:
@@ -124,8 +137,8 @@ def _built(result: Imported, side: str, build: dict[str, Any], name: str, tensor
     return network
 
 
-def _refuse_faults(name: str, tensors: Tensors, network: nn.Module) -> None:
-    if reason := in_one_line(faults_of(tensors, network.state_dict(), name)):
+def _refuse_faults(name: str, tensors: Tensors, wanted: Tensors) -> None:
+    if reason := in_one_line(faults_of(tensors, wanted, name)):
         raise NotThis(f"not the tensors of its layout: {reason}")
 
 
@@ -139,12 +152,15 @@ def _given_mean(contents: list[Content], w_dim: int) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def _measured_mean(G: nn.Module, tensors: Tensors) -> torch.Tensor:
-    """Mean style over latents of a fixed seed."""
+def _measured_mean(mapping: nn.Module, tensors: Tensors) -> torch.Tensor:
+    """Mean style over latents of a fixed seed; mapping: without memory, which it gets."""
+    if max(mapping.z_dim, mapping.w_dim) > MAX_LATENT:
+        raise NotThis(f"latents of {mapping.z_dim:,} numbers, styles of {mapping.w_dim:,}")
     own = {name.removeprefix("mapping."): x for name, x in tensors.items() if name.startswith("mapping.")}
-    G.mapping.load_state_dict(own)
-    z = torch.randn(MEAN_LATENTS, G.z_dim, generator=generator(0, "mean style"))
-    return torch.stack([G.eval().mapping(part).sum(0) for part in z.split(500)]).sum(0) / MEAN_LATENTS
+    mapping = mapping.to_empty(device="cpu").eval()
+    mapping.load_state_dict(own | {"w_avg": torch.zeros(mapping.w_dim)})
+    z = torch.randn(MEAN_LATENTS, mapping.z_dim, generator=generator(0, "mean style"))
+    return torch.stack([mapping(part).sum(0) for part in z.split(500)]).sum(0) / MEAN_LATENTS
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Weights of others, made to do harm: pickles with calls in them, with other operations, with bombs."""
 
 import io
+import math
 import pickle
 import pickletools
 import random
@@ -222,6 +223,124 @@ def stretched(shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
     return b"\x80\x03}" + text("synthesis.b4.const") + rebuilt + b"s."
 
 
+def older(body: bytes, listed: bytes = b"]") -> bytes:
+    """A file in torch's older form: operations of its content, and of its list of storages."""
+    before = (pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    return b"".join(before) + b"\x80\x02" + body + STOP + b"\x80\x02" + listed + STOP
+
+
+def older_tensor() -> bytes:
+    """Operations that make a tensor of 64 numbers, the first storage of torch's older form."""
+    storage = MARK + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x40tQ"
+    sizes = b"K\x04K\x04K\x04\x87K\x10K\x04K\x01\x87"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + MARK + storage + b"K\x00" + sizes + b"\x89NtR"
+
+
+def alike(n: int) -> list[int]:
+    """Whole numbers that all have the hash 0."""
+    return [k * (2**61 - 1) for k in range(1, n + 1)]
+
+
+def shared_parameters(branches: int, n: int) -> bytes:
+    """Modules in modules, four deep, all with the same n parameters."""
+    held = array(b"K\x01\x85", data=b"C\x08" + bytes(8)) + b"q\x80"
+    names = b"".join(text(f"p{i}") + b"h\x80" for i in range(n))
+    data = held + b"0}" + MARK + names + b"uq\x810" + of_state(b"h\x81", b"}") + b"q\x00"
+    for i in range(4):
+        parts = b"".join(text(f"part{k}") + b"h" + bytes([i]) for k in range(branches))
+        data += b"0" + of_state(b"h\x81", b"}" + MARK + parts + b"u") + b"q" + bytes([i + 1])
+    return b"\x80\x02}" + data + b"0" + text("G_ema") + b"h\x04s."
+
+
+def shared_variables() -> bytes:
+    """A Network of TensorFlow's of 32 components, which are all the same, of 32 again, with the same variables."""
+    made, rest = b"cdnnlib.tflib.network\nNetwork\n)\x81}" + MARK + text("variables") + b"h\x00", b"ub"
+    pairs = b"".join(text(f"{k}") + b"h\x80\x86" for k in range(10_000))
+    data = (
+        array(b"K\x01\x85", data=b"C\x08" + bytes(8))
+        + b"q\x800]("
+        + pairs
+        + b"eq\x000"
+        + made
+        + rest
+        + b"q\x01"
+    )
+    for i in (1, 2):
+        parts = b"".join(text(f"{k}") + b"h" + bytes([i]) for k in range(32))
+        data += b"0" + made + text("components") + b"}" + MARK + parts + b"u" + rest + b"q" + bytes([i + 1])
+    return b"\x80\x02" + data + STOP
+
+
+def wide(n: int) -> bytes:
+    """A G of n channels by the axes of some weights, which have no others; its mean style is missing."""
+    weights = {name: x.numpy() for name, x in small_weights().items() if name != "mapping.w_avg"}
+    for size in (4, 8):
+        weights[f"synthesis.b{size}.conv1.weight"] = torch.zeros(n, 1, 1, 1).numpy()
+    return pickle.dumps({"G_ema": weights}, 2)
+
+
+def tensorflow(extra: bytes, settings: bytes = b"}") -> bytes:
+    """The beginning of a StyleGAN, with pairs of names and arrays more, and settings."""
+    pairs = {
+        "4x4/Const/const": (1, 4, 4, 4),
+        "4x4/Conv/weight": (3, 3, 4, 4),
+        "8x8/Conv1/weight": (3, 3, 4, 4),
+    }
+    made = b"".join(text(name) + zeros(shape) + b"\x86" for name, shape in pairs.items())
+    head = b"\x80\x03cdnnlib.tflib.network\nNetwork\n)\x81}" + MARK
+    return head + text("variables") + b"](" + made + extra + b"e" + text("static_kwargs") + settings + b"ub."
+
+
+def zeros(shape: tuple[int, ...]) -> bytes:
+    """Operations that make an array of zeros."""
+    n = 4 * math.prod(shape)
+    data = b"B" + struct.pack("<L", n) + bytes(n)
+    return array(MARK + b"".join(map(whole, shape)) + b"t", "f4", data)
+
+
+def nested_setting() -> bytes:
+    """A module whose setting is a list of ten lists, of ten lists, thirty deep."""
+    laughing = b"]q\x00" + b"".join(
+        b"0](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(30)
+    )
+    names = (
+        "synthesis.b4.const",
+        "synthesis.b4.conv1.weight",
+        "synthesis.b8.conv1.weight",
+        "mapping.fc0.weight",
+    )
+    inner = b"}" + MARK + b"".join(text(name.rpartition(".")[2]) + zeros((4, 4)) for name in names) + b"u"
+    state = (
+        b"}" + MARK + text("_parameters") + inner + text("_modules") + b"}" + text("bias_gain") + b"h\x1eu"
+    )
+    made = call("torch_utils.persistence", "_reconstruct_persistent_obj", b"}" + text("state") + state + b"s")
+    module = made + b"q\x200"
+    for parts in (b"fc0", b"conv1"):
+        module += (
+            of_state(b"}", b"}" + text(parts.decode()) + b"h\x20s")
+            + b"q"
+            + bytes([0x21 + (parts != b"fc0")])
+            + b"0"
+        )
+    block = of_state(b"h\x30", b"}" + text("conv1") + b"h\x20s") + b"q\x310"
+    synthesis = of_state(b"}", b"}" + MARK + text("b4") + b"h\x31" + text("b8") + b"h\x31u") + b"q\x320"
+    G = of_state(b"}", b"}" + MARK + text("mapping") + b"h\x21" + text("synthesis") + b"h\x32u")
+    return (
+        b"\x80\x03"
+        + laughing
+        + b"0"
+        + inner
+        + b"q\x300"
+        + module
+        + block
+        + synthesis
+        + b"}"
+        + text("G_ema")
+        + G
+        + b"s."
+    )
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "a memo of 2^32 places": lambda: b"\x80\x02]r\xff\xff\xff\xff.",
     "a memo of 10^300 places": lambda: b"(lp" + b"9" * 300 + b"\n.",
@@ -252,6 +371,21 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a tensor before its storage": lambda: stretched((4,), (-1,)),
     "a text encoded again and again": lambda: b"\x80\x02" + text("x" * 10**7) + b"q\x000"
     + (b"c_codecs\nencode\nh\x00" + text("latin1") + b"\x86R") * 300 + STOP,
+    "a deep tuple in the list of storages": lambda: older(older_tensor(), b"](" + b")" + b"\x85" * 400_000 + b"e"),
+    "a storage that is not listed": lambda: older(b"}" + text("synthesis.b4.const") + older_tensor() + b"s"),
+    "keys that hash alike": lambda: b"\x80\x02}(" + b"".join(b"L%dL\nN" % k for k in alike(20_000)) + b"u.",
+    "a memo whose numbers hash alike": lambda: b"N" + b"".join(b"p%d\n" % k for k in alike(20_000)) + STOP,
+    "keys of tuples": lambda: pickle.dumps({("x" * 200, "y" * 200): 1}, 2),
+    "modules that share parameters": lambda: shared_parameters(7, 2000),
+    "components that share variables": shared_variables,
+    "an array without content": lambda: b"\x80\x03}" + text("synthesis.b4.const")
+    + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87Rs.",
+    "a text in many arrays": lambda: b"\x80\x02" + text("x" * 2**23) + b"q\x630"
+    + array(whole(2**20) + b"\x85", data=b"h\x63") * 30 + STOP,
+    "wide layers in a small file": lambda: wide(20_000),
+    "a filter that is a number": lambda: tensorflow(b"", b"}" + text("blur_filter") + b"K\x05s"),
+    "a level of detail without numbers": lambda: tensorflow(text("lod") + zeros((0,)) + b"\x86"),
+    "a setting of lists in lists": nested_setting,
     "many long texts": lambda: b"\x80\x02" + text("\u20ac" * 5 * 10**6) * 8 + STOP,
 }  # fmt: skip
 
