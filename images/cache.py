@@ -26,7 +26,7 @@ from images.archives import LINK
 from images.decoding import Chunk, Shape
 from images.layout import Layout
 
-CODE_VERSION = 1  # raise it when decoding or layout change, so that older caches are built anew
+CODE_VERSION = 2  # raise it when decoding or layout change, so that older caches are built anew
 PLAIN = "centre crop"  # how pictures of 8 bits are brought to a shape by default
 APP = "gan-toolkit"
 MAX_BAD_SHARE = 0.1
