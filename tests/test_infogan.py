@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from errors import UserError
 from games import game_of
 from games.infogan import InfoGAN, continuous_loss, information
 from generation.generator import load_generator

@@ -181,25 +181,34 @@ def test_a_mapping_is_not_shifted_and_its_mean_needs_the_whole() -> None:
     assert "mapping.w_avg" in fitted(one.state_dict(), mapped(2))[0]
 
 
-@pytest.mark.parametrize("sizes", [(32, 64), (64, 32)])
-@pytest.mark.parametrize("model", ["dcgan", "sngan"])
-def test_another_size_of_the_same_widths_is_a_start(tmp_path, capsys, model, sizes) -> None:
-    """DCGAN's first layers are of its size, and hold most of a larger one's weights; SNGAN's D knows a change at 64 px
-    alone."""
+def sized(folder: Path, model: str, sizes: tuple[int, int]) -> None:
+    """A run, and one of another size from it."""
     settings = {
         "model": model,
         "z_dim": 8,
         "batch_size": 2,
         "n_steps": 1,
         "loggers": (),
-        "runs_dir": str(tmp_path),
+        "runs_dir": str(folder),
     }
     settings |= {"g_kwargs": {"width": 4}, "d_kwargs": {"width": 4}}
     for i, size in enumerate(sizes):
-        start = str(tmp_path / "0") if i else None
+        start = str(folder / "0") if i else None
         config = TrainConfig(log_name=str(i), img_size=size, init_from=start, **settings)
         train(config, images=torch.rand(4, 1, size, size) * 2 - 1)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64), (64, 32)])
+def test_another_size_of_the_same_widths_is_a_start(tmp_path, capsys, sizes) -> None:
+    """DCGAN's first layers are of its size, and hold most of a larger one's weights."""
+    sized(tmp_path, "dcgan", sizes)
     assert "starts from" in capsys.readouterr().out
+
+
+def test_a_size_of_other_widths_is_named(tmp_path) -> None:
+    """SNGAN's: D's change at 64 px says nothing of 32 px, and is not what is refused."""
+    with pytest.raises(UserError, match="only .*% of G's weights fit: give .* the start, img_size 32,"):
+        sized(tmp_path, "sngan", (32, 64))
 
 
 GROWN = f"{small('progressive_gan')} --stable_kimg 0.016 --fade_kimg 0.016"

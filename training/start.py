@@ -266,6 +266,11 @@ def _differences(start: Mapping[str, Any], config: TrainConfig) -> str:
                 flags.append(f"--{name} {shown(pairs)}" if pairs else f"no --{name}")
         elif there is not None and there != here:
             flags.append(f"--{name} {shown(str(there))}")
+    size = start["settings"].get("img_size")
+    if not flags and size is not None and _sides(size) != _sides(config.img_size):
+        flags.append(
+            f"--img_size {shown('x'.join(map(str, size)) if isinstance(size, list | tuple) else str(size))}"
+        )
     if not flags:
         return "another architecture; train with the --preset and the settings of the start"
     return f"give the settings of the start, {', '.join(flags)}, or the --preset that it was trained with"
