@@ -38,12 +38,16 @@ class InfoGAN(NoiseToImage):
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
-        """Q must read the codes that G draws."""
+        """Q must read the codes that G draws, and no penalty may blur them."""
         check_of_model(config, G, D)
         names = ("n_categories", "n_continuous")
         of_g, of_d = (" ".join(f"{name}={getattr(net, name)}" for name in names) for net in (G, D))
         if of_g != of_d:
             raise UserError(f"--g_kwargs {of_g} but --d_kwargs {of_d}: both networks need the same codes")
+        if moving := [name for name in config.penalties() if name.startswith("zcr_")]:
+            raise UserError(
+                f"--penalty {moving[0]} moves latents, and some of {config.model}'s are codes: leave it out"
+            )
 
     def terms(self, side: str, batch: Inputs, fake: DOutput) -> Terms:
         """Q's errors on the codes of the micro-batch's latents, and what they say of the category."""

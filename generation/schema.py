@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from errors import UserError, shown
 from generation.checkpoint import Misfit
@@ -77,12 +77,19 @@ class CheckpointState(Struct):
     compiled: str = "no"
 
 
+class Revised(Struct):
+    """What weights say of the networks that they are of."""
+
+    revisions: dict[str, Count] = {}
+
+
 class SampledState(Struct):
-    """What sampling reads of a checkpoint."""
+    """What sampling and starting read of a checkpoint."""
 
     step: Count
     networks: dict[str, dict[str, Any]]
     ema: dict[str, dict[str, Any]]
+    data: Revised = field(default_factory=Revised)
 
 
 # -- generator/config.json -----------------------------------------------------------------------------------------

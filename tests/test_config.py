@@ -530,6 +530,8 @@ def test_default_norm_of_d(command, norm):
         ("--ema --ema_decay 0.9 0.9", "each once"),
         ("--weight_clip 0", "--weight_clip 0"),
         ("--norm_d none --d_kwargs norm=layer", "give one"),
+        ("--penalty cr bcr", "bcr holds cr"),
+        ("--cr_weight 1 --penalty bcr", "bcr holds cr"),
         ("--sync_bn --method wgan-gp --norm_d batch", "second derivative"),
         ("--path_length_weight 2", "stylegan, stylegan2 have styles, not dcgan"),
         ("--model progressive_gan --penalty path_length", "not progressive_gan"),

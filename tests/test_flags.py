@@ -140,7 +140,7 @@ CASES = {
     "g_kwargs": Case("--g_kwargs width=8"),
     "d_kwargs": Case("--d_kwargs width=4 dropout=0.3"),
     "init_from": Case("--init_from {files}/start"),
-    "freeze_d": Case("--freeze_d 1"),
+    "freeze_d": Case("--freeze_d 1", "--init_from {files}/start"),
     "no_grow": Case("--no_grow", f"{small('progressive_gan')}", logged("growing/size")),
     "stable_kimg": Case("--stable_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),
     "fade_kimg": Case("--fade_kimg 0.032", GROWING, logged("growing/size", "growing/alpha")),

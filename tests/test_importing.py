@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generation.generator import load_generator
+from generation.importing.weights import import_weights
 from modelling import build_discriminator
 from tensorfile import read_safetensors
 from tests import foreign, foreign_older
@@ -108,6 +109,7 @@ def test_official_progressive_gan(tmp_path, capsys, fused, protocol) -> None:
     path = tmp_path / "karras2018iclr.pkl"
     foreign.write_tensorflow(path, [(g, {}, {}), (d, {}, {}), (g, {}, {})], protocol)
     G, D, _ = imported([path], tmp_path / "generator")
+    assert "--no_grow" in tool.training_flags(import_weights([path]), "generator").split()
     z, x = torch.randn(4, 5), torch.randn(4, 3, 16, 16)
     with torch.no_grad():
         close(G(z), foreign_older.progressive_images(g, z))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from errors import UserError
 from games import game_of
 from games.infogan import InfoGAN, continuous_loss, information
 from generation.generator import load_generator
@@ -314,3 +315,13 @@ def test_presets(preset: str, noise: int, joint: bool, norm: str) -> None:
     assert config.z_dim - 12 == noise and config.d_kwargs.get("joint", False) == joint
     assert config.n_steps // config.train_g_interval == (10_000 if joint else 5000)
     assert Discriminator(img_size=32, img_channels=1, **config.d_kwargs).joint == joint
+
+
+def test_penalties_of_moved_latents_are_refused(tmp_path) -> None:
+    """Some latents are codes: what they choose must not stay the same."""
+    for penalty in ("zcr_d", "zcr_g"):
+        with pytest.raises(
+            UserError, match=f"penalty {penalty} moves latents, and some of infogan's are codes"
+        ):
+            run(f"{COMMAND} --n_steps 1 --{penalty}_weight 1", tmp_path)
+    assert not (tmp_path / "a").exists()

@@ -51,8 +51,8 @@ RUNS = {
     "veegan": "--model veegan --train_g_interval 2 --ema",
     "infogan": f"--model infogan {CODES} --ema",
     "infogan-joint": f"--model infogan --img_size 32 --r1_weight 10 --train_g_interval 2 --ema {JOINT}",
-    "consistent": f"--penalty cr bcr zcr_d zcr_g lecam --accumulate 2 {NOISY}",
-    "consistent-lazy": "--penalty cr bcr zcr_d zcr_g lecam --penalty_interval bcr=3 zcr_d=4 zcr_g=2 lecam=4 "
+    "consistent": f"--penalty bcr zcr_d zcr_g lecam --accumulate 2 {NOISY}",
+    "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=4 "
     f"--augment color translation --model stylegan2 {STYLED}",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 5",
 }
@@ -91,8 +91,8 @@ EQUAL = {
     "ragan": "--method ragan --accumulate 2",
     "rpgan-r1-r2": "--method rpgan --penalty r1 r2",
     "dragan": "--method gan --penalty dragan",
-    "consistent": "--penalty cr bcr zcr_d zcr_g lecam --accumulate 2",
-    "consistent-lazy": "--penalty cr bcr zcr_d zcr_g lecam --penalty_interval bcr=3 zcr_d=4 zcr_g=2 lecam=2 "
+    "consistent": "--penalty bcr zcr_d zcr_g lecam --accumulate 2",
+    "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=2 "
     "--augment color cutout --r1_weight 1",
     "spectral": "--method hinge --spectral_norm_d --spectral_norm_g",
     "conditional": "--method lsgan --conditional",

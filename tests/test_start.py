@@ -1,5 +1,6 @@
 """Starting from what others trained: --init_from, and --freeze_d."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from modelling.freezing import freeze, layers_of
 from ops.spectral_norm import apply_spectral_norm, iterate_spectral_norm
 from settings import TrainConfig
 from tests.running import SMALL, differing, drive, leaves, run, small, state
+from tests.test_schemas import write_checkpoint
 from training import train
 from training.loop import Loop
 from training.start import fitted
@@ -89,7 +91,7 @@ def test_other_labels_sizes_and_channels_are_listed(runs, tmp_path, capsys) -> N
     run(f"--log_name a {command}", tmp_path)
     lines = capsys.readouterr().out.splitlines()
     (first,) = [i for i, line in enumerate(lines) if line.startswith("starts from")]
-    assert "tensors of D 14 of 29, G 47 of 66, ema 47 of 66" in lines[first]
+    assert "tensors of D 14 of 29, G 46 of 66, ema 46 of 66" in lines[first]
     told = [line for line in lines[first + 1 :] if line.startswith("  ")][:3]
     assert told[0].startswith("  D, fresh: blocks.0.from_image.weight; ") and told[0].endswith("and 12 more")
     assert told[1] == "  D, left there: blocks.0.from_image.weight; blocks.0.from_image.bias"
@@ -155,7 +157,132 @@ def test_spectral_norms_that_are_new_are_measured(runs, tmp_path, monkeypatch) -
                 assert float(norm) == pytest.approx(1, abs=0.1)
 
 
+def test_a_mapping_is_not_shifted_and_its_mean_needs_the_whole() -> None:
+    """A shorter one gives layers of the same index and no mean style; the same one gives both."""
+
+    def mapped(mapping_layers: int) -> nn.Module:
+        how = {
+            "img_size": 16,
+            "img_channels": 1,
+            "z_dim": 8,
+            "w_dim": 8,
+            "channel_base": 128,
+            "channel_max": 8,
+        }
+        return build_generator("stylegan2", **how, mapping_layers=mapping_layers)
+
+    one, four = mapped(2), mapped(4)
+    taken, fresh, _ = fitted(one.state_dict(), four)
+    layers = {name for name in taken if name.startswith("mapping.")}
+    assert layers == {f"mapping.layers.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")}
+    assert torch.equal(taken["mapping.layers.0.weight"], one.mapping.layers[0].weight)
+    assert "mapping.w_avg, the mean of another mapping" in fresh
+    assert "mapping.w_avg" not in fitted(four.state_dict(), one)[0]
+    assert "mapping.w_avg" in fitted(one.state_dict(), mapped(2))[0]
+
+
+def sized(folder: Path, model: str, sizes: tuple[int, int]) -> None:
+    """A run, and one of another size from it."""
+    settings = {
+        "model": model,
+        "z_dim": 8,
+        "batch_size": 2,
+        "n_steps": 1,
+        "loggers": (),
+        "runs_dir": str(folder),
+    }
+    settings |= {"g_kwargs": {"width": 4}, "d_kwargs": {"width": 4}}
+    for i, size in enumerate(sizes):
+        start = str(folder / "0") if i else None
+        config = TrainConfig(log_name=str(i), img_size=size, init_from=start, **settings)
+        train(config, images=torch.rand(4, 1, size, size) * 2 - 1)
+
+
+@pytest.mark.parametrize("sizes", [(32, 64), (64, 32)])
+def test_another_size_of_the_same_widths_is_a_start(tmp_path, capsys, sizes) -> None:
+    """DCGAN's first layers are of its size, and hold most of a larger one's weights."""
+    sized(tmp_path, "dcgan", sizes)
+    assert "starts from" in capsys.readouterr().out
+
+
+def test_a_size_of_other_widths_is_named(tmp_path) -> None:
+    """SNGAN's: D's change at 64 px says nothing of 32 px, and is not what is refused."""
+    with pytest.raises(UserError, match="only .*% of G's weights fit: give .* the start, img_size 32,"):
+        sized(tmp_path, "sngan", (32, 64))
+
+
+GROWN = f"{small('progressive_gan')} --stable_kimg 0.016 --fade_kimg 0.016"
+
+
+def test_growing_anew_is_warned_of(tmp_path, monkeypatch, capsys) -> None:
+    """From weights of the full size; not with --no_grow, nor from those that are still small."""
+    run(f"--log_name whole {small('progressive_gan')} --no_grow --n_steps 1", tmp_path)
+    run(f"--log_name part {GROWN} --n_steps 3", tmp_path)
+    capsys.readouterr()
+    full = tmp_path / "whole"
+    rows = [(full, "", True), (full / "generator", "", True), (full, "--no_grow", False)]
+    rows.append((tmp_path / "part", "", False))
+    for i, (start, more, warned) in enumerate(rows):
+        flags = GROWN if not more else small("progressive_gan")
+        begun(f"--log_name a{i} {flags} {more} --init_from {start}", tmp_path, monkeypatch)
+        lines = capsys.readouterr().err.splitlines()
+        told = [line for line in lines if line.startswith("warning: what --init_from")]
+        assert len(told) == warned and all("16 px" in line and "--no_grow" in line for line in told)
+
+
 # What is refused
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A StyleGAN's run whose checkpoint and generator/ say nothing of revisions, as they were before one."""
+    folder = tmp_path_factory.mktemp("older")
+    run(f"--log_name a {small('stylegan')} --no_grow --n_steps 1", folder)
+    saved = state(folder, "a", 1)
+    del saved["data"]["revisions"]
+    write_checkpoint(saved, folder / "a" / "checkpoints" / "step-00000001.pt")
+    about = folder / "a" / "generator" / "config.json"
+    about.write_text(json.dumps({k: v for k, v in json.loads(about.read_text()).items() if k != "revision"}))
+    return folder / "a"
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/step-00000001.pt", "generator"])
+def test_weights_of_before_a_change_are_refused(older, tmp_path, place) -> None:
+    with pytest.raises(UserError, match=r"init_from: .* is from before a change of .*zeros around the maps"):
+        run(f"--log_name b {small('stylegan')} --no_grow --init_from {older / place}", tmp_path)
+
+
+def test_revisions_of_a_newer_version_are_refused(runs, tmp_path) -> None:
+    folder = shutil.copytree(runs / "styled" / "generator", tmp_path / "generator")
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | {"revision": 9}))
+    with pytest.raises(UserError, match="is of a newer version"):
+        run(f"--log_name a {STYLED} --init_from {folder}", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "generator"])
+def test_a_start_of_other_widths_is_refused(runs, tmp_path, place) -> None:
+    """Biases and small layers fit, the weights do not: the settings that would bring them along are named."""
+    wider = STYLED.replace("channel_max=8", "channel_max=16").replace("channel_base=128", "channel_base=256")
+    with pytest.raises(UserError, match="only .*% of G's weights fit") as caught:
+        run(f"--log_name a {wider} --z_dim 4 --init_from {runs / 'styled' / place}", tmp_path)
+    line = caught.value.for_command_line
+    assert "\n" not in line and "--z_dim 8" in line and "--preset" in line
+    assert "--g_kwargs channel_base=128 channel_max=8 w_dim=8 mapping_layers=2" in line
+    assert ("--d_kwargs channel_base=128 channel_max=8" in line) == (place == "")
+
+
+def test_frozen_layers_need_a_start(tmp_path) -> None:
+    """But for a D that is given, which may be trained."""
+    with pytest.raises(UserError, match="freeze_d 1 needs init_from"):
+        run("--log_name a --freeze_d 1", tmp_path)
+    assert not (tmp_path / "a").exists()
+    settings = {"z_dim": 4, "batch_size": 8, "n_steps": 1, "loggers": (), "runs_dir": str(tmp_path)}
+    D = OwnD()
+    first = D[1].weight.detach().clone()
+    images = torch.rand(16, 1, 4, 4) * 2 - 1
+    train(TrainConfig(log_name="b", freeze_d=1, **settings), images=images, G=OwnG(), D=D)
+    assert torch.equal(D[1].weight, first)
 
 
 def test_another_family_is_named(runs, tmp_path) -> None:
@@ -304,8 +431,10 @@ def test_planes_of_concat_belong_to_the_first_layer() -> None:
 def test_frozen_layers_stand_still(tmp_path, optimizer) -> None:
     """Not moved by the optimiser, weight decay, clipping, or spectral norm's iterations; all the rest is."""
     command = f"{small('sngan')} --img_size 32 --spectral_norm_d --weight_clip 0.5 --optimizer {optimizer}"
-    run(f"--log_name a --freeze_d 2 --n_steps 3 --checkpoint_interval 1 {command}", tmp_path)
-    one, three = (state(tmp_path, "a", step)["networks"]["D"] for step in (1, 3))
+    run(f"--log_name a --n_steps 1 {command}", tmp_path)
+    command += " --n_steps 3 --checkpoint_interval 1"
+    run(f"--log_name b --init_from {tmp_path / 'a'} --freeze_d 2 {command}", tmp_path)
+    one, three = (state(tmp_path, "b", step)["networks"]["D"] for step in (1, 3))
     frozen = [name for name in one if name.startswith(("blocks.0.", "blocks.1."))]
     assert len(frozen) == 24  # three convolutions each: weight, bias, u, v
     assert all(torch.equal(one[name], three[name]) for name in frozen)

@@ -20,6 +20,7 @@ from typing import Any
 from errors import cli, printable
 from generation.importing.layout import Imported
 from generation.importing.weights import import_weights, write_generator
+from modelling import find_model
 from modelling.layers import size_text
 from tools import tool_parser
 from tools.common import warn
@@ -54,6 +55,8 @@ def training_flags(result: Imported, out: str) -> str:
     build = result.build_g
     words = [f"--model {result.model} --init_from {out} --img_size {size_text(build['img_size'])}"]
     words.append(f"--z_dim {build['z_dim']}")
+    if find_model(result.model).grows_from is not None:  # these are grown
+        words.append("--no_grow")
     if build.get("n_labels"):
         words.append("--conditional")
     for side, given in (("g", build), ("d", result.build_d or {})):

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from errors import UserError, shown
+from games.growing import growth_of
 from generation.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from generation.generator import D_FILE, find_generator, read_config
 from generation.schema import SampledState, converted
-from modelling import MODELS, model_title
+from modelling import MODELS, check_revision, model_title, revisions_of
+from modelling.contract import bare
 from modelling.growing import Stage
 from ops.distributed import tensors_from_main
 from ops.spectral_norm import SpectralNorm
@@ -25,6 +27,9 @@ Tensors = dict[str, Tensor]
 SHOWN = 3  # names of tensors of each network
 STAGE = "_extra_state"  # of a growing network: it follows from the step
 ORIGINAL, U, V = (f".parametrizations.weight.{part}" for part in ("original", "0.u", "0.v"))
+LEAST = 0.5  # of the weights that G could have, by number
+MAPPING = "mapping."
+_NOT_KWARGS = {"img_size", "img_channels", "n_labels", "z_dim", "condition", "spectral_norm", "norm"}
 _NUMBERED = re.compile(r"(?P<list>[^.]+(?:\.[^.\d]+)*)\.(?P<i>\d+)\.(?P<rest>.+)")
 
 
@@ -32,11 +37,17 @@ _NUMBERED = re.compile(r"(?P<list>[^.]+(?:\.[^.\d]+)*)\.(?P<i>\d+)\.(?P<rest>.+)
 
 
 def start_of(config: TrainConfig, own: Mapping[str, nn.Module]) -> dict[str, Any] | None:
-    """What --init_from names, read by the main process for all; None without it. UserError.
+    """What --init_from names, read by the main process for all; None without it. UserError, also for --freeze_d of a D
+    that begins at random.
 
-    A dict of `where`, `step`, `networks` and `ema` (tensors by name, by network and by average).
+    A dict of `where`, `step`, `networks` and `ema` (tensors by name, by network and by average), `revisions` by
+    network, `settings` as far as they are known, and `stage`, the (size, alpha) of what grows, else None.
     """
     if config.init_from is None:
+        if config.freeze_d and "D" not in own:
+            raise UserError(
+                f"--freeze_d {config.freeze_d} needs --init_from: frozen random layers learn nothing"
+            )
         return None
 
     def read() -> dict[str, Any]:
@@ -75,11 +86,15 @@ def _check(state: Mapping[str, Any]) -> None:
 
 def _of_checkpoint(state: dict[str, Any], path: Path) -> dict[str, Any]:
     settings = state.get("config")
-    model = settings.get("model") if isinstance(settings, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
+    model = settings.get("model")
     return {
         "where": shown(str(path)),
         "model": model if isinstance(model, str) else None,
         "step": state["step"],
+        "revisions": converted(state, SampledState, "state").data.revisions,
+        "settings": {n: settings[n] for n in ("z_dim", "g_kwargs", "d_kwargs", "img_size") if n in settings},
+        "stage": _stage_of(state["networks"].get("G", {})),
         "networks": {name: _tensors(found, f"{path}: {name}") for name, found in state["networks"].items()},
         "ema": {name: _tensors(found, f"{path}: {name}") for name, found in state["ema"].items()},
     }
@@ -88,10 +103,11 @@ def _of_checkpoint(state: dict[str, Any], path: Path) -> dict[str, Any]:
 def _of_generator(folder: Path) -> dict[str, Any]:
     """Averages are the weight sets of generator/ beside `raw`; D is there where other weights were imported."""
     about = read_config(folder)
-    sets = {}
+    sets, stage = {}, None
     for name in about["weights"]:
         file = folder / f"{name}.safetensors"
-        sets[name] = _tensors(read_safetensors(file)[0], str(file))
+        tensors = read_safetensors(file)[0]
+        sets[name], stage = _tensors(tensors, str(file)), _stage_of(tensors)
     networks = {"G": sets["raw"] if "raw" in sets else sets[about["weights"][0]]}
     if (file := folder / D_FILE).is_file():
         networks["D"] = _tensors(read_safetensors(file)[0], str(file))
@@ -99,9 +115,32 @@ def _of_generator(folder: Path) -> dict[str, Any]:
         "where": shown(str(folder)),
         "model": about["model"],
         "step": about["step"],
+        "revisions": dict.fromkeys("GD", about["revision"]),  # a D that is there was imported with its G
+        "settings": {
+            "img_size": about["img_size"],
+            "z_dim": about["z_dim"],
+            "g_kwargs": _own_settings(about["build"]),
+            "d_kwargs": _own_settings(about.get("discriminator")),
+        },
+        "stage": stage,
         "networks": networks,
         "ema": {name: tensors for name, tensors in sets.items() if name != "raw"},
     }
+
+
+def _own_settings(build: Any) -> dict[str, Any]:
+    """What a network was built with beside the settings that have flags of their own."""
+    build = build if isinstance(build, dict) else {}
+    return {name: value for name, value in build.items() if name not in _NOT_KWARGS and value is not None}
+
+
+def _stage_of(found: Mapping[Any, Any]) -> tuple[float, float] | None:
+    """(size, alpha) of a growing network, None where there is none."""
+    stages = [value for name, value in found.items() if isinstance(name, str) and name.endswith(STAGE)]
+    if not stages or not isinstance(stages[0], Tensor) or not is_plain(stages[0]) or stages[0].shape != (2,):
+        return None
+    size, alpha = stages[0].tolist()
+    return size, alpha
 
 
 def _tensors(found: Mapping[Any, Any], where: str) -> Tensors:
@@ -127,14 +166,33 @@ def refuse_family(start: Mapping[str, Any], config: TrainConfig, own: Mapping[st
     )
 
 
+def refuse_revisions(start: Mapping[str, Any], loop: Loop) -> None:
+    """UserError for weights of which a network of the run makes something else than the one they are of."""
+    ours = tuple(row.network(side) for row in MODELS.values() for side in "gd")
+    same_size = _sides(start["settings"].get("img_size")) == _sides(loop.config.img_size)
+    for name, network in loop.networks.items():
+        plain = bare(network.module)
+        # an own network without any says nothing, and changes of some sizes alone say nothing of another size
+        known = isinstance(plain, ours) or revisions_of(plain)
+        of_all_sizes = hasattr(type(plain), "revisions")
+        if name in start["networks"] and known and (of_all_sizes or same_size):
+            check_revision(plain, start["revisions"].get(name, 0), f"--init_from: {start['where']}")
+
+
+def _sides(size: Any) -> list[Any]:
+    return list(size) if isinstance(size, list | tuple) else [size, size]
+
+
 # Into the networks of a run
 
 
 def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
-    """Bring what fits into the networks and averages of a loop at step 0, and say what does not. UserError for nothing.
+    """Bring what fits into the networks and averages of a loop at step 0, and say what does not. UserError for weights
+    of another revision, and where too little of G fits; then nothing is changed.
 
     An average that the start does not have begins as the weights that it averages.
     """
+    refuse_revisions(start, loop)
     networks, averages, averaged = start["networks"], start["ema"], loop.task.averaged
     raw = networks.get(averaged[0], {})
     if len(averaged) > 1:
@@ -142,9 +200,11 @@ def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
     parts = {name: (network.module, networks.get(name, {})) for name, network in loop.networks.items()}
     for name, (ema, _) in loop.emas.items():
         parts[name] = (ema.module, averages.get(name, next(iter(averages.values()), raw)))
+    fits = {name: fitted(found, module, at_end=name == "D") for name, (module, found) in parts.items()}
+    refuse_useless(start, loop, {name: taken for name, (taken, _, _) in fits.items()})
     counts, lines, said = {}, [], None
     for name, (module, found) in parts.items():
-        taken, fresh, left = fitted(found, module, at_end=name == "D")
+        taken, fresh, left = fits[name]
         module.load_state_dict(module.state_dict() | taken)
         _settle_norms(module, taken)
         counts[name] = (len(taken), len(taken) + len(fresh))
@@ -154,13 +214,66 @@ def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
             said = (fresh, left)
             listed = _listed("fresh", fresh), _listed("left there", left)
             lines += [f"  {name}, {what}" for what in listed if what]
-    if not any(counts[name][0] for name in loop.networks):
-        raise UserError(
-            f"--init_from {start['where']}: not one of its tensors fits these networks: another architecture"
-        )
     listed = ", ".join(f"{name} {n} of {of}" for name, (n, of) in counts.items())
     for line in (f"starts from {start['where']}, step {start['step']}: tensors of {listed}", *lines):
         loop.log.say(line)
+    growth = growth_of(loop.config)
+    if growth is not None and growth.faded_in and start["stage"] is not None:
+        size, alpha = start["stage"]
+        if size >= growth.last and alpha == 1:
+            loop.log.say(
+                f"warning: what --init_from brings has grown to {size:g} px, and this run grows from {growth.first} px "
+                "anew: give --no_grow to go on at the full size"
+            )
+
+
+def refuse_useless(start: Mapping[str, Any], loop: Loop, taken: Mapping[str, Tensors]) -> None:
+    """UserError where nothing fits, or less than half of the weights that both G have room for.
+
+    Counted are numbers, not tensors: biases and gains of another width are many and small. A larger G has layers that
+    the start cannot have, so the smaller of both counts.
+    """
+    where, networks = start["where"], start["networks"]
+    if not any(taken[name] for name in loop.networks):
+        raise UserError(
+            f"--init_from {where}: not one of its tensors fits these networks: another architecture"
+        )
+    came = wanted = there = 0
+    for name in loop.task.averaged:
+        sizes = {key: p.numel() for key, p in loop.networks[name].module.named_parameters()}
+        wanted += sum(sizes.values())
+        came += sum(n for key, n in sizes.items() if key in taken[name])
+        there += sum(x.numel() for x in networks.get(name, {}).values())
+    could = min(wanted, there)
+    if came < LEAST * could:
+        raise UserError(
+            f"--init_from {where}: only {came / could:.0%} of G's weights fit: {_differences(start, loop.config)}"
+        )
+
+
+def _differences(start: Mapping[str, Any], config: TrainConfig) -> str:
+    """How to give the settings of the start that the run has not."""
+    flags = []
+    for name in ("z_dim", "g_kwargs", "d_kwargs"):
+        there, here = start["settings"].get(name), getattr(config, name)
+        if isinstance(there, Mapping):
+            differ = (
+                any(here.get(key, None) != value for key, value in there.items())
+                or here.keys() - there.keys()
+            )
+            pairs = " ".join(f"{key}={value}" for key, value in there.items()).replace(", ", ",")
+            if differ:
+                flags.append(f"--{name} {shown(pairs)}" if pairs else f"no --{name}")
+        elif there is not None and there != here:
+            flags.append(f"--{name} {shown(str(there))}")
+    size = start["settings"].get("img_size")
+    if not flags and size is not None and _sides(size) != _sides(config.img_size):
+        flags.append(
+            f"--img_size {shown('x'.join(map(str, size)) if isinstance(size, list | tuple) else str(size))}"
+        )
+    if not flags:
+        return "another architecture; train with the --preset and the settings of the start"
+    return f"give the settings of the start, {', '.join(flags)}, or the --preset that it was trained with"
 
 
 def _listed(what: str, names: list[str]) -> str:
@@ -176,7 +289,8 @@ def fitted(
 
     Names are compared without the wrapping of `concat`, weights with spectral norm or without. Entries of a list of
     another length, such as blocks, are counted from the end from which more of them fit; at_end: from the last where
-    both do, as those of a D, whose last are of the smallest maps, unless it grows.
+    both do, as those of a D, whose last are of the smallest maps, unless it grows. Layers of a mapping have the
+    same index, and its mean style comes along with the whole of it alone.
     """
     wanted = {name: x for name, x in network.state_dict().items() if isinstance(x, Tensor)}
     wanted = {name: x for name, x in wanted.items() if not name.endswith(STAGE)}
@@ -193,6 +307,11 @@ def fitted(
             fresh.append(f"{full} {tuple(wanted[full].shape)}, there {tuple(x.shape)}")
         else:
             taken[full] = x
+    mean = names.get(f"{MAPPING}w_avg")
+    mapping = {name for name in (*names, *there) if name.startswith(MAPPING)}
+    if mean in taken and not all(names.get(name) in taken for name in mapping):
+        del taken[mean]
+        fresh.append(f"{mean}, the mean of another mapping")
     return taken, fresh, [name for name in there if name not in moved.values()]
 
 
@@ -231,7 +350,7 @@ def _aligned(found: Tensors, wanted: Tensors, at_end: bool) -> dict[str, str]:
     """Name that is wanted -> name there, for all names that both have."""
     shifts, lengths = {}, _lengths(found)
     for prefix, n in _lengths(wanted).items():
-        shift = n - lengths.get(prefix, n)
+        shift = 0 if prefix.startswith(MAPPING) else n - lengths.get(prefix, n)
         ways = (shift, 0) if at_end else (0, shift)
         shifts[prefix] = max(ways, key=lambda way, prefix=prefix: _n_fitting(found, wanted, prefix, way))
     moved = {}
