@@ -54,6 +54,12 @@ class FileSource:
             f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"
             for suffix, n in left.items()
         ]
+        if strays := sorted(self.files.strays):
+            some = ", ".join(shown(name, 80) for name in strays[:3]) + (", ..." if len(strays) > 3 else "")
+            layout.notes.append(
+                f"warning: left out, since beside picture files: {len(strays):,} .npy, {some} (a folder of their own "
+                "makes them a set)"
+            )
         if self.files.ignored:
             counts = ", ".join(
                 f"{n:,} {shown(suffix, 40)}" for suffix, n in self.files.ignored.most_common(5)

@@ -517,3 +517,37 @@ def test_an_array_cut_short_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-5])
     with pytest.raises(UserError, match="damaged: 1,723 bytes of values, not 1,728"):
         load(tmp_path / "a.npy", tmp_path)
+
+
+# -- arrays beside pictures ----------------------------------------------------------------------------------------
+
+
+def npy(*shape: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(shape, np.uint8))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_arrays_beside_as_many_pictures_are_no_pictures(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures("a.png", "b.png", "c.png") | {"a_latents.npy": npy(3, 18, 512)}
+    data = load(WRITERS[kind](tmp_path / kind, files), tmp_path)
+    assert sorted(data.files) == ["a.png", "b.png", "c.png"]
+    assert "beside picture files: 1 .npy, a_latents.npy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_arrays_with_fewer_pictures_are_the_set(kind: str, tmp_path: Path) -> None:
+    files = pictures("a.png") | {"b.npy": npy(9, 9, 3), "c.npy": npy(9, 9, 3)}
+    assert len(load(WRITERS[kind](tmp_path / kind, files), tmp_path).images) == 3
+
+
+def test_pictures_of_other_channels_are_named_with_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures("odd.png") | {f"{i}.npy": npy(9, 9, 6) for i in range(20)}
+    load(write_folder(tmp_path / "set", files), tmp_path, img_channels=6)
+    said = capsys.readouterr().err
+    assert "odd.png" in said and "--img_channels" in said
