@@ -15,7 +15,7 @@ from disk import Unreadable, is_temporary, open_regular, read_bytes
 from errors import UserError, shown
 from images import arrays, tars
 from images.decoding import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
-from images.labels import is_side, key_of_sample, side_label
+from images.labels import is_side, side_label
 from images.layout import CELEBA_FOLDER
 from images.naming import (
     MAX_SIDE_BYTES,
@@ -65,10 +65,12 @@ class Files:
     """Image members and label texts under one path, sorted out by name alone; subclasses read them.
 
     After `members` ran through, `texts` holds the label lists by name (those beside the path by base name), `sides` the
-    labels that stand beside single images, by the name up to its first dot, `problems` what is listed but is no image
+    labels that stand beside single images, by name, `problems` what is listed but is no image
     (macOS's ._ files), `ignored` the other files counted by suffix, of which `examples` has the first, `strays` the
     .npy that are left out beside other pictures.
     """
+
+    by_dot = False  # whether files of a name up to the first dot are one sample, as in WebDataset's tars
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, shown(str(path))
@@ -141,7 +143,7 @@ class Files:
             if label is None or len(self.sides) >= MAX_MEMBERS:
                 self.ignore(name)
             else:
-                self.sides[key_of_sample(name)] = label
+                self.sides[name] = label
             return
         self.text_bytes += len(data)
         if self.text_bytes > MAX_TEXT_BYTES:
@@ -377,6 +379,8 @@ class ZipArchive(Files):
 
 class TarArchive(Files):
     """A .tar, packed or not: a stream, since a .gz cannot be read out of order without unpacking it again."""
+
+    by_dot = True
 
     def read(self, limit: int | None) -> Iterator[Member]:
         seen: set[str] = set()

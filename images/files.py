@@ -48,7 +48,7 @@ class FileSource:
 
     def layout(self, names: list[str]) -> Layout:
         """Splits and labels by folders and label lists; says what was found."""
-        layout = read_layout(names, self.files.texts, self.files.sides)
+        layout = read_layout(names, self.files.texts, self.files.sides, self.files.by_dot)
         left = {suffix: n for suffix, n in self.files.ignored.items() if suffix in UNREAD}
         layout.notes += [
             f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"

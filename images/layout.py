@@ -209,11 +209,11 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
 
 
 def labelled_layout(
-    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str], notes: list[str]
+    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str], notes: list[str], by_dot: bool
 ) -> Layout | None:
     """Labels as files beside the images say them, splits by folders; None where no file does, or hardly any image is
     named."""
-    labels = labels_in(texts, sides, names, notes)
+    labels = labels_in(texts, sides, names, notes, by_dot)
     if labels is None:
         return None
     split_of, _ = take_splits([tuple(name.split("/")) for name in names])
@@ -280,13 +280,16 @@ def class_layout(names: Sequence[str], notes: list[str]) -> Layout:
 
 
 def read_layout(
-    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str] | None = None
+    names: Sequence[str],
+    texts: Mapping[str, str],
+    sides: Mapping[str, str] | None = None,
+    by_dot: bool = False,
 ) -> Layout:
-    """Splits and labels of names ("train/cat/1.jpg"); texts, sides: label lists and labels, see archives.Files."""
+    """Splits and labels of names ("train/cat/1.jpg"); the others: label lists and labels, see archives.Files."""
     notes: list[str] = []
     return (
         attribute_layout(names, texts, notes)
-        or labelled_layout(names, texts, sides or {}, notes)
+        or labelled_layout(names, texts, sides or {}, notes, by_dot)
         or class_layout(names, notes)
     )
 

@@ -551,3 +551,30 @@ def test_pictures_of_other_channels_are_named_with_the_flag(
     load(write_folder(tmp_path / "set", files), tmp_path, img_channels=6)
     said = capsys.readouterr().err
     assert "odd.png" in said and "--img_channels" in said
+
+
+# -- names with dots -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_labels_beside_images_with_dots_in_their_names(kind: str, tmp_path: Path) -> None:
+    names = [f"scan.{i:03d}" for i in range(6)]
+    files = pictures(*(f"{name}.png" for name in names))
+    files |= {f"{name}.cls": str(i % 2).encode() for i, name in enumerate(names)}
+    data = load(WRITERS[kind](tmp_path / kind, files), tmp_path)
+    assert by_name(data) == {f"{name}.png": str(i % 2) for i, name in enumerate(names)}
+
+
+def test_labels_of_whole_names_beside_images(tmp_path: Path) -> None:
+    files = pictures("a.1.png", "a.2.png") | {"a.1.png.cls": b"x", "a.2.png.cls": b"y"}
+    data = load(write_folder(tmp_path / "set", files), tmp_path)
+    assert by_name(data) == {"a.1.png": "x", "a.2.png": "y"}
+
+
+def test_names_to_the_first_dot_join_samples_of_tars_alone() -> None:
+    names, sides = ["a.left.png", "a.right.png", "b.left.png"], {"a.cls": "1", "b.cls": "0"}
+    assert read_layout(names, {}, sides).labels is None
+    assert read_layout(names, {}, sides, by_dot=True).labels.tolist() == [1, 1, 0]
+    unclear = read_layout(names, {}, {"a.x.cls": "1", "a.y.cls": "0", "b.cls": "0"}, by_dot=True)
+    assert unclear.labels is None
+    assert "2 images, such as a.left.png, share the name before the first dot" in unclear.notes[0]
