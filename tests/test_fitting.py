@@ -443,3 +443,13 @@ def test_mutated_tiffs_of_many_channels_are_one_line(place: int) -> None:
         decode(bytes(whole), (6, 6, 5), Fit(scale=(0, 4095)))
     except BadImage as error:
         assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("packed", ["raw", "tiff_lzw"])
+def test_grey_tiffs_with_alpha_are_grey(packed: str) -> None:
+    picture = Image.new("LA", (6, 4), (100, 255))
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF", compression=packed)
+    header = header_of(buffer.getvalue())
+    assert (header.height, header.width, header.channels, header.mode) == (4, 6, 1, "LA")
+    assert (decode(buffer.getvalue(), (4, 6, 1)) == 100).all()

@@ -578,3 +578,17 @@ def test_names_to_the_first_dot_join_samples_of_tars_alone() -> None:
     unclear = read_layout(names, {}, {"a.x.cls": "1", "a.y.cls": "0", "b.cls": "0"}, by_dot=True)
     assert unclear.labels is None
     assert "2 images, such as a.left.png, share the name before the first dot" in unclear.notes[0]
+
+
+def test_train_with_classes_and_another_folder() -> None:
+    names = [f"{top}/{i}.png" for top in ("train/cat", "train/dog", "unlabeled") for i in range(4)]
+    layout = read_layout(names, {})
+    assert layout.label_names == ("cat", "dog") and layout.splits == {"train": (0, 8)}
+    assert any("beside the splits: 4 pictures" in note and "unlabeled/0.png" in note for note in layout.notes)
+
+
+def test_trains_among_vehicles_are_a_class() -> None:
+    flat = [f"{top}/{i}.png" for top in ("train", "bus", "car") for i in range(4)]
+    assert read_layout(flat, {}).label_names == ("bus", "car", "train")
+    deep = [f"{top}/{i}.png" for top in ("train/steam", "train/ice", "bus/red", "bus/blue") for i in range(4)]
+    assert read_layout(deep, {}).label_names == ("bus", "train")
