@@ -354,6 +354,13 @@ def channels_in(data: bytes) -> int | None:
     return pages if 1 < pages <= MAX_CHANNELS else None
 
 
+def is_beyond_pillow(data: bytes, n: int | None) -> bool:
+    """Whether it is a TIFF whose header Pillow does not read as a picture; n: its channels_in."""
+    if n is None or data[:4] not in TIFF_STARTS:
+        return False
+    return n not in (1, 3, 4) or n == 1 and tiff_samples(data)[1] != 8  # 1: grey with alpha
+
+
 def array_of(data: bytes, channels: int, scale: Scale | None) -> np.ndarray | None:
     """The picture as (H, W, C) in its own numbers where Pillow would not give all of it, None where it does. BadImage.
 

@@ -71,7 +71,7 @@ def facts_in(data: bytes) -> tuple[int, int, str, int, bool]:
     """
     if data.startswith(arrays.NPY):
         return array_facts(data)
-    if (n := arrays.channels_in(data)) not in (None, 1, 3, 4):
+    if arrays.is_beyond_pillow(data, n := arrays.channels_in(data)):
         tags = arrays.tiff_tags(data)
         bits = arrays.tiff_samples(data)[1]
         return int(tags[arrays.HEIGHT]), int(tags[arrays.WIDTH]), f"array of {n}", bits, False

@@ -299,6 +299,7 @@ def tiff(
     deflate: bool = False,
     differences: bool = False,
     rows: int = 5,
+    alpha: bool = False,
 ) -> bytes:
     """A TIFF of (H, W, C), written from TIFF 6.0: strips of `rows` rows, each plane's after the other's if planar."""
     height, width, n = values.shape
@@ -320,7 +321,7 @@ def tiff(
         279: (4, [len(strip) for strip in strips]), 284: (3, [2 if planar else 1]),
         317: (3, [2 if differences else 1]), 339: (3, [code] * n),
     }  # fmt: skip
-    if n == 4:
+    if n == 4 or alpha:
         tags[338] = (3, [2])
     place = 8 + len(body) + len(body) % 2
     entries, behind = b"", b""
@@ -453,3 +454,12 @@ def test_grey_tiffs_with_alpha_are_grey(packed: str) -> None:
     header = header_of(buffer.getvalue())
     assert (header.height, header.width, header.channels, header.mode) == (4, 6, 1, "LA")
     assert (decode(buffer.getvalue(), (4, 6, 1)) == 100).all()
+
+
+def test_grey_tiffs_of_16_bits_with_alpha_are_grey() -> None:
+    values = np.stack([np.full((6, 7), 1000), np.full((6, 7), 65535)], axis=2).astype(np.uint16)
+    data = tiff(values, alpha=True)
+    header = header_of(data)
+    assert (header.height, header.width, header.channels, header.mode) == (6, 7, 1, "LA")
+    assert (decode(data, (6, 7, 1), Fit(scale=(0.0, 2000.0))) == 128).all()
+    assert header_of(tiff(values)).channels == 2
