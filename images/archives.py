@@ -70,6 +70,9 @@ class Files:
     .npy that are left out beside other pictures.
     """
 
+    first_alone = (
+        False  # whether `some` gives the first, so that what comes later is not known before all is read
+    )
     by_dot = False  # whether files of a name up to the first dot are one sample, as in WebDataset's tars
 
     def __init__(self, path: Path) -> None:
@@ -380,7 +383,7 @@ class ZipArchive(Files):
 class TarArchive(Files):
     """A .tar, packed or not: a stream, since a .gz cannot be read out of order without unpacking it again."""
 
-    by_dot = True
+    first_alone = by_dot = True
 
     def read(self, limit: int | None) -> Iterator[Member]:
         seen: set[str] = set()

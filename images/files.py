@@ -1,6 +1,8 @@
 """Picture files of a folder or archive as a source for the cache."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -8,10 +10,12 @@ from errors import shown
 from images.archives import Files, Stamp
 from images.arrays import Scale
 from images.cache import PLAIN, Source, say
-from images.decoding import CROPS, Chunk, Fit, Shape, decode_all
+from images.decoding import CROPS, BadImage, Chunk, Fit, Member, Shape, decode_all
 from images.layout import Layout, read_layout
 from images.naming import UNREAD
-from images.scan import range_of_set, range_text
+from images.scan import header_of, range_of_set, range_text
+
+LOOKED_EACH = 8
 
 
 class FileSource:
@@ -43,7 +47,15 @@ class FileSource:
             say(f"{self.where}: {range_text(found, self.scale)}")
         elif self.given is not None:
             say(f"note: no picture of {self.where} has more than 8 bits: --value_range changes nothing")
-        yield from decode_all(self.files.members(), shape, Fit(self.crop, self.scale))
+        members, colours = self.files.members(), Counter[bool]()
+        if shape[2] == 1 and self.files.first_alone:
+            members = counting_colours(members, colours)
+        yield from decode_all(members, shape, Fit(self.crop, self.scale))
+        if colours[True]:
+            say(
+                f"warning: of {colours.total():,} pictures looked at all over {self.where}, {colours[True]:,} are in "
+                "colour and become grey: --img_channels 3 keeps the colours"
+            )
         yield Chunk([], np.empty((0, *shape), np.uint8), self.files.problems)
 
     def layout(self, names: list[str]) -> Layout:
@@ -69,6 +81,15 @@ class FileSource:
         splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
         layout.notes.append(f"{self.where}: {splits} images, {kind}")
         return layout
+
+
+def counting_colours(members: Iterable[Member], counts: Counter[bool]) -> Iterator[Member]:
+    """The members; `counts` tells of one in LOOKED_EACH whether it has several channels."""
+    for i, member in enumerate(members):
+        if i % LOOKED_EACH == 0 and isinstance(member.data, bytes):
+            with suppress(BadImage):  # which is told when it is decoded
+                counts[header_of(member.data).channels > 1] += 1
+        yield member
 
 
 def fitting_of(crop: str, scale: Scale | None) -> str:

@@ -21,6 +21,7 @@ from images.scan import LOOKED_AT, sample_of, scan
 from images.sources import DATASETS, load_dataset, set_name
 from tests.fuzzing import archives, mutated
 from tests.test_data import WRITERS, colour, encoded, write_folder, write_tar, write_zip
+from tools import look_at
 
 
 def load(path: Path, tmp_path: Path, **changes: object) -> ImageData:
@@ -592,3 +593,19 @@ def test_trains_among_vehicles_are_a_class() -> None:
     assert read_layout(flat, {}).label_names == ("bus", "car", "train")
     deep = [f"{top}/{i}.png" for top in ("train/steam", "train/ice", "bus/red", "bus/blue") for i in range(4)]
     assert read_layout(deep, {}).label_names == ("bus", "train")
+
+
+def test_colours_behind_the_grey_pictures_of_a_tar_are_not_lost_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a tar the first pictures alone tell how many channels there are."""
+    greys = {f"a/{i:03}.png": colour(i % 256, mode="L") for i in range(LOOKED_AT)}
+    colours = {f"b/{i:03}.png": colour((255, 0, 0)) for i in range(20)}
+    path = write_tar(tmp_path / "set.tar", greys | colours)
+    assert sample_of(open_files(path)).channels == 1
+    load(path, tmp_path, img_channels=1)
+    assert "3 are in colour and become grey: --img_channels 3" in capsys.readouterr().err
+    load(write_tar(tmp_path / "grey.tar", greys), tmp_path, img_channels=1)
+    assert "in colour" not in capsys.readouterr().err
+    assert look_at.main([str(path), "--no_timing"]) == 0
+    assert "--img_channels 3 keeps the colours of 20 pictures" in capsys.readouterr().out

@@ -28,7 +28,7 @@ from generation.pictures import in_colour, picture_table, to_picture
 from images.archives import open_files
 from images.decoding import Fit
 from images.layout import Layout
-from images.scan import range_of_set, range_text, sample_of
+from images.scan import GREY_MODES, range_of_set, range_text, sample_of
 from images.sources import FileSource, set_name
 from images.survey import Survey, look_closer, read_facts, sample_size, spread_over
 from modelling.layers import Size, as_size, image_shape, size_text
@@ -349,6 +349,9 @@ def say_advice(args: Any, found: Survey, layout: Layout, channels: int) -> None:
         if seconds <= TOO_LONG_S or advice is advices[-1]:
             break
         print("or, lighter")
+    colours = sum(not header.mode.startswith((*GREY_MODES, "array")) for header in found.headers.values())
+    if channels == 1 and colours:
+        print(f"  --img_channels 3 keeps the colours of {colours:,} pictures: the first ones are grey")
     for line in advice_lines(layout, bears, advices[0]):
         print(line)
 
