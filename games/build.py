@@ -41,6 +41,10 @@ COPIES = {"Adam": 4, "AdamW": 4, "RMSprop": 3, "SGD": 2}  # weights, gradients a
 REHEARSED_LABELS = 2  # how many the data has is not known yet
 # Of a growing network: 9 sizes, fading or not, with and without gradients of weights and input.
 COMPILED_FORMS = 128
+WAYS_TO_LABEL = (
+    "two class folders or more, dataset.json, metadata.csv or .jsonl with a column label, a .cls or .json beside each "
+    "image, or list_attr_celeba.txt"
+)
 
 
 def network_settings(
@@ -184,7 +188,7 @@ def check_data_has_labels(config: TrainConfig, data: ImageData) -> None:
         return
     if data.labels is None:
         name = data.name if config.data is None else shown(config.data)
-        why = why_unlabelled(data.files) or "two class folders or more, dataset.json, or list_attr_celeba.txt"
+        why = why_unlabelled(data.files) or WAYS_TO_LABEL
         raise UserError(f"--conditional needs labels, and {name} has none ({why}): leave the flag out")
     head = config.class_head()
     if data.multi_hot and head is not None and head.one_class:

@@ -15,9 +15,18 @@ from disk import Unreadable, is_temporary, open_regular, read_bytes
 from errors import UserError, shown
 from images import arrays, tars
 from images.decoding import MAX_FILE_BYTES, SUFFIXES, BadImage, Member, is_html
-from images.labels import is_side, key_of_sample, side_label
+from images.labels import is_side, side_label
 from images.layout import CELEBA_FOLDER
-from images.naming import MAX_SIDE_BYTES, TEXTS, UNREAD, is_archive, is_junk, is_text, leads_inside
+from images.naming import (
+    MAX_SIDE_BYTES,
+    TEXTS,
+    UNREAD,
+    is_archive,
+    is_junk,
+    is_text,
+    leads_inside,
+    stray_arrays,
+)
 from images.stacks import members_of, members_of_file
 from images.zips import packing_of, zip_name
 
@@ -56,9 +65,15 @@ class Files:
     """Image members and label texts under one path, sorted out by name alone; subclasses read them.
 
     After `members` ran through, `texts` holds the label lists by name (those beside the path by base name), `sides` the
-    labels that stand beside single images, by the name up to its first dot, `problems` what is listed but is no image
-    (macOS's ._ files), `ignored` the other files counted by suffix, of which `examples` has the first.
+    labels that stand beside single images, by name, `problems` what is listed but is no image
+    (macOS's ._ files), `ignored` the other files counted by suffix, of which `examples` has the first, `strays` the
+    .npy that are left out beside other pictures.
     """
+
+    first_alone = (
+        False  # whether `some` gives the first, so that what comes later is not known before all is read
+    )
+    by_dot = False  # whether files of a name up to the first dot are one sample, as in WebDataset's tars
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, shown(str(path))
@@ -72,6 +87,7 @@ class Files:
         self.problems: list[tuple[str, str]] = []
         self.ignored: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.strays: set[str] = set()
 
     def texts_beside(self) -> list[Path]:
         """CelebA's lists in the same folder as its images, and as nobody else's."""
@@ -130,7 +146,7 @@ class Files:
             if label is None or len(self.sides) >= MAX_MEMBERS:
                 self.ignore(name)
             else:
-                self.sides[key_of_sample(name)] = label
+                self.sides[name] = label
             return
         self.text_bytes += len(data)
         if self.text_bytes > MAX_TEXT_BYTES:
@@ -234,7 +250,9 @@ class Folder(Files):
     def wanted_names(self) -> list[str]:
         """Names of images and label lists."""
         self.problems, self.ignored, self.examples = [], Counter(), {}
-        return [name for name in self.listing() if self.wanted(name)]
+        names = [name for name in self.listing() if self.wanted(name)]
+        self.strays = stray_arrays([name for name in names if not is_text(name)])
+        return [name for name in names if name not in self.strays]
 
     def stamp(self) -> list[Stamp]:
         names = self.wanted_names()
@@ -322,7 +340,9 @@ class ZipArchive(Files):
             total += info.file_size
             entries.append((name, info))
         check_total(self.path, total)
-        return sorted(entries, key=lambda entry: entry[0])
+        self.strays = stray_arrays([name for name, _ in entries if not is_text(name)])
+        kept = [entry for entry in entries if entry[0] not in self.strays]
+        return sorted(kept, key=lambda entry: entry[0])
 
     def read_entry(
         self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int | None = None
@@ -363,8 +383,11 @@ class ZipArchive(Files):
 class TarArchive(Files):
     """A .tar, packed or not: a stream, since a .gz cannot be read out of order without unpacking it again."""
 
+    first_alone = by_dot = True
+
     def read(self, limit: int | None) -> Iterator[Member]:
         seen: set[str] = set()
+        looked = False
         with open_regular(self.path) as file, tars.unpacked(file) as stream:
             archive = tars.Tar(stream, most_bytes(self.path))
             for n_members, entry in enumerate(archive):
@@ -384,10 +407,23 @@ class TarArchive(Files):
                 seen.add(name)
                 if not entry.is_file or not self.wanted_member(name):
                     continue
+                if name.lower().endswith(arrays.SUFFIX):
+                    looked = looked or self.look_for_strays()
+                    if name in self.strays:
+                        continue
                 large = entry.size > MAX_FILE_BYTES
                 part = None if is_text(name) else limit
                 data = BadImage(f"larger than {MAX_FILE_BYTES >> 20} MiB") if large else archive.read(part)
                 yield from self.sorted_out(name, data, part is None)
+
+    def look_for_strays(self) -> bool:
+        """Find the .npy that are left out, by the names of all members."""
+        other = Files(self.path)
+        with open_regular(self.path) as file, tars.unpacked(file) as stream:
+            members = islice(tars.Tar(stream, most_bytes(self.path)), MAX_MEMBERS)
+            names = [checked_name(entry.name, self.path) for entry in members if entry.is_file]
+        self.strays = stray_arrays([name for name in names if other.wanted(name) and not is_text(name)])
+        return True
 
     def harmless(self, entry: tars.Entry, name: str, seen: set[str]) -> bool:
         """Whether a member is a link to another one, which can be left out: it is not followed in any case."""

@@ -21,8 +21,9 @@ FULL = (0.0, 65535.0)  # of 16 bits
 # of 8, 10, 12, 14 and 16 bits, which cameras and scanners have, whatever they are stored in
 BITS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 WIDTH, HEIGHT, BITS_EACH, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
-PLANES, PREDICTOR, TILE_WIDTH, FORMAT = 284, 317, 322, 339  # tags of TIFF
+PLANES, PREDICTOR, TILE_WIDTH, EXTRA, FORMAT = 284, 317, 322, 338, 339  # tags of TIFF
 STRIPS, STRIP_BYTES, ROWS, TILE_HEIGHT, TILES, TILE_BYTES = 273, 279, 278, 323, 324, 325
+ALPHA = (1, 2)  # of EXTRA: multiplied into the colours or not
 _COLOURS = (2, 4, 6)  # of PNG: with several samples a pixel, of which Pillow drops the lower 8 bits of 16
 _CODES = {1: ("H", 2), 2: ("L", 4)}
 
@@ -345,10 +346,19 @@ def channels_in(data: bytes) -> int | None:
     if data[:4] not in TIFF_STARTS:
         return None
     n, bits = tiff_samples(data)
+    if n == 2 and any(kind in ALPHA for kind in _numbers(tiff_tags(data).get(EXTRA, 0))):
+        return 1
     if n not in (1, 3, 4) or bits > 8 and n > 1:
         return n
     pages = tiff_pages(data) if n == 1 else 1
     return pages if 1 < pages <= MAX_CHANNELS else None
+
+
+def is_beyond_pillow(data: bytes, n: int | None) -> bool:
+    """Whether it is a TIFF whose header Pillow does not read as a picture; n: its channels_in."""
+    if n is None or data[:4] not in TIFF_STARTS:
+        return False
+    return n not in (1, 3, 4) or n == 1 and tiff_samples(data)[1] != 8  # 1: grey with alpha
 
 
 def array_of(data: bytes, channels: int, scale: Scale | None) -> np.ndarray | None:

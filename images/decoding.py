@@ -275,7 +275,9 @@ def by_pillow(data: bytes, shape: Shape, fit: Fit) -> Image.Image:
     height, width, channels = shape
     image = open_image(data)
     if channels not in MODES:
-        raise BadImage(f"a picture of Pillow's mode {image.mode}, where {channels} channels are read")
+        raise BadImage(
+            f"a picture of Pillow's mode {image.mode}, where {channels} channels are read: --img_channels says how many"
+        )
     # the longer side both ways, since EXIF may yet turn the image
     cost = checked_cost(image, data, 4 * max(height, width))
     with one_large() if cost > LARGE_COST else nullcontext():

@@ -1,6 +1,8 @@
 """Picture files of a folder or archive as a source for the cache."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -8,10 +10,12 @@ from errors import shown
 from images.archives import Files, Stamp
 from images.arrays import Scale
 from images.cache import PLAIN, Source, say
-from images.decoding import CROPS, Chunk, Fit, Shape, decode_all
+from images.decoding import CROPS, BadImage, Chunk, Fit, Member, Shape, decode_all
 from images.layout import Layout, read_layout
 from images.naming import UNREAD
-from images.scan import range_of_set, range_text
+from images.scan import header_of, range_of_set, range_text
+
+LOOKED_EACH = 8
 
 
 class FileSource:
@@ -43,17 +47,31 @@ class FileSource:
             say(f"{self.where}: {range_text(found, self.scale)}")
         elif self.given is not None:
             say(f"note: no picture of {self.where} has more than 8 bits: --value_range changes nothing")
-        yield from decode_all(self.files.members(), shape, Fit(self.crop, self.scale))
+        members, colours = self.files.members(), Counter[bool]()
+        if shape[2] == 1 and self.files.first_alone:
+            members = counting_colours(members, colours)
+        yield from decode_all(members, shape, Fit(self.crop, self.scale))
+        if colours[True]:
+            say(
+                f"warning: of {colours.total():,} pictures looked at all over {self.where}, {colours[True]:,} are in "
+                "colour and become grey: --img_channels 3 keeps the colours"
+            )
         yield Chunk([], np.empty((0, *shape), np.uint8), self.files.problems)
 
     def layout(self, names: list[str]) -> Layout:
         """Splits and labels by folders and label lists; says what was found."""
-        layout = read_layout(names, self.files.texts, self.files.sides)
+        layout = read_layout(names, self.files.texts, self.files.sides, self.files.by_dot)
         left = {suffix: n for suffix, n in self.files.ignored.items() if suffix in UNREAD}
         layout.notes += [
             f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"
             for suffix, n in left.items()
         ]
+        if strays := sorted(self.files.strays):
+            some = ", ".join(shown(name, 80) for name in strays[:3]) + (", ..." if len(strays) > 3 else "")
+            layout.notes.append(
+                f"warning: left out, since beside picture files: {len(strays):,} .npy, {some} (a folder of their own "
+                "makes them a set)"
+            )
         if self.files.ignored:
             counts = ", ".join(
                 f"{n:,} {shown(suffix, 40)}" for suffix, n in self.files.ignored.most_common(5)
@@ -63,6 +81,15 @@ class FileSource:
         splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
         layout.notes.append(f"{self.where}: {splits} images, {kind}")
         return layout
+
+
+def counting_colours(members: Iterable[Member], counts: Counter[bool]) -> Iterator[Member]:
+    """The members; `counts` tells of one in LOOKED_EACH whether it has several channels."""
+    for i, member in enumerate(members):
+        if i % LOOKED_EACH == 0 and isinstance(member.data, bytes):
+            with suppress(BadImage):  # which is told when it is decoded
+                counts[header_of(member.data).channels > 1] += 1
+        yield member
 
 
 def fitting_of(crop: str, scale: Scale | None) -> str:

@@ -29,6 +29,12 @@ def key_of_sample(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
+def stem_of_sample(name: str) -> str:
+    """The name without its suffix."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.rpartition(".")[0]
+
+
 def is_side(name: str) -> bool:
     """Whether this is the name of a file that may hold the label of the image beside it."""
     path = PurePosixPath(name)
@@ -148,11 +154,16 @@ def _plain(name: str) -> str:
 
 
 def labels_in(
-    texts: Mapping[str, str], sides: Mapping[str, str], names: Sequence[str], notes: list[str]
+    texts: Mapping[str, str],
+    sides: Mapping[str, str],
+    names: Sequence[str],
+    notes: list[str],
+    by_dot: bool = False,
 ) -> dict[str, Value] | None:
     """Label by image name of whatever file says any: dataset.json, metadata, files beside images, in this order.
 
     None where none does; {} where a dataset.json says that there are none. notes: what cannot be read is told there.
+    by_dot: see labels_beside.
     """
     found: dict[str, Value] = {}
     said = False
@@ -174,9 +185,40 @@ def labels_in(
         if found or said:
             return found
     if sides:
-        beside = {name: as_value(sides.get(key_of_sample(name))) for name in names}
-        found = {name: value for name, value in beside.items() if value is not None}
+        found = labels_beside(sides, names, notes, by_dot)
     return found or None
+
+
+def labels_beside(
+    sides: Mapping[str, str], names: Sequence[str], notes: list[str], by_dot: bool
+) -> dict[str, Value]:
+    """Label by image name of the files beside images, whose text is in `sides` by their names.
+
+    1.cls and 1.png.cls are of 1.png. by_dot: or of that with its name up to the first dot, as WebDataset has it;
+    files of one such name that differ are left out, which `notes` says.
+    """
+    by_stem: dict[str, str] = {}
+    by_key: dict[str, set[str]] = {}
+    for side in sorted(sides):
+        by_stem.setdefault(stem_of_sample(side), sides[side])
+        by_key.setdefault(key_of_sample(side), set()).add(sides[side])
+    found: dict[str, Value] = {}
+    unclear = []
+    for name in names:
+        text = by_stem.get(stem_of_sample(name), by_stem.get(name))
+        others = by_key.get(key_of_sample(name), set())
+        if text is None and by_dot and len(others) == 1:
+            (text,) = others
+        elif text is None and by_dot and others:
+            unclear.append(name)
+        if (value := as_value(text)) is not None:
+            found[name] = value
+    if unclear:
+        notes.append(
+            f"warning: {len(unclear):,} images, such as {shown(unclear[0], 80)}, share the name before the first dot "
+            "with files of different labels: left without"
+        )
+    return found
 
 
 def as_labels(values: Sequence[Value]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -62,18 +62,28 @@ def split_named(folder: str) -> str | None:
 def take_splits(paths: Sequence[tuple[str, ...]]) -> tuple[list[str | None], list[tuple[str, ...]]]:
     """(split of each, None for what stands beside the splits; path without it): by top folders named so.
 
-    They count where all folders are splits, or where there are train and another one; else all is train.
+    They count where all folders are splits, where there are train and another one, or where train holds folders of
+    classes; else all is train.
     """
     paths = strip_root(paths)
     tops = {path[0]: split_named(path[0]) for path in paths if len(path) > 1}
     n_beside = sum(len(path) == 1 for path in paths)
     known = {split for split in tops.values() if split is not None}
     alone = None not in tops.values() and (len(tops) > 1 or 0 < n_beside <= FEW_STRAYS * len(paths))
-    if known and (alone or "train" in known and len(known) > 1):
+    if known and (alone or "train" in known and (len(known) > 1 or holds_classes(paths, tops))):
         split_of = [tops[path[0]] if len(path) > 1 else None for path in paths]
         below = iter(strip_root([path[1:] for path, split in zip(paths, split_of, strict=True) if split]))
         return split_of, [next(below) if split else path for path, split in zip(paths, split_of, strict=True)]
     return ["train"] * len(paths), paths
+
+
+def holds_classes(paths: Sequence[tuple[str, ...]], tops: Mapping[str, str | None]) -> bool:
+    """Whether the top folders of splits have folders of classes, and are no classes themselves, as trains among
+    vehicles would be, each kind with folders of its own."""
+    inside = [path[1:] for path in paths if len(path) > 1 and tops[path[0]] is not None]
+    own = {path[0] for path in strip_root(inside) if len(path) > 1}
+    others = {path[1] for path in paths if len(path) > 2 and tops[path[0]] is None}
+    return classes_of(strip_root(inside)) is not None and not (others and others.isdisjoint(own))
 
 
 def say_left_out(left: Sequence[str], beside: str, notes: list[str]) -> None:
@@ -209,11 +219,11 @@ def attribute_layout(names: Sequence[str], texts: Mapping[str, str], notes: list
 
 
 def labelled_layout(
-    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str], notes: list[str]
+    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str], notes: list[str], by_dot: bool
 ) -> Layout | None:
     """Labels as files beside the images say them, splits by folders; None where no file does, or hardly any image is
     named."""
-    labels = labels_in(texts, sides, names, notes)
+    labels = labels_in(texts, sides, names, notes, by_dot)
     if labels is None:
         return None
     split_of, _ = take_splits([tuple(name.split("/")) for name in names])
@@ -280,13 +290,16 @@ def class_layout(names: Sequence[str], notes: list[str]) -> Layout:
 
 
 def read_layout(
-    names: Sequence[str], texts: Mapping[str, str], sides: Mapping[str, str] | None = None
+    names: Sequence[str],
+    texts: Mapping[str, str],
+    sides: Mapping[str, str] | None = None,
+    by_dot: bool = False,
 ) -> Layout:
-    """Splits and labels of names ("train/cat/1.jpg"); texts, sides: label lists and labels, see archives.Files."""
+    """Splits and labels of names ("train/cat/1.jpg"); the others: label lists and labels, see archives.Files."""
     notes: list[str] = []
     return (
         attribute_layout(names, texts, notes)
-        or labelled_layout(names, texts, sides or {}, notes)
+        or labelled_layout(names, texts, sides or {}, notes, by_dot)
         or class_layout(names, notes)
     )
 

@@ -1,8 +1,10 @@
 """What the names of files and folders tell: images, lists of labels, what is passed over, and where links lead."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from images.arrays import SUFFIX
 from images.labels import is_side
 
 MAX_SIDE_BYTES = 2**16  # of a label beside its image; what is larger is something else
@@ -52,6 +54,12 @@ def is_text(name: str) -> bool:
 def is_archive(name: str) -> bool:
     """Whether this is the name of an archive."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def stray_arrays(names: Sequence[str]) -> set[str]:
+    """The .npy among these images, where other picture files are no fewer: features, latents, masks of the others."""
+    arrays = {name for name in names if name.lower().endswith(SUFFIX)}
+    return arrays if 2 * len(arrays) <= len(names) else set()
 
 
 def leads_inside(name: str, target: str) -> bool:

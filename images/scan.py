@@ -46,9 +46,9 @@ def header_of(data: bytes) -> Header:
         if data[:6] == arrays.NPY:
             height, width, n = arrays.npy_array(data).shape
             return Header(height, width, n, "array")
-        if n is not None and n not in (1, 3, 4) and data[:4] in TIFF_STARTS:
+        if arrays.is_beyond_pillow(data, n):
             tags = arrays.tiff_tags(data)
-            return Header(int(tags[arrays.HEIGHT]), int(tags[arrays.WIDTH]), n, "array")
+            return Header(int(tags[arrays.HEIGHT]), int(tags[arrays.WIDTH]), n, "LA" if n == 1 else "array")
         image = open_image(data)
         height, width = image.height, image.width
         if orientation(image) in SIDEWAYS:

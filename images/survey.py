@@ -17,10 +17,12 @@ from PIL import Image
 
 from disk import open_regular
 from errors import UserError, shown
+from images import arrays
 from images.archives import Files
 from images.cache import Progress
 from images.decoding import (
     BadImage,
+    Fit,
     Member,
     Shape,
     decode_all,
@@ -30,7 +32,7 @@ from images.decoding import (
     read_member,
     worker_pool,
 )
-from images.headers import orientation
+from images.headers import TIFF_STARTS, orientation
 
 HEAD_BYTES = 2**16  # in which most headers stand; a file whose header does not is read whole
 # Chunks of files below which there are no workers, and that each of them is ahead by.
@@ -44,7 +46,6 @@ ALIKE = 0.15  # of the contrast: pictures that differ by less are alike
 BITS_TAG = 258  # TIFF's
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
 MODE_BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}  # by Pillow's mode; 8 elsewhere
-NUMPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,12 @@ def facts_in(data: bytes) -> tuple[int, int, str, int, bool]:
 
     BadImage, and whatever Pillow raises.
     """
-    if data.startswith(NUMPY):
+    if data.startswith(arrays.NPY):
         return array_facts(data)
+    if arrays.is_beyond_pillow(data, n := arrays.channels_in(data)):
+        tags = arrays.tiff_tags(data)
+        bits = arrays.tiff_samples(data)[1]
+        return int(tags[arrays.HEIGHT]), int(tags[arrays.WIDTH]), f"array of {n}", bits, False
     image = open_image(data)
     bits = MODE_BITS.get(image.mode, 8)
     if image.format == "PNG":
@@ -84,13 +89,13 @@ def facts_in(data: bytes) -> tuple[int, int, str, int, bool]:
 
 
 def array_facts(data: bytes) -> tuple[int, int, str, int, bool]:
-    """As facts_in, of a .npy with one picture (H, W) or (H, W, C)."""
-    file = io.BytesIO(data)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, kind = read[np.lib.format.read_magic(file)](file)
+    """As facts_in, of a .npy with one picture (H, W), (H, W, C) or (C, H, W)."""
+    shape, kind, _ = arrays.read_header(io.BytesIO(data))
     if len(shape) not in (2, 3):
         raise BadImage(f"an array of shape {shape}, no picture")
-    return shape[0], shape[1], f"array of {shape[2] if len(shape) == 3 else 1}", 8 * kind.itemsize, False
+    shape = (*shape, 1) if len(shape) == 2 else shape
+    height, width, n = shape if shape[-1] <= shape[0] else (*shape[1:], shape[0])
+    return height, width, f"array of {n}", 8 * kind.itemsize, False
 
 
 def facts_of(member: Member) -> ImageFacts | BadImage:
@@ -112,8 +117,11 @@ def of_path(member: Member, path: Path) -> ImageFacts:
     except (OSError, ValueError):
         read_member(member)  # says what is wrong
         raise
+    # the pages of a TIFF stand anywhere
     if n_bytes > len(head):
         try:
+            if head[:4] in TIFF_STARTS:
+                raise BadImage("known by the whole file alone")
             return ImageFacts(*safely(head), n_bytes)
         except BadImage:
             head = read_member(member)
@@ -186,7 +194,7 @@ class Survey:
 
     headers: by name, in the order of the names, of all images that can be read; problems: (name, reason) of the others;
     copies: groups of names with the same bytes, among n_hashed files; alike: pairs of names that look the same, among
-    the images whose thumbnails are held, uint8 (n, H, W, 3) by the order of `sampled`.
+    the images whose thumbnails are held, uint8 (n, H, W, C) by the order of `sampled`.
     """
 
     where: str
@@ -229,10 +237,15 @@ def read_facts(files: Files) -> Survey:
         progress.close()
     found.problems += files.problems
     if not found.headers:
-        first = f" (the first: {shown(': '.join(found.problems[0]))})" if found.problems else ""
-        raise UserError(f"{files.where} holds no image that can be read{first}")
+        raise none_left(found, "that can be read")
     find_copies(found, paths)
     return found
+
+
+def none_left(found: Survey, what: str) -> UserError:
+    """That there is no image, and what is wrong with the first."""
+    first = f" (the first: {shown(': '.join(found.problems[0]))})" if found.problems else ""
+    return UserError(f"{found.where} holds no image {what}{first}")
 
 
 def find_copies(found: Survey, paths: dict[str, Member]) -> None:
@@ -270,8 +283,13 @@ def sample_size(found: Survey) -> int:
     return int(min(MAX_SAMPLED, max(LEAST_SAMPLED, SAMPLED_PIXELS / max(pixels, 1))))
 
 
-def look_closer(found: Survey, files: Files, names: Sequence[str], shape: Shape) -> None:
-    """Decode these images at a small size; what cannot be joins the problems; say which look the same. UserError."""
+def look_closer(
+    found: Survey, files: Files, names: Sequence[str], shape: Shape, fit: Fit | None = None
+) -> None:
+    """Decode these images at a small size; what cannot be joins the problems; say which look the same.
+
+    UserError, also where none can be decoded.
+    """
     wanted, chosen = set(names), []
     progress = Progress(f"decoding some of {files.where}", len(wanted))
 
@@ -286,7 +304,7 @@ def look_closer(found: Survey, files: Files, names: Sequence[str], shape: Shape)
 
     kept: list[np.ndarray] = []
     try:
-        for chunk in decode_all(members(), shape):
+        for chunk in decode_all(members(), shape, fit):
             chosen += chunk.names
             kept.append(chunk.pixels)
             found.problems += chunk.problems
@@ -295,6 +313,8 @@ def look_closer(found: Survey, files: Files, names: Sequence[str], shape: Shape)
         progress.close()
     for name, _ in found.problems:
         found.headers.pop(name, None)
+    if not chosen:
+        raise none_left(found, f"that can be decoded, of {len(wanted):,} that were tried")
     found.sampled = chosen
     found.thumbnails = np.concatenate(kept) if kept else np.empty((0, *shape), np.uint8)
     same = {name: i for i, group in enumerate(found.copies) for name in group}
@@ -306,11 +326,14 @@ def look_closer(found: Survey, files: Files, names: Sequence[str], shape: Shape)
 
 
 def signatures(thumbnails: np.ndarray) -> np.ndarray:
-    """uint8 (n, H, W, 3) -> float32 (n, SIGNATURE^2): the mean grey of each part of the picture."""
-    small = [
-        np.asarray(Image.fromarray(x).convert("L").resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX))
+    """uint8 (n, H, W, C) -> float32 (n, SIGNATURE^2): the mean grey of each part of the picture."""
+    greys = [
+        Image.fromarray(x).convert("L")
+        if x.shape[2] == 3
+        else Image.fromarray(x.mean(axis=2).astype(np.uint8))
         for x in thumbnails
     ]
+    small = [np.asarray(grey.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)) for grey in greys]
     return np.stack(small).reshape(len(small), -1).astype(np.float32)
 
 

@@ -883,3 +883,22 @@ def test_random_inception_weights_by_path_work_and_are_named(
 def test_a_run_without_a_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert "has no generator" in refused(capsys, evaluate.main, tmp_path, "--device", "cpu")
+
+
+def test_other_deep_pictures_are_read_by_the_scale_of_the_run(tmp_path: Path) -> None:
+    """Not by their own, which would make a darker set as bright."""
+    for name, top in (("own", 60000), ("other", 4000)):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(np.full((8, 8), top - i, np.uint16)).save(tmp_path / name / f"{i}.png")
+    held = {"data": str(tmp_path / "own"), "value_range": None, "scale": [0, 65535]}
+    config = {"dataset": "folder", "data": held, "build": {"img_size": 8, "img_channels": 1}}
+    generator_folder = tmp_path / "run" / "generator"
+    generator_folder.mkdir(parents=True)
+    (generator_folder / "config.json").write_text("{}")
+    (generator_folder / "ema.safetensors").touch()
+    args = ["--data_root", str(tmp_path), "--cache_dir", str(tmp_path / "cache")]
+    other = ["--data", str(tmp_path / "other")]
+    for more, value in (([], 233), (other, 16)):
+        given = evaluate.parser().parse_args([str(tmp_path / "run"), *args, *more])
+        assert evaluate.run_images(given, config, "all").images[0].max() == value

@@ -299,6 +299,7 @@ def tiff(
     deflate: bool = False,
     differences: bool = False,
     rows: int = 5,
+    alpha: bool = False,
 ) -> bytes:
     """A TIFF of (H, W, C), written from TIFF 6.0: strips of `rows` rows, each plane's after the other's if planar."""
     height, width, n = values.shape
@@ -320,7 +321,7 @@ def tiff(
         279: (4, [len(strip) for strip in strips]), 284: (3, [2 if planar else 1]),
         317: (3, [2 if differences else 1]), 339: (3, [code] * n),
     }  # fmt: skip
-    if n == 4:
+    if n == 4 or alpha:
         tags[338] = (3, [2])
     place = 8 + len(body) + len(body) % 2
     entries, behind = b"", b""
@@ -443,3 +444,22 @@ def test_mutated_tiffs_of_many_channels_are_one_line(place: int) -> None:
         decode(bytes(whole), (6, 6, 5), Fit(scale=(0, 4095)))
     except BadImage as error:
         assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("packed", ["raw", "tiff_lzw"])
+def test_grey_tiffs_with_alpha_are_grey(packed: str) -> None:
+    picture = Image.new("LA", (6, 4), (100, 255))
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF", compression=packed)
+    header = header_of(buffer.getvalue())
+    assert (header.height, header.width, header.channels, header.mode) == (4, 6, 1, "LA")
+    assert (decode(buffer.getvalue(), (4, 6, 1)) == 100).all()
+
+
+def test_grey_tiffs_of_16_bits_with_alpha_are_grey() -> None:
+    values = np.stack([np.full((6, 7), 1000), np.full((6, 7), 65535)], axis=2).astype(np.uint16)
+    data = tiff(values, alpha=True)
+    header = header_of(data)
+    assert (header.height, header.width, header.channels, header.mode) == (6, 7, 1, "LA")
+    assert (decode(data, (6, 7, 1), Fit(scale=(0.0, 2000.0))) == 128).all()
+    assert header_of(tiff(values)).channels == 2

@@ -227,6 +227,7 @@ def test_data_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture, fold
     images = write_images(tmp_path / "images", [f"{folders}{i}.png" for i in range(16)])
     error = refused(f"--log_name a --conditional --data {images} --n_steps 1", tmp_path, capsys)
     assert "--conditional needs labels, and " in error and "has none (two class folders or more" in error
+    assert all(way in error for way in ("dataset.json", "metadata.csv or .jsonl", ".cls or .json beside"))
     assert not (tmp_path / "a").exists()
     assert run(f"--log_name a --data {images} --n_steps 1", tmp_path).step == 1
 

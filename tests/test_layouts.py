@@ -21,6 +21,7 @@ from images.scan import LOOKED_AT, sample_of, scan
 from images.sources import DATASETS, load_dataset, set_name
 from tests.fuzzing import archives, mutated
 from tests.test_data import WRITERS, colour, encoded, write_folder, write_tar, write_zip
+from tools import look_at
 
 
 def load(path: Path, tmp_path: Path, **changes: object) -> ImageData:
@@ -517,3 +518,94 @@ def test_an_array_cut_short_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-5])
     with pytest.raises(UserError, match="damaged: 1,723 bytes of values, not 1,728"):
         load(tmp_path / "a.npy", tmp_path)
+
+
+# -- arrays beside pictures ----------------------------------------------------------------------------------------
+
+
+def npy(*shape: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(shape, np.uint8))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_arrays_beside_as_many_pictures_are_no_pictures(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures("a.png", "b.png", "c.png") | {"a_latents.npy": npy(3, 18, 512)}
+    data = load(WRITERS[kind](tmp_path / kind, files), tmp_path)
+    assert sorted(data.files) == ["a.png", "b.png", "c.png"]
+    assert "beside picture files: 1 .npy, a_latents.npy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_arrays_with_fewer_pictures_are_the_set(kind: str, tmp_path: Path) -> None:
+    files = pictures("a.png") | {"b.npy": npy(9, 9, 3), "c.npy": npy(9, 9, 3)}
+    assert len(load(WRITERS[kind](tmp_path / kind, files), tmp_path).images) == 3
+
+
+def test_pictures_of_other_channels_are_named_with_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = pictures("odd.png") | {f"{i}.npy": npy(9, 9, 6) for i in range(20)}
+    load(write_folder(tmp_path / "set", files), tmp_path, img_channels=6)
+    said = capsys.readouterr().err
+    assert "odd.png" in said and "--img_channels" in said
+
+
+# -- names with dots -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_labels_beside_images_with_dots_in_their_names(kind: str, tmp_path: Path) -> None:
+    names = [f"scan.{i:03d}" for i in range(6)]
+    files = pictures(*(f"{name}.png" for name in names))
+    files |= {f"{name}.cls": str(i % 2).encode() for i, name in enumerate(names)}
+    data = load(WRITERS[kind](tmp_path / kind, files), tmp_path)
+    assert by_name(data) == {f"{name}.png": str(i % 2) for i, name in enumerate(names)}
+
+
+def test_labels_of_whole_names_beside_images(tmp_path: Path) -> None:
+    files = pictures("a.1.png", "a.2.png") | {"a.1.png.cls": b"x", "a.2.png.cls": b"y"}
+    data = load(write_folder(tmp_path / "set", files), tmp_path)
+    assert by_name(data) == {"a.1.png": "x", "a.2.png": "y"}
+
+
+def test_names_to_the_first_dot_join_samples_of_tars_alone() -> None:
+    names, sides = ["a.left.png", "a.right.png", "b.left.png"], {"a.cls": "1", "b.cls": "0"}
+    assert read_layout(names, {}, sides).labels is None
+    assert read_layout(names, {}, sides, by_dot=True).labels.tolist() == [1, 1, 0]
+    unclear = read_layout(names, {}, {"a.x.cls": "1", "a.y.cls": "0", "b.cls": "0"}, by_dot=True)
+    assert unclear.labels is None
+    assert "2 images, such as a.left.png, share the name before the first dot" in unclear.notes[0]
+
+
+def test_train_with_classes_and_another_folder() -> None:
+    names = [f"{top}/{i}.png" for top in ("train/cat", "train/dog", "unlabeled") for i in range(4)]
+    layout = read_layout(names, {})
+    assert layout.label_names == ("cat", "dog") and layout.splits == {"train": (0, 8)}
+    assert any("beside the splits: 4 pictures" in note and "unlabeled/0.png" in note for note in layout.notes)
+
+
+def test_trains_among_vehicles_are_a_class() -> None:
+    flat = [f"{top}/{i}.png" for top in ("train", "bus", "car") for i in range(4)]
+    assert read_layout(flat, {}).label_names == ("bus", "car", "train")
+    deep = [f"{top}/{i}.png" for top in ("train/steam", "train/ice", "bus/red", "bus/blue") for i in range(4)]
+    assert read_layout(deep, {}).label_names == ("bus", "train")
+
+
+def test_colours_behind_the_grey_pictures_of_a_tar_are_not_lost_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a tar the first pictures alone tell how many channels there are."""
+    greys = {f"a/{i:03}.png": colour(i % 256, mode="L") for i in range(LOOKED_AT)}
+    colours = {f"b/{i:03}.png": colour((255, 0, 0)) for i in range(20)}
+    path = write_tar(tmp_path / "set.tar", greys | colours)
+    assert sample_of(open_files(path)).channels == 1
+    load(path, tmp_path, img_channels=1)
+    assert "3 are in colour and become grey: --img_channels 3" in capsys.readouterr().err
+    load(write_tar(tmp_path / "grey.tar", greys), tmp_path, img_channels=1)
+    assert "in colour" not in capsys.readouterr().err
+    assert look_at.main([str(path), "--no_timing"]) == 0
+    assert "--img_channels 3 keeps the colours of 20 pictures" in capsys.readouterr().out

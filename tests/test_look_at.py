@@ -376,13 +376,14 @@ def test_little_data_have_a_recipe_of_their_own(n_train: int, preset: str) -> No
     assert (advice.preset, light.preset) == (preset, None)
 
 
-def test_a_preset_that_mirrors_is_said(
+def test_presets_mirror_nothing_here(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirrors = Preset(None, TINY.settings | {"flip": True}, "")
     monkeypatch.setitem(PRESETS, look_at.PRESET_OF_LITTLE, mirrors)
     lines = looked(capsys, photos, "--no_timing")
-    assert any(line.startswith("  the preset mirrors pictures: --no-flip unless") for line in lines)
+    assert any(line.startswith("  --flip if a mirrored picture") for line in lines)
+    assert "--no-flip" not in "".join(lines)
 
 
 def test_the_time_is_measured(
@@ -492,3 +493,32 @@ def test_a_set_of_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         capsys, write(tmp_path, {"a.png": smooth(0, 70, 70)}), "--no_timing", "--out", tmp_path / "s.png"
     )
     assert "sizes: all 70 x 70 px" in lines and "splits: train 1" in lines
+
+
+# -- channels and values of their own --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_sets_of_many_channels(
+    channels_first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "set").mkdir()
+    for i in range(12):
+        pixels = rng.integers(0, 4000, (24, 20, 6), np.uint16)
+        np.save(tmp_path / "set" / f"{i}.npy", np.moveaxis(pixels, -1, 0) if channels_first else pixels)
+    timed = []
+    monkeypatch.setattr(look_at, "measured", lambda _, channels, __: timed.append(channels) or (1.0, 4))
+    assert look_at.main([str(tmp_path / "set"), "--out", str(tmp_path / "sheet.png"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "all 24 high, 20 wide" in said and "array of 6 of 16 bits 12" in said
+    assert "0 to 4,095 become 0 to 255" in said and "cannot be read: none" in said
+    assert timed == [6] and Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+def test_a_set_of_which_nothing_is_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "set", {f"{i}.png": smooth(i) for i in range(3)})
+    for file in (tmp_path / "set").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert look_at.main([str(tmp_path / "set"), "--no_timing"]) == 2
+    assert "no image that can be decoded, of 3 that were tried (the first: 0.png" in capsys.readouterr().err

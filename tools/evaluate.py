@@ -134,7 +134,7 @@ def run_images(
         cache_dir=args.cache_dir,
         crop=held.get("crop", "centre"),
         # other images are read by the scale that the run's have
-        value_range=held.get("value_range" if data is None else "scale"),
+        value_range=held.get("value_range" if data is None and args.data is None else "scale"),
         is_main=process() == 0,
     )
 

@@ -19,13 +19,16 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 import disk
 from errors import UserError, cli, printable, shown
-from generation.pictures import picture_table
+from generation.pictures import in_colour, picture_table, to_picture
 from images.archives import open_files
+from images.decoding import Fit
 from images.layout import Layout
+from images.scan import GREY_MODES, range_of_set, range_text, sample_of
 from images.sources import FileSource, set_name
 from images.survey import Survey, look_closer, read_facts, sample_size, spread_over
 from modelling.layers import Size, as_size, image_shape, size_text
@@ -228,7 +231,7 @@ def sheet_rows(layout: Layout, names: Sequence[str]) -> list[tuple[str, list[str
 
 def picture_of(found: Survey, i: int) -> Image.Image:
     """Picture i of those that were decoded."""
-    return Image.fromarray(found.thumbnails[i])
+    return to_picture(in_colour(torch.from_numpy(found.thumbnails[i]).permute(2, 0, 1)[None])[0])
 
 
 def tile_of(found: Survey) -> tuple[int, int]:
@@ -293,10 +296,8 @@ def advice_lines(layout: Layout, bears: Size, advice: Advice) -> list[str]:
         lines.append(
             f"  --img_size {size_text(size)}: {height} high, {width} wide, as most pictures; a square cuts them"
         )
-    mirrors = advice.preset in PRESETS and PRESETS[advice.preset].settings.get("flip", False)
-    could = "a mirrored picture could be one of these (faces, shells, views; not texts, digits, maps)"
     lines.append(
-        f"  the preset mirrors pictures: --no-flip unless {could}" if mirrors else f"  --flip if {could}"
+        "  --flip if a mirrored picture could be one of these (faces, shells, views; not texts, digits, maps)"
     )
     if layout.labels is not None:
         what = "class" if layout.labels.ndim == 1 else "attribute"
@@ -327,19 +328,18 @@ def measured(advice: Advice, channels: int, device: str) -> tuple[float, int]:
     return seconds_with(config.batch_size), config.batch_size
 
 
-def say_advice(args: Any, found: Survey, layout: Layout) -> None:
+def say_advice(args: Any, found: Survey, layout: Layout, channels: int) -> None:
     """The command to start with and its time; another one where that is too long."""
     device = choose_device(args.device)
     start, stop = layout.splits.get("train") or next(iter(layout.splits.values()))
     bears, advices = advise(found, stop - start, device)
-    colour = any(not header.mode.startswith(("L", "1", "I", "F")) for header in found.headers.values())
     print("start with")
     for advice in advices:
         print(f"  {printable(advice.command(args.data))}", flush=True)
         if args.no_timing:
             break
         try:
-            seconds, n = measured(advice, 3 if colour else 1, device)
+            seconds, n = measured(advice, channels, device)
         except (UserError, KeyError) as error:
             print(f"  its time could not be measured: {error}")
             break
@@ -349,6 +349,9 @@ def say_advice(args: Any, found: Survey, layout: Layout) -> None:
         if seconds <= TOO_LONG_S or advice is advices[-1]:
             break
         print("or, lighter")
+    colours = sum(not header.mode.startswith((*GREY_MODES, "array")) for header in found.headers.values())
+    if channels == 1 and colours:
+        print(f"  --img_channels 3 keeps the colours of {colours:,} pictures: the first ones are grey")
     for line in advice_lines(layout, bears, advices[0]):
         print(line)
 
@@ -363,6 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is not None and Path(args.out).suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: the contact sheet is a NAME.png")
     files = open_files(Path(args.data).expanduser())
+    channels = sample_of(files).channels
     found = read_facts(files)
     names = list(found.headers)
     source = FileSource(files, set_name(args.data))
@@ -370,20 +374,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = dict.fromkeys(spread_over(names, sample_size(found)))
     if args.out is not None:
         wanted |= dict.fromkeys(name for _, row in sheet_rows(layout, names) for name in row)
-    look_closer(found, files, list(wanted), (*tile_of(found), 3))
+    deep = any(header.bits > 8 or header.mode.startswith("array") for header in found.headers.values())
+    values = range_of_set(files, channels) if deep else None
+    fit = Fit(scale=None if values is None else values.scale)
+    look_closer(found, files, list(wanted), (*tile_of(found), 3 if channels == 1 else channels), fit)
     if len(found.headers) < len(names):  # some are damaged beyond their headers
         names = list(found.headers)
         layout = source.layout(names)
     print(f"{found.where}: {len(found.headers):,} images, {size_in_words(found.n_bytes)}")
     *notes, _ = layout.notes  # the last one counts, as the lines below do
     for line in (
-        *label_lines(layout), *size_lines(found), mode_line(found), *notes, *problem_lines(found),
+        *label_lines(layout), *size_lines(found), mode_line(found),
+        *([] if values is None else [range_text(values, values.scale)]), *notes, *problem_lines(found),
         *double_lines(found, layout, names),
     ):  # fmt: skip
         print(printable(line))
     if args.out is not None:
         print(write_sheet(found, layout, names, Path(args.out)))
-    say_advice(args, found, layout)
+    say_advice(args, found, layout, channels)
     return 0
 
 
