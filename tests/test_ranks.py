@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -372,6 +373,10 @@ def test_strangers_are_not_listened_to(places) -> None:
 
     def stranger() -> bytes:
         store = training.peers.store_at(places[0].address, places[0].port)
+        until = time.monotonic() + 20
+        # to wait inside of `get` would keep the others, who use the same end, from setting it
+        while not store.check(["peers/0"]) and time.monotonic() < until:
+            time.sleep(0.02)
         port = int(store.get("peers/0").decode().split()[0])
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(b"x" * 64)
