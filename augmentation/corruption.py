@@ -53,10 +53,7 @@ def _bands() -> tuple[tuple[float, ...], ...]:
 
 BANDS = _bands()
 N_FILTER, N_NOISE, N_CUTOUT = len(BANDS), 1, 3  # even draws a sample
-N_FILTER_NORMAL, N_NOISE_NORMAL = (
-    len(BANDS),
-    1,
-)  # normal ones; noise takes one more for each value of an image
+N_FILTER_NORMAL, N_NOISE_NORMAL = len(BANDS), 1  # normal ones; noise takes one more a value of the image
 
 
 def _on(numbers: tuple, like: Tensor) -> Tensor:

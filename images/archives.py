@@ -70,9 +70,8 @@ class Files:
     .npy that are left out beside other pictures.
     """
 
-    first_alone = (
-        False  # whether `some` gives the first, so that what comes later is not known before all is read
-    )
+    # whether `some` gives the first, so that what comes later is not known before all is read
+    first_alone = False
     by_dot = False  # whether files of a name up to the first dot are one sample, as in WebDataset's tars
 
     def __init__(self, path: Path) -> None:

@@ -448,13 +448,13 @@ def in_order(
 
 
 def on_all_cores(
-    work: Callable[[list[Member]], T], members: Iterable[Member], image_bytes: int
+    work: Callable[[list[Member]], T], members: Iterable[Member], image_bytes: int, few: int = 4
 ) -> Iterator[T]:
-    """What work makes of neighbours, in the order given; a handful of images stays in this process."""
+    """What work makes of neighbours, in the order given; less than `few` chunks of them stay in this process."""
     chunks = in_chunks(members, image_bytes)
-    head = list(islice(chunks, 4))
+    head = list(islice(chunks, few))
     workers = min(n_cores(), 32)
-    if len(head) < 4 or workers == 1:
+    if len(head) < few or workers == 1:
         for chunk in chain(head, chunks):
             yield work(chunk)
         return

@@ -213,6 +213,9 @@ def turned(image: Image.Image, how: int | None) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
+
+
 def orientation(image: Image.Image) -> int | None:
     """EXIF's number for the way an opened image is turned, 1 to 8 where it is one; None where nothing says so."""
     exif = image.info.get("exif")

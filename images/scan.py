@@ -20,12 +20,11 @@ from images.decoding import (
     read_member,
     reasons,
 )
-from images.headers import TIFF_STARTS, orientation
+from images.headers import SIDEWAYS, TIFF_STARTS, orientation
 
 LOOKED_AT = 256  # pictures, for size and channels
 HEAD = 32  # bytes, of which most formats say how many bits they have
 GREY_MODES = ("1", "L", "I", "F")  # of Pillow, and what begins so: LA, I;16
-SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 import io
 import math
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,16 +25,16 @@ from images.decoding import (
     Shape,
     decode_all,
     in_chunks,
-    n_cores,
+    on_all_cores,
+    only_bombs_warn,
     open_image,
     read_member,
-    worker_pool,
+    reasons,
 )
-from images.headers import TIFF_STARTS, orientation
+from images.headers import SIDEWAYS, TIFF_STARTS, orientation
 
 HEAD_BYTES = 2**16  # in which most headers stand; a file whose header does not is read whole
-# Chunks of files below which there are no workers, and that each of them is ahead by.
-FEW_CHUNKS, AHEAD = 16, 3
+FEW_CHUNKS = 16  # of files, below which there are no workers
 COMPARED = 256  # pictures that are compared with all others at a time
 MAX_SAMPLED, LEAST_SAMPLED = 2048, 64  # images that are decoded
 SAMPLED_PIXELS = 5e8  # of all of them, about
@@ -44,7 +42,6 @@ HASHED_BYTES = 2 * 2**30  # of files that are read for their hash
 SIGNATURE = 16  # px a side of the grey picture in which near duplicates are looked for
 ALIKE = 0.15  # of the contrast: pictures that differ by less are alike
 BITS_TAG = 258  # TIFF's
-SIDEWAYS = (5, 6, 7, 8)  # EXIF's numbers of pictures that are shown turned by a quarter
 MODE_BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}  # by Pillow's mode; 8 elsewhere
 
 
@@ -130,16 +127,8 @@ def of_path(member: Member, path: Path) -> ImageFacts:
 
 def safely(data: bytes) -> tuple[int, int, str, int, bool]:
     """facts_in, with BadImage for all that can be wrong."""
-    try:
+    with reasons():
         return facts_in(data)
-    except BadImage:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImage("a decompression bomb: more pixels than Pillow's limit") from None
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise BadImage(
-            f"damaged: {shown(' '.join(str(error).split()), 120) or type(error).__name__}"
-        ) from None
 
 
 def digest_of(data: bytes) -> bytes:
@@ -147,45 +136,19 @@ def digest_of(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def all_facts(members: Sequence[Member]) -> list[ImageFacts | BadImage]:
-    """facts_of each; what runs in a worker."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd EXIF: nothing a user could act on
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return [facts_of(member) for member in members]
+def all_facts(members: Sequence[Member]) -> list[tuple[Member, ImageFacts | BadImage]]:
+    """Each with its facts_of; what runs in a worker."""
+    with only_bombs_warn():
+        return [(member, facts_of(member)) for member in members]
 
 
-def digests_of(members: Sequence[Member]) -> list[bytes | None]:
-    """Hash of each file, None for one that cannot be read; what runs in a worker."""
-    found: list[bytes | None] = []
+def digests_of(members: Sequence[Member]) -> list[tuple[Member, bytes]]:
+    """Each that can be read with the hash of its file; what runs in a worker."""
+    found = []
     for member in members:
-        try:
-            found.append(digest_of(read_member(member)))
-        except BadImage:
-            found.append(None)
+        with suppress(BadImage):
+            found.append((member, digest_of(read_member(member))))
     return found
-
-
-def worked_on(
-    work: Callable[[list[Member]], list], members: Iterable[Member], many: bool = True
-) -> Iterator[tuple[Member, Any]]:
-    """Each member with what work makes of it, one after the other; on all cores where they are many."""
-    chunks = in_chunks(members, 1)
-    head = list(islice(chunks, FEW_CHUNKS)) if many else []
-    workers = min(n_cores(), 32)
-    if len(head) < FEW_CHUNKS or workers == 1:
-        for chunk in chain(head, chunks):
-            yield from zip(chunk, work(chunk), strict=True)
-        return
-    pending: deque[tuple[list[Member], Future]] = deque()
-    with worker_pool(workers) as pool:
-        for chunk in chain(head, chunks):
-            pending.append((chunk, pool.submit(work, chunk)))
-            if len(pending) > AHEAD * workers:
-                first, made = pending.popleft()
-                yield from zip(first, made.result(), strict=True)
-        for first, made in pending:
-            yield from zip(first, made.result(), strict=True)
 
 
 @dataclass
@@ -224,7 +187,11 @@ def read_facts(files: Files) -> Survey:
     paths: dict[str, Member] = {}
     try:
         # what an archive has is at hand: workers would have to be sent it
-        for member, header in worked_on(all_facts, files.members(), many=files.path.is_dir()):
+        if files.path.is_dir():
+            parts = on_all_cores(all_facts, files.members(), image_bytes=1, few=FEW_CHUNKS)
+        else:
+            parts = map(all_facts, in_chunks(files.members(), 1))
+        for member, header in chain.from_iterable(parts):
             if isinstance(header, BadImage):
                 found.problems.append((member.name, str(header)))
             else:
@@ -260,8 +227,8 @@ def find_copies(found: Survey, paths: dict[str, Member]) -> None:
             if lengths[n_bytes] > 1 and n_bytes <= left:
                 candidates.append(name)
                 left -= n_bytes
-        hashes = worked_on(digests_of, (paths[name] for name in candidates))
-        digests |= {member.name: digest for member, digest in hashes if digest is not None}
+        parts = on_all_cores(digests_of, (paths[name] for name in candidates), image_bytes=1, few=FEW_CHUNKS)
+        digests |= {member.name: digest for member, digest in chain.from_iterable(parts)}
         alone = sum(lengths[found.headers[name].n_bytes] == 1 for name in paths)
         n_hashed += len(candidates) + alone
     groups: dict[bytes, list[str]] = {}

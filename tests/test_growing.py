@@ -224,18 +224,24 @@ def logged(folder: Path, name: str) -> list[float | None]:
     return [row.get(name) for row in rows]
 
 
-def test_a_run_passes_through_its_stages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    seen: list[tuple[int, ...]] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of what Progressive GAN's D is given."""
+    shapes: list[tuple[int, ...]] = []
     forward = progressive_gan.Discriminator.forward
 
     def spy(self: progressive_gan.Discriminator, x: Tensor, y: Tensor | None = None) -> Tensor:
         if not x.is_meta:
-            seen.append(tuple(x.shape))
+            shapes.append(tuple(x.shape))
         return forward(self, x, y)
 
     monkeypatch.setattr(progressive_gan.Discriminator, "forward", spy)
+    return shapes
+
+
+def test_a_run_passes_through_its_stages(
+    tmp_path: Path, seen: list[tuple[int, ...]], capsys: pytest.CaptureFixture
+) -> None:
     loop = run(f"{PRO} --n_steps 14 --ema --ema_decay 0", tmp_path)
     assert "growing: 4 to 16 px, at full size from step 12" in capsys.readouterr().out
     assert logged(tmp_path, "growing/size") == SIZES and logged(tmp_path, "growing/alpha") == ALPHAS
@@ -247,18 +253,9 @@ def test_a_run_passes_through_its_stages(
 
 
 def test_a_rectangle_grows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, seen: list[tuple[int, ...]], capsys: pytest.CaptureFixture
 ) -> None:
     """Reals and fakes of all stages have its shape, and so have samples."""
-    seen: list[tuple[int, ...]] = []
-    forward = progressive_gan.Discriminator.forward
-
-    def spy(self: progressive_gan.Discriminator, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if not x.is_meta:
-            seen.append(tuple(x.shape))
-        return forward(self, x, y)
-
-    monkeypatch.setattr(progressive_gan.Discriminator, "forward", spy)
     run(f"{PRO} --img_size 32x16 --n_steps 14", tmp_path)
     assert "growing: 8x4 to 32x16 px, at full size from step 12" in capsys.readouterr().out
     assert seen == [(8, 1, 2 * s, s) for s in SIZES for _ in range(3)]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import cache, survey
+from images import cache, decoding, survey
 from images.archives import open_files
 from images.decoding import BadImage, Member
 from images.survey import (
@@ -192,10 +192,10 @@ def test_many_files_are_read_by_several_processes(tmp_path: Path, monkeypatch: p
     files = open_files(write(tmp_path, pictures))
     alone = read_facts(files)
     monkeypatch.setattr(survey, "FEW_CHUNKS", 2)
-    monkeypatch.setattr(survey, "n_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "n_cores", lambda: 2)
     pools: list[int] = []
-    pool = survey.worker_pool
-    monkeypatch.setattr(survey, "worker_pool", lambda workers: pools.append(workers) or pool(workers))
+    pool = decoding.worker_pool
+    monkeypatch.setattr(decoding, "worker_pool", lambda workers: pools.append(workers) or pool(workers))
     together = read_facts(files)
     assert (
         pools == [2, 2] and together.headers == alone.headers and list(together.headers) == sorted(pictures)

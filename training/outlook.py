@@ -25,10 +25,7 @@ FIRST_STEPS = 20  # measured on a CPU
 MOST_STEPS = 64  # on a GPU, where the first run of a phase is no measure: until each ran twice, or so many
 ROUGH_S = 60.0  # after which steps that take long are a first measure
 MONTH_S = 30 * 24 * 3600.0
-COUNTED, STRIDE = (
-    20_000,
-    101,
-)  # more steps than the one are counted by every so-manyth, coprime to usual intervals
+COUNTED = 20_000  # steps; of more than these so many are counted in their place
 REST = "rest"  # of a step: its data, averages, augmentation
 # Bytes of a logged number in metrics.jsonl and in TensorBoard's file, and numbers logged beside a phase's own two.
 LINE_BYTES, EVENT_BYTES, BESIDE = 30, 80, 6

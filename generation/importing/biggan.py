@@ -4,7 +4,16 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from generation.importing.layout import Imported, Network, NotThis, Taker, Tensors, counted, sets_of
+from generation.importing.layout import (
+    Imported,
+    Network,
+    NotThis,
+    Taker,
+    Tensors,
+    counted,
+    imported,
+    with_discriminator,
+)
 from modelling.biggan import PLANS
 
 
@@ -15,12 +24,7 @@ def biggan(networks: dict[str, Network]) -> Imported | None:
         return None
     averaged = next((name for name in found if "ema" in name.lower()), "G_ema")
     raw = next((name for name in found if name not in ("", averaged)), "G")
-    sets, unused = {}, []
-    for name, given in sets_of(found, averaged, raw).items():
-        take = Taker(found[given], given or "G")
-        build, sets[name] = _generator(take)
-        unused += take.unused()
-    result = Imported("BigGAN-PyTorch", "biggan", build, sets, unused=unused)
+    result = imported("BigGAN-PyTorch", "biggan", found, (averaged, raw), _generator)
     D = next(
         (
             net
@@ -29,11 +33,7 @@ def biggan(networks: dict[str, Network]) -> Imported | None:
         ),
         None,
     )
-    if D is not None:
-        take = Taker(D, "D")
-        result.build_d, result.D = _discriminator(take, build)
-        result.unused += take.unused()
-    return result
+    return with_discriminator(result, D, lambda take: _discriminator(take, result.build_g))
 
 
 def layer(take: Taker, theirs: str, ours: str, columns: list[int] | None = None) -> Tensors:

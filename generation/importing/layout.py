@@ -1,6 +1,7 @@
 """What every layout of foreign weights needs: networks found in files, tensors taken by name, what becomes of them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ MAX_MODULES, MAX_NAME = 4000, 300
 MAX_FLOATS = 2**30  # of all networks together: 4 GiB, several times the largest that is published
 MAX_NETWORKS = 32  # of a file
 SHOWN = 12
+MAPPING_LR = (
+    0.01  # of StyleGAN's mappings, which the published networks multiply into weights as they are used
+)
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 
 Tensors = dict[str, Tensor]
@@ -281,15 +285,45 @@ def sets_of(found: dict[str, Network], averaged: str, raw: str) -> dict[str, str
     return {name: given for name, given in named.items() if given in found} or {"ema": next(iter(found))}
 
 
+def imported(
+    title: str,
+    model: str,
+    found: dict[str, Network],
+    names: tuple[str, str],
+    make: Callable[[Taker], tuple[dict[str, Any], Tensors]],
+) -> Imported:
+    """The weight sets of the Gs found; names: of the averaged and of the raw one; make: settings and tensors of one."""
+    sets, unused = {}, []
+    for name, given in sets_of(found, *names).items():
+        take = Taker(found[given], given or names[1])
+        build, sets[name] = make(take)
+        unused += take.unused()
+    return Imported(title, model, build, sets, unused=unused)
+
+
+def with_discriminator(
+    result: Imported,
+    D: Network | None,
+    make: Callable[[Taker], tuple[dict[str, Any], Tensors]],
+    title: str = "D",
+) -> Imported:
+    """The result with D beside its Gs, where the file has one; make: its settings and tensors."""
+    if D is not None:
+        take = Taker(D, title)
+        result.build_d, result.D = make(take)
+        result.unused += take.unused()
+    return result
+
+
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:
     """Tensors by longer names."""
     return {f"{prefix}{name}": x for name, x in tensors.items()}
 
 
-def counted(network: Network, name: str) -> int:
-    """How many of a name with {} for 0, 1, 2, ... there are."""
+def counted(network: Network, name: str, first: int = 0) -> int:
+    """How many of a name with {} for first, first + 1, ... there are."""
     n = 0
-    while name.format(n) in network.tensors:
+    while name.format(first + n) in network.tensors:
         n += 1
     return n
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from generation.importing.layout import (
+    MAPPING_LR,
     Imported,
     Network,
     NotThis,
@@ -13,14 +14,14 @@ from generation.importing.layout import (
     Tensors,
     channel_settings,
     counted,
+    imported,
     mapping,
     prefixed,
-    sets_of,
     told,
+    with_discriminator,
 )
 from ops.rng import generator
 
-LR = 0.01  # of the mapping, which the published networks multiply into weights as they are used
 GAIN = math.sqrt(2)  # of LeakyReLU, which ours has in the mapping's weights: biases meet it here
 
 
@@ -34,18 +35,9 @@ def official(networks: dict[str, Network]) -> Imported | None:
         if any(name.startswith("synthesis.L0_") for net in networks.values() for name in net.tensors):
             raise NotThis("it is a StyleGAN3, which is not made here; StyleGAN2 of the same repository is")
         return None
-    sets, unused = {}, []
-    for name, given in sets_of(found, "G_ema", "G").items():
-        take = Taker(found[given], given or "G")
-        build, sets[name] = _official_g(take)
-        unused += take.unused()
-    result = Imported("official StyleGAN2", "stylegan2", build, sets, unused=unused)
+    result = imported("official StyleGAN2", "stylegan2", found, ("G_ema", "G"), _official_g)
     D = next((net for net in networks.values() if "b4.out.weight" in net.tensors), None)
-    if D is not None:
-        take = Taker(D, "D")
-        result.build_d, result.D = _official_d(take)
-        result.unused += take.unused()
-    return result
+    return with_discriminator(result, D, _official_d)
 
 
 def _levels(network: Network, name: str) -> list[int]:
@@ -87,7 +79,7 @@ def _official_mapping(take: Taker) -> tuple[dict[str, Any], Tensors]:
     n = counted(network, "mapping.fc{}.weight")
     if n == 0:
         raise NotThis(f"{take.title} has no mapping network")
-    lr = network.attribute("mapping.fc0", "bias_gain", LR)
+    lr = network.attribute("mapping.fc0", "bias_gain", MAPPING_LR)
     if not isinstance(lr, float) or not 0 < lr <= 1:
         raise NotThis(f"a mapping that learns at {told(lr)} of the rate")
     found, width, n_labels = {}, take.shape("mapping.fc0.weight", 2)[1], 0
@@ -197,31 +189,20 @@ def rosinality(networks: dict[str, Network]) -> Imported | None:
     found = {name: net for name, net in networks.items() if "conv1.conv.modulation.weight" in net.tensors}
     if not found:
         return None
-    sets, unused = {}, []
-    for name, given in sets_of(found, "g_ema", "g").items():
-        take = Taker(found[given], given or "g")
-        build, sets[name] = _rosinality_g(take)
-        unused += take.unused()
-    result = Imported("rosinality's StyleGAN2", "stylegan2", build, sets, unused=unused)
+    result = imported("rosinality's StyleGAN2", "stylegan2", found, ("g_ema", "g"), _rosinality_g)
     D = next((net for net in networks.values() if "final_linear.1.weight" in net.tensors), None)
-    if D is not None:
-        take = Taker(D, "d")
-        result.build_d, result.D = _rosinality_d(take)
-        result.unused += take.unused()
-    return result
+    return with_discriminator(result, D, _rosinality_d, "d")
 
 
 def _rosinality_g(take: Taker) -> tuple[dict[str, Any], Tensors]:
     network = take.network
-    n = 0
-    while f"style.{n + 1}.weight" in network.tensors:
-        n += 1
+    n = counted(network, "style.{}.weight", first=1)
     n_levels = 1 + counted(network, "to_rgbs.{}.bias")
     take.drop(".kernel")
     sizes = [4 << i for i in range(n_levels)]
     # the first of the sequence, style.0, normalises latents
     layers = [(take(f"style.{i}.weight"), take(f"style.{i}.bias")) for i in range(1, n + 1)]
-    found = prefixed("mapping.", mapping(layers, LR, GAIN))
+    found = prefixed("mapping.", mapping(layers, MAPPING_LR, GAIN))
     found["blocks.0.const"] = take("input.input").squeeze(0)
     widths = []
     for i in range(n_levels):
@@ -265,9 +246,7 @@ def _rosinality_layer(take: Taker, theirs: str, ours: str, number: int, size: in
 
 def _rosinality_d(take: Taker) -> tuple[dict[str, Any], Tensors]:
     take.drop(".kernel")
-    n = 0
-    while f"convs.{n + 1}.skip.1.weight" in take.network.tensors:
-        n += 1
+    n = counted(take.network, "convs.{}.skip.1.weight", first=1)
     found = {
         "blocks.0.from_image.weight": take("convs.0.0.weight"),
         "blocks.0.from_image.bias": take("convs.0.1.bias"),

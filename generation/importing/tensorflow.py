@@ -5,25 +5,28 @@ a transposed convolution, which scatters where the other gathers, the kernel act
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from generation.importing.layout import (
+    MAPPING_LR,
     Imported,
     Network,
     NotThis,
     Taker,
     Tensors,
     channel_settings,
+    counted,
+    imported,
     mapping,
     prefixed,
-    sets_of,
+    with_discriminator,
 )
 from generation.importing.parts import Array
 
-LR = 0.01
 FUSED_FROM = 128  # px: in StyleGAN, where not told otherwise
 HWIO = (3, 2, 0, 1)  # -> (out, in, height, width)
 
@@ -47,22 +50,13 @@ def _imported(
     found = {name: net for name, net in unscoped.items() if mark in net.tensors}
     if not found:
         return None
-    sets, unused = {}, []
-    for name, given in sets_of(found, "Gs", "G").items():
-        take = Taker(found[given], given or "G")
-        build, sets[name] = make(take)
-        unused += take.unused()
-    result = Imported(title, model, build, sets, unused=unused)
+    result = imported(title, model, found, ("Gs", "G"), make)
     D = next((net for net in unscoped.values() if "4x4/Dense1/weight" in net.tensors), None)
-    if D is not None:
-        take = Taker(D, "D")
-        result.build_d, result.D = _discriminator(take, first)
-        result.unused += take.unused()
-        if model == "progressive_gan" and "8x8/Conv1_down/weight" in D.tensors:
-            result.notes.append(
-                "its D halves maps before LeakyReLU, ours after it: a start, not the same function"
-            )
-    return result
+    if D is not None and model == "progressive_gan" and "8x8/Conv1_down/weight" in D.tensors:
+        result.notes.append(
+            "its D halves maps before LeakyReLU, ours after it: a start, not the same function"
+        )
+    return with_discriminator(result, D, partial(_discriminator, first=first))
 
 
 def _unscoped(network: Network) -> Network:
@@ -129,10 +123,8 @@ def _stylegan_g(take: Taker) -> tuple[dict[str, Any], Tensors]:
     fused, taps = settings.get("fused_scale", "auto"), settings.get("blur_filter", [1, 2, 1])
     if not (taps is None or (isinstance(taps, list | tuple) and list(taps) in ([], [1, 2, 1]))):
         raise NotThis("another blur than [1, 2, 1]")
-    n = 0
-    while f"G_mapping/Dense{n}/weight" in take:
-        n += 1
-    lr = settings.get("mapping_lrmul", LR)
+    n = counted(network, "G_mapping/Dense{}/weight")
+    lr = settings.get("mapping_lrmul", MAPPING_LR)
     if n == 0 or not (isinstance(lr, int | float) and 0 < lr <= 1):
         raise NotThis("no mapping network, or one without a rate")
     z_dim = take.shape("G_mapping/Dense0/weight", 2)[0]
