@@ -40,7 +40,8 @@ from studies.runs import (
     write_report,
 )
 from tools import tool_parser
-from tools.common import positive, whole
+from tools.common import add_device_flag, positive, whole
+from training.device import choose_device
 
 # Method -> (paper, flags beside those of every run): rates as the papers and the source have them for DCGAN.
 METHODS = {
@@ -76,10 +77,10 @@ begins, no more."""
 SHOWN_SIDE = 176  # px of a run's samples
 
 
-def training(method: str, seed: int, n_steps: int, runs_dir: Path) -> Training:
+def training(method: str, seed: int, n_steps: int, runs_dir: Path, device: str) -> Training:
     """One run of the study."""
     labelled = "--conditional" in METHODS[method][1]
-    words = f"{EVERY} {METHODS[method][1]} --seed {seed} --n_steps {n_steps} --device cpu"
+    words = f"{EVERY} {METHODS[method][1]} --seed {seed} --n_steps {n_steps} --device {device}"
     name = (
         "".join(c if c.isalnum() or c == "-" else "-" for c in method).replace("---", "-").replace("--", "-")
     )
@@ -89,7 +90,7 @@ def training(method: str, seed: int, n_steps: int, runs_dir: Path) -> Training:
         runs_dir,
         tuple(words.split()),
         n_steps,
-        scoring=("--device=cpu", f"--extractor={EXTRACTOR}"),
+        scoring=(f"--device={device}", f"--extractor={EXTRACTOR}"),
         protocol={
             "n_fake": 10_000,
             "n_real": 10_000,
@@ -153,6 +154,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", nargs="+", type=whole, default=(0, 1, 2), help="[0 1 2]")
     p.add_argument("--n_steps", type=positive, default=2000, help="length of each run [2000]")
     p.add_argument("--data_root", default="data", help="where MNIST stands or is downloaded to [data]")
+    add_device_flag(p)
     add_study_flags(p, "classic")
     return p
 
@@ -161,8 +163,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, then score and report."""
     args = parser().parse_args(argv)
+    args.device = choose_device(args.device)
     runs = {
-        (method, seed): training(method, seed, args.n_steps, args.runs_dir.absolute())
+        (method, seed): training(method, seed, args.n_steps, args.runs_dir.absolute(), args.device)
         for seed in args.seeds
         for method in args.methods
     }

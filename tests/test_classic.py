@@ -13,7 +13,7 @@ from studies import classic
 def test_every_row_is_legal(tmp_path: Path) -> None:
     names = set()
     for method in classic.METHODS:
-        run = classic.training(method, 1, 2000, tmp_path)
+        run = classic.training(method, 1, 2000, tmp_path, "cpu")
         config = run.config()
         assert (config.n_steps, config.seed, config.batch_size, config.ema) == (2000, 1, 32, True)
         assert config.model == "dcgan" and run.name.replace("-", "").isalnum()
@@ -23,7 +23,7 @@ def test_every_row_is_legal(tmp_path: Path) -> None:
 
 def finished(folder: Path, method: str, seed: int, fid: float, **more: float) -> None:
     """The traces of a run that was trained for 4 steps and scored."""
-    run = classic.training(method, seed, 4, folder)
+    run = classic.training(method, seed, 4, folder, "cpu")
     (run.folder / "checkpoints").mkdir(parents=True)
     (run.folder / "checkpoints" / "step-00000004.pt").touch()
     (run.folder / "samples").mkdir()
@@ -52,7 +52,7 @@ def test_the_report_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     finished(tmp_path / "runs", "gan", 1, 23.0)
     finished(tmp_path / "runs", "labels, projected", 0, 8.0, class_accuracy=0.987)
     runs = {
-        (m, s): classic.training(m, s, 4, tmp_path / "runs")
+        (m, s): classic.training(m, s, 4, tmp_path / "runs", "cpu")
         for m in ("gan", "labels, projected")
         for s in (0, 1)
     }
