@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.functional import gaussian_blur
 
 import disk
@@ -64,6 +65,7 @@ BETTER = {
 KEPT = (0.9, 0.7, 0.5, 0.3)  # of the classes
 SHARE = 0.95  # of what the smallest level has room for: classes are not all of one size
 N_SHOWN = 4  # pictures of a level
+GRID_SHIFT = 4  # px
 
 
 # -- degradations --------------------------------------------------------------------------------------------------
@@ -82,15 +84,19 @@ def noisy(images: Tensor, deviation: float, source: torch.Generator) -> Tensor:
 
 
 def stored(images: Tensor, quality: float, source: torch.Generator) -> Tensor:
-    """uint8 (N, 1 or 3, H, W) as JPEG files of a quality hold them."""
+    """uint8 (N, 1 or 3, H, W) as JPEG files of a quality hold them, in blocks of 8 px whose borders lie half a block
+    from those of the pictures' own files: along the same borders a second rounding can add nothing, or much."""
+    n_rows, n_columns = images.shape[2:]
     found = []
-    for image in images:
+    # torch pads no integers by reflection
+    for image in pad(images.float(), [GRID_SHIFT] * 4, mode="reflect").to(torch.uint8):
         file = io.BytesIO()
         to_picture(image).save(file, "JPEG", quality=int(quality))
         # (H, W[, C]) -> (C, H, W)
         pixels = torch.from_numpy(np.array(Image.open(file)))
         found.append(pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1))
-    return torch.stack(found)
+    inside = slice(GRID_SHIFT, GRID_SHIFT + n_rows), slice(GRID_SHIFT, GRID_SHIFT + n_columns)
+    return torch.stack(found)[:, :, *inside]
 
 
 def shuffled(images: Tensor, across: float, source: torch.Generator) -> Tensor:

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from generation import version
 from generation.protocol import append_score, cut_lines, score_line
 from metrics.lines import best_by, best_scores, protocol_key
 from tests.running import full_disk
@@ -83,3 +85,31 @@ def test_lines_are_cut_on_a_full_disk_or_all_stay(tmp_path: Path) -> None:
     assert len(list(inside.iterdir())) == 2
     cut_lines(mixed, 4)
     assert mixed.read_text() == '{"step": 2}\n'
+
+
+def test_version_is_of_code_not_of_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a study writes into docs/ leaves the version as it was, so that the next scores stand in one table with the
+    last; a changed module, or a shipped reader's weights, does not."""
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    files = [tmp_path / name for name in ("ops/taps.py", "assets/reader.safetensors", "docs/metrics.md")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("one")
+    git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "all")
+    monkeypatch.setattr(version, "CODE_ROOT", tmp_path)
+    found = []
+    for file in (None, *reversed(files)):
+        if file is not None:
+            file.write_text("two")
+        version.code_version.cache_clear()
+        found.append(version.code_version())
+        if file is not None and file != files[2]:
+            file.write_text("one")
+    monkeypatch.undo()
+    version.code_version.cache_clear()
+    clean, report, reader, module = found
+    assert report == clean and reader == module == f"{clean}-dirty" and "dirty" not in clean
