@@ -6,7 +6,7 @@ from typing import Any
 
 from settings.derive import settled
 from settings.files import as_dict, asked_of, base_of, from_dict, readable
-from settings.section import default_of, of
+from settings.section import default_of, is_auto, of
 from settings.sections import FIELDS
 from settings.sections.loss import unfold_weights
 from settings.train_config import TrainConfig
@@ -36,6 +36,22 @@ def as_first_asked(config: TrainConfig, saved: Mapping[str, Any]) -> TrainConfig
     settled_as = {name: getattr(config, name) for name in FIELDS}
     derived = {name: value for name, value in settled_as.items() if value != usual[name]}
     return replace(config, asked=asked, derived=derived)
+
+
+def less_same_auto(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings given at a resume, less each number left to `auto` that was so at first: it stays what it was then,
+    whatever auto stands for by now or for another number of processes."""
+    return _less_same_auto(given, asked_of(saved))
+
+
+def _less_same_auto(given: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            found[name] = _less_same_auto(value, first.get(name) or {})
+        elif not (is_auto(value) and value == first.get(name)):
+            found[name] = value
+    return found
 
 
 def _put_back(asked: Mapping[str, Any], base: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from signals import Stopped
 from tests.running import ROOT, differing, full, full_disk, run, state
 from tools import evaluate, sample
 from training import train
-from training.folder import Plan, plan_of
+from training.folder import Plan, is_occupied, plan_of
 from training.run import run_plan, run_planned
 
 SHORT = {
@@ -292,6 +292,27 @@ def test_auto_goes_on_with_a_run_that_ended_after_it_was_planned(tmp_path: Path)
     plans = [plan, plan_of(config, "auto")]
     assert run_planned(lambda: plans.pop(0)).step == 2 and not plans
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_is_made_while_it_is_looked_at_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process makes it between any two questions about it."""
+    folder, is_dir, exists = tmp_path / "a", Path.is_dir, Path.exists
+
+    def then_made(ask: Callable[[Path], bool]) -> Callable[[Path], bool]:
+        def asked(path: Path) -> bool:
+            found = ask(path)
+            folder.mkdir(exist_ok=True)
+            return found
+
+        return asked
+
+    monkeypatch.setattr(Path, "is_dir", then_made(is_dir))
+    monkeypatch.setattr(Path, "exists", then_made(exists))
+    assert not is_occupied(folder)
+    (tmp_path / "file").touch(), (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert is_occupied(tmp_path / "file") and is_occupied(tmp_path / "gone") and is_occupied(tmp_path)
 
 
 def test_ctrl_c_names_the_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from modelling import MODELS
 from settings import PRESETS, TrainConfig, as_dict, settled
 from settings.command_line import make_parser, parse_config
 from settings.files import asked_of, base_of, from_dict, settings_text
-from settings.resume import as_first_asked, resume_differences
+from settings.resume import as_first_asked, less_same_auto, resume_differences
 from settings.section import default_of
 from settings.sections import FIELDS, SECTIONS
 from settings.sections.loss import LossSettings, unfold_weights
@@ -321,7 +322,8 @@ def test_another_run_settles_what_was_asked_anew(tmp_path: Path, monkeypatch: py
 
 def resolve_resumed(saved: dict, command: str) -> TrainConfig:
     """What --resume makes of a run's config.json."""
-    return parse_config("gan_mnist", ("mnist",), {}, command.split()).config(base_of(saved))
+    request = parse_config("gan_mnist", ("mnist",), {}, command.split())
+    return replace(request, flags=less_same_auto(request.flags, saved)).config(base_of(saved))
 
 
 @pytest.mark.parametrize(
@@ -465,6 +467,26 @@ def test_a_run_of_a_preset_as_it_was_goes_on_with_its_own(name: str) -> None:
     assert refused == [] and noticed in ([], ["lr_d: None -> 0.0025"])
     for of in (network_rates, network_beta2):
         assert of(again, ("D", "G")) == of(config, ("D", "G"))
+
+
+def test_auto_stays_what_it_was_at_first() -> None:
+    """The whole command once more, on a run from a time or a number of processes for which auto stood for others."""
+    command = "--model stylegan2 --batch_size 8 --lr auto --r1_weight auto --ema --ema_halflife auto"
+    command += " --g_kwargs channel_base=auto"
+    then = {
+        "lr": 0.125,
+        "penalty_weights": {"r1": 7.0},
+        "ema_halflife": (321.0,),
+        "g_kwargs": {"channel_base": 96},
+    }
+    old = as_dict(resolve(command)) | then
+    again = resolve_resumed(old, command)
+    assert {name: getattr(again, name) for name in then} == then
+    assert resume_differences(old, as_dict(again)) == ([], [])
+    # what the run had not left to auto is another setting
+    for other in ("--batch_size auto", "--z_dim 7"):
+        refused, _ = resume_differences(old, as_dict(resolve_resumed(old, f"{command} {other}")))
+        assert len(refused) == 1
 
 
 def test_what_a_resumed_run_was_not_asked_still_differs() -> None:

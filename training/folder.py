@@ -1,7 +1,7 @@
 """What is to be trained and where: a new run, or one that is gone on with; whether its folder may be written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from modelling import is_file_name
 from settings import TrainConfig, as_dict, settled
 from settings.command_line import AUTO, LATEST, Request
 from settings.files import base_of, read_saved
-from settings.resume import as_first_asked, resume_differences
+from settings.resume import as_first_asked, less_same_auto, resume_differences
 from settings.values import layered
 
 NEEDED = {"method", "model", "n_steps"}  # by which config.json is known as a run's
@@ -43,7 +43,8 @@ def planned(request: Request) -> Plan:
     if source is None:
         return begun(request.config(), request.preset, anew=request.resume == AUTO)
     run, old, base = saved_run(source)
-    return resumed(source, run, old, request.config(base), request.given, request.preset)
+    config = replace(request, flags=less_same_auto(request.flags, old)).config(base)
+    return resumed(source, run, old, config, request.given, request.preset)
 
 
 def plan_of(config: TrainConfig, resume: str | Path | None) -> Plan:
@@ -52,7 +53,8 @@ def plan_of(config: TrainConfig, resume: str | Path | None) -> Plan:
     if source is None:
         return begun(settled(config), anew=resume == AUTO)
     run, old, base = saved_run(source)
-    return resumed(source, run, old, settled(TrainConfig(**layered(base, config.asked))), config.asked)
+    anew = settled(TrainConfig(**layered(base, less_same_auto(config.asked, old))))
+    return resumed(source, run, old, anew, config.asked)
 
 
 def source_of(resume: str | Path | None, given: Mapping[str, Any]) -> Path | None:
@@ -203,9 +205,12 @@ def refuse_occupied(plan: Plan) -> None:
 def is_occupied(folder: Path) -> bool:
     """Whether something stands there already: a file, a dangling link, or a folder with more than what owning one
     leaves; a link to a folder is that folder."""
-    if not folder.is_dir():
-        return folder.is_symlink() or folder.exists()
-    return any(file.name != disk.LOCK and not disk.is_temporary(file.name) for file in folder.iterdir())
+    try:  # looked at once: another process may make it at this moment
+        return any(file.name != disk.LOCK and not disk.is_temporary(file.name) for file in folder.iterdir())
+    except FileNotFoundError:
+        return folder.is_symlink()
+    except NotADirectoryError:
+        return True
 
 
 def is_run(folder: Path) -> bool:
