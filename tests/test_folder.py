@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,20 @@ def test_auto_goes_on_with_a_run_that_ended_after_it_was_planned(tmp_path: Path)
     plans = [plan, plan_of(config, "auto")]
     assert run_planned(lambda: plans.pop(0)).step == 2 and not plans
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_auto_of_another_time_goes_on_with_its_own_number(tmp_path: Path) -> None:
+    """The whole command, and the whole config from Python, of a run for which auto stood for another weight."""
+    config = TrainConfig(runs_dir=str(tmp_path), log_name="a", **SHORT, penalty_weights={"r1": "auto"})
+    train(config)
+    file = tmp_path / "a" / "config.json"
+    saved = json.loads(file.read_text())
+    assert saved["asked"]["penalty_weights"] == {"r1": "auto"}
+    file.write_text(json.dumps(saved | {"penalty_weights": {"r1": 3.0}}))
+    assert plan_of(config, "latest").config.penalty_weights == {"r1": 3.0}
+    assert train(replace(config, n_steps=3), resume="auto").step == 3
+    saved = json.loads(file.read_text())
+    assert saved["penalty_weights"] == {"r1": 3.0} and saved["asked"]["penalty_weights"] == {"r1": "auto"}
 
 
 def test_a_folder_that_is_made_while_it_is_looked_at_is_empty(
