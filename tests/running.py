@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
+from games.noise_to_image import NoiseToImage
 from images.sources import DATASETS, load_digits
 from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
 from training.folder import planned
 from training.loop import Loop
+from training.pictures import Pictures
 from training.processes import leave_group, peers
 from training.run import run_plan
 
@@ -61,12 +63,18 @@ def small(model: str, **of_g: object) -> str:
 
 
 @contextmanager
-def cheap() -> Iterator[None]:
+def cheap(*, sampled: bool = True) -> Iterator[None]:
     """Within it a run neither measures batch norm over 512 latents nor enlarges the digits once more.
 
-    Either would take longer than the few steps of a test.
+    Either would take longer than the few steps of a test. sampled: whether pictures and generator/ are made, which
+    take half the time of two steps; tests that look at checkpoints and logged lines alone can do without.
     """
-    with patch("generation.generator.STANDING_LATENTS", 64), patch.dict(DATASETS, digits=ENLARGED):
+    with ExitStack() as patches:
+        patches.enter_context(patch("generation.generator.STANDING_LATENTS", 64))
+        patches.enter_context(patch.dict(DATASETS, digits=ENLARGED))
+        if not sampled:
+            patches.enter_context(patch.object(Pictures, "previews", lambda *_: None))
+            patches.enter_context(patch.object(NoiseToImage, "export", lambda *_: None))
         yield
 
 
@@ -96,28 +104,39 @@ def full(command: str, folder: Path) -> str:
 
 
 def run(
-    command: str, folder: Path, on_step: Callable | None = None, *, dtype: torch.dtype | None = None
+    command: str,
+    folder: Path,
+    on_step: Callable | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    sampled: bool = True,
 ) -> Loop:
-    """Train in this process; dtype: torch's default meanwhile, None for what it is."""
+    """Train in this process; dtype: torch's default meanwhile, None for what it is; sampled: see cheap."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype or before)
     try:
-        with cheap():
+        with cheap(sampled=sampled):
             return run_plan(planned(request(full(command, folder))), on_step=on_step).loop
     finally:
         torch.set_default_dtype(before)
 
 
-def drive(commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32") -> str:
-    """Train each command in one new process, or in `processes` of them under torchrun; its output."""
+def drive(
+    commands: list[str], folder: Path, *, processes: int = 1, dtype: str = "float32", sampled: bool = True
+) -> str:
+    """Train each command in one new process, or in `processes` of them under torchrun; its output.
+
+    dtype: torch's default there; sampled: see cheap.
+    """
     file = folder / "commands.json"
-    file.write_text(json.dumps([full(command, folder) for command in commands]))
+    about = {"commands": [full(command, folder) for command in commands], "dtype": dtype, "sampled": sampled}
+    file.write_text(json.dumps(about))
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launcher, str(ROOT / "tests" / "running.py"), str(file), dtype],
+        [*launcher, str(ROOT / "tests" / "running.py"), str(file)],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     first = done.stderr[max(done.stderr.find("Traceback"), 0) :][:3000]  # the others may only follow from it
@@ -154,9 +173,10 @@ def differing(
 
 
 if __name__ == "__main__":
-    torch.set_default_dtype(getattr(torch, sys.argv[2]))
-    with cheap():
-        for command in json.loads(Path(sys.argv[1]).read_text()):
+    about = json.loads(Path(sys.argv[1]).read_text())
+    torch.set_default_dtype(getattr(torch, about["dtype"]))
+    with cheap(sampled=about["sampled"]):
+        for command in about["commands"]:
             with (others := peers()).turns():
                 run_plan(others.from_main(lambda command=command: planned(request(command))))
     leave_group()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import studies.attacks.runs
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from studies import attack
 from studies.attacks import archives, disks, interruptions, pickles, tampering, texts
@@ -150,6 +151,7 @@ def test_time_is_shared_out() -> None:
 
 def mistreated(folder: Path) -> dict[str, list[str]]:
     """What is said of commands that behave badly, by what they do; in a process of its own, whose children they are."""
+    studies.attacks.runs.GRACE_S = 1.0  # in which one that sleeps would not be gone, nor in 15
     adopt_orphans()
     lab = Lab(folder / "lab")
 

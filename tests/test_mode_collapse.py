@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -66,8 +67,9 @@ def test_row_and_groups_by_hand(tmp_path: Path) -> None:
     assert lines[-1].endswith("In every seed: hinge. In some: wgan (1 of 2). In none: gan, sngan.")
 
 
-def test_runs_are_trained_once_scored_and_reported(tmp_path: Path) -> None:
+def test_runs_are_trained_once_scored_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run in a process of its own, one here; a second call trains nothing; the report has table and pictures."""
+    monkeypatch.setattr("studies.runs.POLL", 0.1)
     runs = [MethodRun("ring8", method, 0, STEPS, tmp_path / "runs") for method in ("wgan", "wgan-gp")]
     trainings = [run.training for run in runs]
     trainings[0].runs_dir.mkdir()

@@ -14,7 +14,7 @@ import torch
 import gan_mnist
 from games.task import Phase, every
 from settings import TrainConfig
-from tests.running import TINY, differing, drive, run, small, state
+from tests.running import TINY, differing, run, small, state
 from training import dry_run, outlook, train
 from training.dry_run import rehearsed_steps, spans
 from training.outlook import Laps, Outlook, duration, moment
@@ -308,13 +308,6 @@ def test_python_gets_what_a_dry_run_found(tmp_path: Path) -> None:
     pictures = sum(n for f, n in files.items() if f.name.startswith("step-") and f.suffix == ".png")
     assert found.disk.pictures == pytest.approx(2 * pictures, rel=0.5)
     assert found.disk.total == pytest.approx(sum(files.values()), rel=0.4)
-
-
-def test_two_processes_measure_together(tmp_path: Path) -> None:
-    command = f"--log_name a --n_steps 400 --dry_run {GROWING}"
-    printed = drive([command], tmp_path, processes=2)
-    assert printed.count("dry run: nothing was kept") == 1 and "for 400 steps" in printed
-    assert "processes: 2" in printed and not (tmp_path / "a").exists()
 
 
 def test_only_the_process_that_tells_measures() -> None:

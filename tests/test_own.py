@@ -1,8 +1,5 @@
 """Own tensors, arrays and Datasets as a data set: the same pixels from every form, and one line for each misfit."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +9,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from images.batches import Batches, ImageData, Shard
 from images.own import as_image_data
-from tests.running import ROOT
 
 PIXELS = torch.arange(5 * 3 * 4 * 6).reshape(5, 3, 4, 6).mul(7).remainder(256).to(torch.uint8)  # (N, C, H, W)
 CLASSES = [0, 2, 1, 2, 0]
@@ -217,8 +213,3 @@ def test_arrays_that_cannot_be_written_to() -> None:
 def test_bytes_with_channels_last_are_not_copied() -> None:
     array = PIXELS.permute(0, 2, 3, 1).numpy().copy()
     assert np.shares_memory(as_image_data(array).images, array)
-
-
-def test_torchvision_is_not_needed() -> None:
-    code = "import sys, images.own; sys.exit('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

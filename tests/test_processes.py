@@ -1,5 +1,6 @@
 """Bit-equal resume in new processes, and two processes equal to one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,19 @@ from accelerate import Accelerator
 from errors import UserError
 from generation.version import code_version
 from settings import TrainConfig
-from tests.running import differing, drive, leaves, run, state
+from tests.running import differing, drive, leaves, run, small, state
 from tests.test_scores import lines_of, scored
 from training.machine import make_accelerator
 
+# A run is resumed in the middle of the cadences of its penalties: 5 is no multiple of 2, 3 or 4, and each is due after
+# it, so that one counted anew from there would give other weights.
+STEPS, HALF = 10, 5
 NOISY = (
-    "--flip --d_kwargs width=4 dropout=0.3 noise_std=0.1 noise_layers=[0,1] --instance_noise_steps 15 --ema"
+    "--flip --d_kwargs width=4 dropout=0.3 noise_std=0.1 noise_layers=[0,1] --instance_noise_steps 8 --ema"
 )
 STYLED = "--g_kwargs channel_base=128 w_dim=8 mapping_layers=2 --d_kwargs channel_base=128"
-# 4 px for 5 steps, then 8 in a fade, 5 as it is: the checkpoint at step 10 stands in the middle of a fade
-GROWN = "--stable_kimg 0.04 --fade_kimg 0.064"
+# The smallest size for 2 steps, the next for 4 in a fade and 2 as it is, and so on: step 5 stands in a fade
+GROWN = "--stable_kimg 0.016 --fade_kimg 0.032"
 NARROW = "--g_kwargs channel_base=128 --d_kwargs channel_base=128"
 LABELLED = "--conditional --method hinge --img_size 32 --ema"
 CODES = "--g_kwargs width=4 n_categories=3 --d_kwargs width=4 n_categories=3"
@@ -26,17 +30,19 @@ JOINT = (
     "--g_kwargs width=4 n_categories=3 prior=normal architecture=conv "
     "--d_kwargs width=4 n_categories=3 architecture=conv joint=true"
 )
+# What another run has learnt, to start from.
+SOURCE = f"--log_name source {small('stylegan2')} --ema --ema_decay 0.5 --n_steps 4 --seed 3"
 RUNS = {
     "progressive_gan": f"--model progressive_gan --img_size 32x16 --method wgan-gp --drift_penalty 1 {GROWN} {NARROW} "
     "--ema",
-    "stylegan": f"--model stylegan --img_size 16x32 --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 {STYLED} "
-    f"{GROWN}",
+    "stylegan": f"--model stylegan --img_size 16x32 --r1_weight 1 --augment ada --ada_p 0.5 --ada_kimg 1 "
+    f"--ada_interval 3 {STYLED} {GROWN}",
     "stylegan2": f"--model stylegan2 --r1_weight 1 --penalty path_length --penalty_interval r1=3 path_length=3 {STYLED}"
     " --augment ada color --ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema --ema_halflife 100 --ema_rampup 0.5",
-    # batches of 8 at 4 px, of 4 at 8 px and of 2 at 16 px, in fades at steps 10 and 20
-    "by-size": f"--model progressive_gan --batch_size 2 --batch_by_size 4=8 8=4 --lr_by_size 8=1e-3 16=5e-4 {GROWN} "
-    f"{NARROW} --ema --ema_halflife 50 --ema_rampup 0.5 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_pipe bgcfnc "
-    "--beta2_g 0.9",
+    # a batch of 8 at 4 px, 7 of 4 at 8 px and 2 of 2 at 16 px, in fades at steps 5 and 10
+    "by-size": "--model progressive_gan --batch_size 2 --batch_by_size 4=8 8=4 --lr_by_size 8=1e-3 16=5e-4 "
+    f"--stable_kimg 0.008 --fade_kimg 0.02 {NARROW} --ema --ema_halflife 50 --ema_rampup 0.5 --augment ada --ada_p 0.5 "
+    "--ada_kimg 1 --ada_pipe bgcfnc --beta2_g 0.9",
     "gan": f"--method gan {NOISY}",
     "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
     "ac": f"--conditional --condition_g cbn --condition_d ac {NOISY}",
@@ -44,7 +50,7 @@ RUNS = {
     "--d_kwargs width=4 dropout=0.3 --ortho_weight 1 --penalty_interval ortho=3",
     "sngan": f"--model sngan {LABELLED} --train_g_interval 2 --lr_decay_from 0",
     "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
-    "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 5 "
+    "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 3 "
     "--g_kwargs width=4 hierarchical=true",
     "rect_dcgan": "--model rect_dcgan --img_size 32x16 --d_kwargs width=4 dropout=0.3 noise_std=0.1 "
     "--label_smoothing 0.1 --optimizer AdamW",
@@ -54,28 +60,43 @@ RUNS = {
     "consistent": f"--penalty bcr zcr_d zcr_g lecam --accumulate 2 {NOISY}",
     "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=4 "
     f"--augment color translation --model stylegan2 {STYLED}",
-    "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 5",
+    "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 3",
+    "started": f"{small('stylegan2')} --ema --freeze_d 2 --init_from {{source}}",
 }
+
+
+def fill(command: str, folder: Path) -> str:
+    """The command with the place of the run that it starts from."""
+    return command.replace("{source}", str(folder / "source"))
+
+
+GROWING = ("progressive_gan", "stylegan", "by-size")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_resume_is_bit_equal(tmp_path, processes):
-    """20 steps against 10, a new process, and 10 more: all of G, D, EMA, optimisers."""
-    commands = [f"--log_name {n} {c} --n_steps 20 --checkpoint_interval 10" for n, c in RUNS.items()]
+    """10 steps against 5, a new process, and 5 more: all of G, D, EMA, optimisers. Pictures leave no trace in them."""
+    run(SOURCE, tmp_path)
+    cadence = f"--n_steps {STEPS} --checkpoint_interval {HALF}"
+    commands = [f"--log_name {name} {fill(command, tmp_path)} {cadence}" for name, command in RUNS.items()]
     if processes == 1:
         for command in commands:
             run(command, tmp_path)
     else:
-        drive(commands, tmp_path, processes=processes)
-    whole = {name: state(tmp_path, name, 20) for name in RUNS}
+        drive(commands, tmp_path, processes=processes, sampled=False)
+    whole = {name: state(tmp_path, name, STEPS) for name in RUNS}
     for name in RUNS:
-        (tmp_path / name / "checkpoints" / "step-00000020.pt").unlink()
-    output = drive([f"--log_name {name} --resume" for name in RUNS], tmp_path, processes=processes)
-    assert output.count("resumed at step 10") == len(RUNS)
+        (tmp_path / name / "checkpoints" / f"step-{STEPS:08d}.pt").unlink()
+    shutil.rmtree(tmp_path / "source")
+    again = [f"--log_name {name} --resume" for name in RUNS]
+    output = drive(again, tmp_path, processes=processes, sampled=False)
+    assert output.count(f"resumed at step {HALF}") == len(RUNS)
     for name in RUNS:
-        assert differing(whole[name], state(tmp_path, name, 20)) == []
-    faded = {name: state(tmp_path, name, 10)["networks"]["G"] for name in ("progressive_gan", "stylegan")}
-    assert all(0 < float(G["stage._extra_state"][1]) < 1 for G in faded.values())
+        assert differing(whole[name], state(tmp_path, name, STEPS)) == []
+    for step, heights in ((HALF, [16, 16, 8]), (STEPS, [32, 16, 16])):
+        stages = [state(tmp_path, name, step)["networks"]["G"]["stage._extra_state"] for name in GROWING]
+        assert [int(stage[0]) for stage in stages] == heights
+        assert step == STEPS or all(0 < float(stage[1]) < 1 for stage in stages)
     p = [float(whole[name]["task"]["augmentation"]["p"]) for name in ("stylegan", "stylegan2")]
     assert all(0 < value != 0.5 for value in p)
     assert float(whole["stylegan2"]["task"]["penalties"]["path_length"]) > 0
@@ -107,19 +128,22 @@ EQUAL = {
     "rect_dcgan": "--model rect_dcgan --img_size 16x32 --optimizer AdamW --label_smoothing 0.1",
     "infogan": f"--model infogan {CODES} --accumulate 2 --r1_weight 10",
     "infogan-joint": f"--model infogan --img_size 32 --train_g_interval 2 {JOINT}",
-    "progressive_gan": f"--model progressive_gan --img_size 16x32 --method wgan-gp --stable_kimg 0.024 "
-    f"--fade_kimg 0.032 {NARROW}",
+    "progressive_gan": f"--model progressive_gan --img_size 16x32 --method wgan-gp --stable_kimg 0.016 "
+    f"--fade_kimg 0.016 {NARROW}",
     # D compares groups of 4 samples, which no process may cut
     "by-size": "--model progressive_gan --batch_by_size 4=16 8=24 --lr_by_size 8=1e-3 16=5e-4 "
     f"--stable_kimg 0.024 --fade_kimg 0.008 {NARROW} --augment ada --ada_p 0.5 --ada_kimg 1 --ada_pipe bgcfnc",
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
+    "started": f"{small('stylegan2', noise=False)} group_size=2 --freeze_d 1 --init_from {{source}}",
 }
+# Each size for long: a dry run has all of them to measure.
+SPREAD = "--stable_kimg 0.2 --fade_kimg 0.2"
 PLAIN = "--norm_g none --norm_d none"
 # Without batch statistics; cin is a norm of G that has none.
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
-    **dict.fromkeys(("progressive_gan", "by-size", "sngan", "sagan", "biggan"), ""),
+    **dict.fromkeys(("progressive_gan", "by-size", "sngan", "sagan", "biggan", "started"), ""),
     "ac": "--norm_d none",
     "rect_dcgan": "--norm_g none",
     "projection": "--norm_d none",
@@ -127,23 +151,28 @@ BARE = {
 
 
 def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
-    """Same global batch, float64, no batch statistics: parameters after 10 steps, and scores.
+    """Same global batch, float64, no batch statistics: parameters after 6 steps, and scores.
 
-    Scores are of the same weights apart from rounding, in the same chunks, and one process writes one line.
+    Scores are of the same weights apart from rounding, in the same chunks, and one process writes one line. All share
+    one launch, with a dry run, which both measure and one tells of.
     """
-    common = "--n_steps 10 --ema"
+    common = "--n_steps 6 --ema"
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    run(SOURCE, tmp_path)
     commands = [
-        f"--log_name {name} {command} {common} {BARE.get(name, PLAIN)}" for name, command in EQUAL.items()
+        f"--log_name {name} {fill(command, tmp_path)} {common} {BARE.get(name, PLAIN)}"
+        for name, command in EQUAL.items()
     ]
     commands.append(f"--log_name scored --n_steps 2 {PLAIN} {scored(weights)}")
     code_version.cache_clear()  # this process may be older than the last change of the code
     for command in commands:
         run(command, tmp_path / "one", dtype=torch.float64)
+    commands.append(f"--log_name measured --n_steps 400 --dry_run {small('progressive_gan')} {SPREAD}")
     output = drive(commands, tmp_path / "two", processes=2, dtype="float64")
     assert output.count("processes: 2, global batch: 8") == len(commands)
     for name in EQUAL:
-        one, two = (leaves(state(tmp_path / p, name, 10)["networks"]) for p in ("one", "two"))
+        one, two = (state(tmp_path / p, name, 6) for p in ("one", "two"))
+        one, two = (leaves({part: s[part] for part in ("networks", "ema")}) for s in (one, two))
         moved = 0.0
         for key, value in one.items():
             assert value.dtype == torch.float64
@@ -151,6 +180,8 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
             moved = max(moved, float(value.abs().max()))
         assert moved > 0
 
+    assert output.count("dry run: nothing was kept") == 1 and "for 400 steps" in output
+    assert not (tmp_path / "two" / "measured").exists()
     (one,), (two,) = (lines_of(tmp_path / p / "scored") for p in ("one", "two"))
     assert one["protocol"] == two["protocol"]
     assert one["fid[digits-cnn]"] == pytest.approx(two["fid[digits-cnn]"], rel=1e-5)

@@ -108,6 +108,10 @@ def none_ignored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def test_what_stops_a_command() -> None:
+    assert signals.NAMES == ("SIGTERM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGUSR1")
+
+
 # -- before training, and in tools ---------------------------------------------------------------------------------
 
 

@@ -30,6 +30,12 @@ FLAGS = ("--preset=ring8-gan", "--seed=0", "--device=cpu", "--loggers", "--log_i
 PROTOCOL = {"n_fake": 10_000, "weights": "raw"}
 
 
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study looks at its runs every other second, which is long beside those of a few steps."""
+    monkeypatch.setattr("studies.runs.POLL", 0.1)
+
+
 def training(folder: Path, name: str = "a", *more: str, **how: Any) -> Training:
     """A short run of points."""
     flags = (*FLAGS, f"--n_steps={STEPS}", *more)
@@ -127,10 +133,8 @@ def test_runs_of_other_settings_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_said_and_the_others_go_on(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "mine").touch()
     good = training(tmp_path, "b")
-    said = train_all([training(tmp_path), good], 1)
+    said = train_all([training(tmp_path, "a", "--batch_size=none"), good], 1)
     assert len(said) == 1 and "a ended with exit code 2" in said[0] and str(tmp_path / "a.log") in said[0]
     assert good.done() and good.trained_by() == {code_version()}
 

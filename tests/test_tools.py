@@ -639,23 +639,15 @@ def test_a_python_without_torch_is_told_how_to_get_it(command: list[str]) -> Non
     assert "no torch" in done.stderr and "activate" in done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_names_that_a_terminal_cannot_show_are_escaped(tmp_path: Path, encoding: str) -> None:
+def test_names_that_a_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    """Of a tool that is started as a module, on a terminal that shows some of them."""
     done = subprocess.run(
         [sys.executable, "-m", "tools.sample", str(tmp_path / "\u0645\u1ee7\u20ac"), "--out", "x.png"],
         capture_output=True, cwd=Path(__file__).resolve().parent.parent,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"error: ")
     assert rb"\u0645\u1ee7" in done.stderr and b"does not exist" in done.stderr
-
-
-def test_commands_start_as_modules(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.sample", str(tmp_path), "--out", "x.png"],
-        capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent,
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 
 @pytest.fixture(scope="module")

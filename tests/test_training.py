@@ -1179,7 +1179,7 @@ def wait_for(path, process, seconds=60):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_exit(tmp_path, number):
     process = start("--log_name a --n_steps 100000 --checkpoint_interval 5", tmp_path)
     wait_for(tmp_path / "a" / "checkpoints" / "step-00000005.pt", process)
