@@ -12,7 +12,14 @@ from PIL import Image
 from torch import nn
 
 from errors import UserError, tell
-from generation.indexed import IndexedImages, generated, labels_for, real_images, reference_index
+from generation.indexed import (
+    IndexedImages,
+    generated,
+    labels_for,
+    real_images,
+    reference_index,
+    same_labels,
+)
 from generation.latents import latents
 from generation.neighbours import neighbour_picture
 from generation.protocol import image_protocol, point_protocol, score_line
@@ -90,7 +97,9 @@ class Evaluator:
         self._check_reference()
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
         self.labels = labels
-        self.y = labels if labels is not None and labels.dim() == 1 else None
+        # those of classes in turn may be others than the reference's
+        known = labels is not None and (fakes is not None or same_labels(data, config))
+        self.y = labels if known and labels.dim() == 1 else None
         self.reals = real_images(data, reference_index(data, self.n_real), "reference")
         self.neighbours = neighbours
         self.metrics = self._choose(metrics)
