@@ -583,6 +583,21 @@ def test_a_folder_is_scored(run: Path, weights: Path, data: ImageData, tmp_path:
     assert last_line(run)["protocol"]["n_real"] == 60
 
 
+def test_a_floor_of_what_was_trained_on_is_said(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on all splits has seen the test images, whether or not --split is typed."""
+    trained = export(tmp_path / "run")
+    about = json.loads((trained / "generator" / "config.json").read_text())
+    about["data"]["split"] = "all"
+    (trained / "generator" / "config.json").write_text(json.dumps(about))
+    words = ["--n", 20, "--metrics", "fid", "--cache_dir", tmp_path, "--fakes", "test"]
+    for more, said in (([], 1), (["--split", "all"], 1), (["--split", "train"], 0)):
+        capsys.readouterr()
+        assert evaluate.main([str(trained), *flags(weights, *words, *more)]) == 0
+        assert capsys.readouterr().err.count("--split all, holds test too: some fakes are among it") == said
+
+
 def test_noise_does_not_depend_on_chunks(data: ImageData) -> None:
     noise = noise_images(data, 600, seed=3)
     assert torch.equal(noise.chunk(256, 512), noise_images(data, 512, seed=3).chunk(256, 512))

@@ -139,8 +139,13 @@ def run_images(
     )
 
 
-def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> IndexedImages | None:
-    """What --fakes names in place of the generator's images, None for those; UserError for too few."""
+def load_fakes(
+    args: argparse.Namespace, config: dict[str, Any], data: ImageData, split: str
+) -> IndexedImages | None:
+    """What --fakes names in place of the generator's images, None for those; UserError for too few.
+
+    split: of the reference.
+    """
     if args.fakes == GENERATOR:
         return None
     if args.balanced or args.truncation is not None:
@@ -151,8 +156,8 @@ def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    if args.split == "all" and args.fakes in SPLIT_ORDER:
-        warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
+    if split == "all" and args.fakes in SPLIT_ORDER:
+        warn(f"the reference, --split all, holds {args.fakes} too: some fakes are among it")
     kind = f"{kind}, {others.fingerprint}"
     return chosen_images(others, data, args.n, kind, f"--fakes {args.fakes}")
 
@@ -244,7 +249,7 @@ def make_evaluator(
         metrics=args.metrics,
         seed=args.seed,
         balanced=args.balanced,
-        fakes=load_fakes(args, config, data),
+        fakes=load_fakes(args, config, data, split),
         cache_dir=args.cache_dir,
         neighbours=args.neighbours is not None,
     )
