@@ -650,6 +650,26 @@ def test_copies_are_looked_for_among_all_images(
     assert "against 300 training" in line["protocol"]["settings"]["memorisation"]
 
 
+def test_few_fakes_are_looked_up_among_all_training_images(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its least number is of the training images; the second time the reals are in the cache."""
+    file, words = tmp_path / "near.png", ["--cache_dir", tmp_path / "cache"]
+    for _ in range(2):
+        assert evaluate.main([str(run), *flags(weights, *words, "--n", 3, "--neighbours", file)]) == 0
+        assert "3 images are too few for kid, pr, dc: left out" in capsys.readouterr().err
+        line = last_line(run)
+        assert line["authpct[digits-cnn]"] >= 0 and line["fid[digits-cnn]"] > 0 and file.is_file()
+        assert "against 1497 training" in line["protocol"]["settings"]["memorisation"]
+        file.unlink()
+    assert evaluate.main([str(run), *flags(weights, *words, "--n", 5, "--metrics", "memorisation")]) == 0
+    for more in (["--neighbours", file], ["--metrics", "memorisation"]):
+        few = flags(weights, "--cache_dir", tmp_path / "none", "--n", 9, "--n_real", 5, *more)
+        line = refused(capsys, evaluate.main, run, *few)
+        assert "memorisation needs at least 6 training images, there are 5: raise --n_real" in line
+    assert not (tmp_path / "none" / "statistics").exists()
+
+
 def test_the_strip_shows_copies_above_their_originals(
     run: Path, weights: Path, data: ImageData, tmp_path: Path
 ) -> None:
