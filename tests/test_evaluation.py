@@ -598,6 +598,13 @@ def test_a_floor_of_what_was_trained_on_is_said(
         assert capsys.readouterr().err.count("--split all, holds test too: some fakes are among it") == said
 
 
+def test_given_fakes_are_all_unless_a_number_is_typed(run: Path, weights: Path, tmp_path: Path) -> None:
+    words = ["--metrics", "fid", "--cache_dir", tmp_path, "--fakes"]
+    for more, n in (([], 300), (["--n", 40], 40)):
+        assert evaluate.main([str(run), *flags(weights, *words, "test", *more)]) == 0
+        assert last_line(run)["protocol"]["n_fake"] == n
+
+
 def test_noise_does_not_depend_on_chunks(data: ImageData) -> None:
     noise = noise_images(data, 600, seed=3)
     assert torch.equal(noise.chunk(256, 512), noise_images(data, 512, seed=3).chunk(256, 512))

@@ -77,7 +77,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but those that are only if named)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
-    about = f"number of fakes [{FEW}; of --reals all]; under torchrun say --n_fake, since --n could be one of its own"
+    about = (
+        f"number of fakes [{FEW}, or all of --fakes where these are fewer; of --reals all]; under torchrun say "
+        "--n_fake, since --n could be one of its own"
+    )
     p.add_argument("--n", "--n_fake", type=positive, help=about)
     about = "number of reals (default: as many as fakes, or all where there are fewer)"
     p.add_argument("--n_real", type=positive, help=about)
@@ -151,15 +154,16 @@ def load_fakes(
     if args.balanced or args.truncation is not None:
         raise UserError(f"--fakes {args.fakes}: --balanced and --truncation are for a generator's")
     if args.fakes == "noise":
-        return noise_images(data, args.n, args.seed)
+        return noise_images(data, args.n or FEW, args.seed)
     if args.fakes in SPLIT_ORDER:
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
     if split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"the reference, --split all, holds {args.fakes} too: some fakes are among it")
+    n = min(FEW, len(others)) if args.n is None else args.n
     kind = f"{kind}, {others.fingerprint}"
-    return chosen_images(others, data, args.n, kind, f"--fakes {args.fakes}")
+    return chosen_images(others, data, n, kind, f"--fakes {args.fakes}")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
@@ -239,17 +243,18 @@ def make_evaluator(
     held = config["data"]
     split = args.split or held.get("split", "train")
     data = run_images(args, config, split)
+    fakes = load_fakes(args, config, data, split)
     evaluator = view.evaluator(
         reader,
         data,
         config,
-        n_fake=args.n,
+        n_fake=args.n or FEW if fakes is None else fakes.n,
         n_real=args.n_real,
         split=split,
         metrics=args.metrics,
         seed=args.seed,
         balanced=args.balanced,
-        fakes=load_fakes(args, config, data, split),
+        fakes=fakes,
         cache_dir=args.cache_dir,
         neighbours=args.neighbours is not None,
     )
@@ -321,8 +326,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--neighbours {args.neighbours}: a picture is written: give FILE.png")
     if args.run is None and args.reals is None:
         raise UserError("name a RUN, or two folders of images: --reals PATH --fakes PATH")
-    if args.run is not None and args.n is None:
-        args.n = FEW
     with together(args.device) as device, blaming_user():
         if args.neighbours is not None:
             from_main(lambda: check_place(args.neighbours))
