@@ -35,6 +35,7 @@ from generation.reading import read_images
 from generation.sampling import sample_chunks, undisturbed
 from generation.version import code_version
 from images.batches import ImageData, images_of
+from images.own import as_image_data
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
@@ -603,6 +604,32 @@ def test_given_fakes_are_all_unless_a_number_is_typed(run: Path, weights: Path, 
     for more, n in (([], 300), (["--n", 40], 40)):
         assert evaluate.main([str(run), *flags(weights, *words, "test", *more)]) == 0
         assert last_line(run)["protocol"]["n_fake"] == n
+
+
+def test_colour_read_in_grey_is_said(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And grey held against colour; not grey stored in colour."""
+    draws = np.random.default_rng(0)
+    for name in ("colour", "grey", "stored"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            pixels = draws.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels if name == "colour" else pixels[..., 0])
+            picture = picture.convert("RGB") if name == "stored" else picture
+            picture.save(tmp_path / name / f"{i}.png")
+    np.save(tmp_path / "colour.npy", draws.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))
+    np.save(tmp_path / "grey.npy", draws.integers(0, 256, (6, 16, 16), dtype=np.uint8))
+    for name in ("colour", "grey", "stored", "colour.npy", "grey.npy"):
+        words = ["--n", 6, "--metrics", "fid", "--cache_dir", tmp_path / "c", "--fakes", tmp_path / name]
+        capsys.readouterr()
+        assert evaluate.main([str(run), *flags(weights, *words)]) == 0
+        told = f"warning: {tmp_path / name} is in colour and read in grey, as the reference is"
+        assert (told in capsys.readouterr().err) == name.startswith("colour")
+    coloured = as_image_data(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), name="a")
+    for name in ("colour", "grey", "stored"):
+        evaluate.warn_of_colour(tmp_path / name, coloured)
+        assert ("is grey, the reference is in colour" in capsys.readouterr().err) == (name != "colour")
 
 
 def test_noise_does_not_depend_on_chunks(data: ImageData) -> None:

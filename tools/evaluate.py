@@ -28,7 +28,7 @@ from PIL import Image
 
 import disk
 from errors import UserError, blaming_user, cli, shown
-from generation.comparison import compared
+from generation.comparison import compared, has_colour
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
@@ -36,7 +36,9 @@ from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.neighbours import check_place, save_strip
 from generation.sampling import with_truncation
 from generation.views import view_of
+from images.archives import open_files
 from images.layout import SPLIT_ORDER
+from images.scan import sample_of
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.lines import GENERATOR
 from metrics.score import METRICS
@@ -159,11 +161,27 @@ def load_fakes(
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
+        warn_of_colour(Path(args.fakes).expanduser(), data)
     if split == "all" and args.fakes in SPLIT_ORDER:
         warn(f"the reference, --split all, holds {args.fakes} too: some fakes are among it")
     n = min(FEW, len(others)) if args.n is None else args.n
     kind = f"{kind}, {others.fingerprint}"
     return chosen_images(others, data, n, kind, f"--fakes {args.fakes}")
+
+
+def warn_of_colour(path: Path, data: ImageData) -> None:
+    """Say where the files show colour and the reference none, or the other way round."""
+    try:
+        coloured = has_colour(path)
+    except UserError:  # arrays
+        coloured = sample_of(open_files(path)).channels in (3, 4)
+    if coloured == has_colour(data):
+        return
+    if data.img_channels == 1:
+        warn(f"{path} is in colour and read in grey, as the reference is")
+    else:
+        kinds = ("in colour", "grey") if coloured else ("grey", "in colour")
+        warn(f"{path} is {kinds[0]}, the reference is {kinds[1]}: scores tell that first of all")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
