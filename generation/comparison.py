@@ -156,6 +156,12 @@ def load_sets(
             f"--real has images of shape {shapes['real']}, --fake of {shapes['fake']} (H, W, C): scores would tell "
             "that first of all; make both alike"
         )
+    for name, shape in shapes.items():
+        if img_size is not None and as_size(img_size) != as_size(shape[:2]):
+            raise UserError(
+                f"--img_size {img_size}: the images of --{name} are {shape[0]} x {shape[1]} in memory and stay so; "
+                "leave it out"
+            )
     if paths:
         for name, path in paths.items():
             with naming(name):
@@ -207,8 +213,8 @@ def compare(
     real, fake: folder, .zip or .tar(.gz); uint8 or float images (N, C, H, W), floats in [-1, 1]; a torch Dataset; or
     ImageData. Image files are cut to the largest centred piece of one shape and resized to it: img_size, else that of
     the images in memory on the other side, else that of the first fake, up to 1024 px a side; images in memory stay as
-    they are, and must be of one shape. Grey against colour, as the first images of each set tell, is refused, unless
-    what is stored in colour shows none.
+    they are, and must be of one shape, and of img_size where that is given. Grey against colour, as the first images of
+    each set tell, is refused, unless what is stored in colour shows none.
     extractor: the network that reads them, None for Inception where its weights are, else the reader shipped for the
     data set, else lite0; its file in metric_weights or where it is shipped or tools.train_classifier wrote it.
     metrics: rows of METRICS, None for all that can be computed. n, n_real: how many of each, a fixed draw; None for all

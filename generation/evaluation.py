@@ -12,7 +12,14 @@ from PIL import Image
 from torch import nn
 
 from errors import UserError, tell
-from generation.indexed import IndexedImages, generated, labels_for, real_images, reference_index
+from generation.indexed import (
+    IndexedImages,
+    generated,
+    labels_for,
+    real_images,
+    reference_index,
+    same_labels,
+)
 from generation.latents import latents
 from generation.neighbours import neighbour_picture
 from generation.protocol import image_protocol, point_protocol, score_line
@@ -90,13 +97,12 @@ class Evaluator:
         self._check_reference()
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
         self.labels = labels
-        self.y = labels if labels is not None and labels.dim() == 1 else None
+        # those of classes in turn may be others than the reference's
+        known = labels is not None and (fakes is not None or same_labels(data, config))
+        self.y = labels if known and labels.dim() == 1 else None
         self.reals = real_images(data, reference_index(data, self.n_real), "reference")
         self.neighbours = neighbours
-        self.metrics = self._choose(metrics)
-        if metrics is None:
-            self.metrics = self._drop_unfit(min(n_fake, self.n_real))
-        check_sizes(self.metrics, self.n_real, n_fake)
+        self.metrics = self._fitting(self._choose(metrics), asked=metrics is not None)
         if "intra_fid" in self.metrics:
             check_classes(self.reals.y, self.y, data.label_names)
         needed = frozenset().union(*(METRICS[name].needs for name in self.metrics))
@@ -170,13 +176,14 @@ class Evaluator:
             library("metric_isc")
         return chosen
 
-    def _drop_unfit(self, n: int) -> list[str]:
-        """The metrics that n images are enough for, all where that is none; says which are left out."""
-        fit = [name for name in self.metrics if METRICS[name].least <= n]
-        if not fit or fit == self.metrics:
-            return self.metrics
-        out = [name for name in self.metrics if name not in fit]
-        tell(f"note: {n} images are too few for {', '.join(out)}: left out")
+    def _fitting(self, names: list[str], *, asked: bool) -> list[str]:
+        """Those that there are images enough for, which says what else is left out unless all were asked for; UserError
+        for too few."""
+        n = min(self.n_fake, self.n_real)
+        fit = [name for name in names if asked or METRICS[name].least <= n] or names
+        check_sizes(fit, self.n_real, self.n_fake, self.n_known)
+        if out := [name for name in names if name not in fit]:
+            tell(f"note: {n} images are too few for {', '.join(out)}: left out")
         return fit
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, tell
 from generation.latents import latents
 from generation.sampling import draws_noise, render
 from images.batches import ImageData, images_of
@@ -99,26 +99,44 @@ def generated(
     return IndexedImages(n, chunk, y)
 
 
+def same_labels(data: ImageData, config: dict[str, Any]) -> bool:
+    """Whether the labels of a data set are those that a generator knows: by name, or as many where it names none, as
+    imported ones do."""
+    names = list(config["label_names"])
+    alike = list(data.label_names) == names if names else data.n_labels == config["n_labels"]
+    return alike and data.labels is not None and data.multi_hot == bool(config["multi_hot"])
+
+
 def labels_for(data: ImageData, n: int, config: dict[str, Any], balanced: bool) -> Tensor | None:
     """Labels of n fakes: those of the reference images (all over again for more fakes), or the classes in turn.
 
-    None for a generator without labels. ValueError for balanced ones of a generator that has no classes.
+    None for a generator without labels. ValueError for balanced ones of a generator that has no classes, and for labels
+    of the reference that are missing or others, which balanced ones have nothing to do with.
     """
-    if balanced and not config["n_labels"]:
+    n_labels, names = config["n_labels"], config["label_names"]
+    if balanced and not n_labels:
         raise UserError("--balanced: this generator was trained without --conditional")
     if balanced and config["multi_hot"]:
         raise UserError(
             "--balanced: this generator knows attributes, of which an image has several; leave it out"
         )
-    if not config["n_labels"]:
+    if not n_labels:
         return None
-    if list(data.label_names) != list(config["label_names"]):
-        raise UserError(
-            f"the labels of the reference ({', '.join(data.label_names) or 'none'}) are not the generator's "
-            f"({', '.join(config['label_names'])}); check --data and --data_root"
-        )
     if balanced:
-        return torch.arange(n) % config["n_labels"]
+        return torch.arange(n) % n_labels
+    if data.labels is None:
+        known, way = f"{n_labels} classes", "--balanced"
+        if config["multi_hot"]:
+            known, way = f"{n_labels} attributes", "name labelled images with --data"
+        raise UserError(f"this generator knows {known} and the reference has none: {way}")
+    if not same_labels(data, config):
+        known = ", ".join(data.label_names)
+        differ = f"the labels of the reference ({known}) are not the generator's ({', '.join(names)})"
+        if not names:
+            differ = f"the reference has {data.n_labels} labels and this generator knows {n_labels}"
+        raise UserError(f"{differ}; check --data and --data_root")
+    if not names:
+        tell("note: this generator's classes have no names: its k-th is taken for the k-th of the reference")
     index = reference_index(data, n)
     y = torch.from_numpy(data.labels[index[torch.arange(n) % len(index)].numpy()])
     return y.to(torch.get_default_dtype()) if config["multi_hot"] else y.long()

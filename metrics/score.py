@@ -83,14 +83,19 @@ def check_classes(real: Tensor, fake: Tensor, classes: Sequence[str]) -> None:
             )
 
 
-def check_sizes(names: Sequence[str], n_real: int, n_fake: int) -> None:
-    """UserError for a metric that needs more images than there are."""
+def check_sizes(names: Sequence[str], n_real: int, n_fake: int, n_known: int) -> None:
+    """UserError for a metric that needs more images than there are; n_known: of which fakes may be copies."""
     for name in names:
         least = METRICS[name].least
         if min(n_real, n_fake) < least:
             raise UserError(
                 f"{name} needs at least {least} reals and {least} fakes, there are {n_real} and {n_fake}: give more "
                 "or choose other --metrics"
+            )
+        if n_known < (least := METRICS[name].least_known):
+            raise UserError(
+                f"{name} needs at least {least} training images, there are {n_known}: raise --n_real, or choose other "
+                "--metrics, without --neighbours"
             )
 
 
@@ -161,7 +166,8 @@ class Metric:
     compute: the score by its names; better: "low" or "high"; needs: what the sets must hold beside statistics:
     "features" of the reals, "classes" of all images, the extractor's "logits", or "names" of them, or that those are
     the names of the classes "asked" for, the "training" images, or the "library" torch-fidelity; least: how many reals,
-    and how many fakes, it needs, 2 for a covariance, which is kept of every set; own_name: whether its names say by
+    and how many fakes, it needs, 2 for a covariance, which is kept of every set; least_known: how many images that
+    fakes may be copies of; own_name: whether its names say by
     themselves that a classifier has read them; default: whether tools.evaluate computes it unasked; settings: for the
     protocol, of the numbers of reals and fakes.
     """
@@ -171,6 +177,7 @@ class Metric:
     help: str
     needs: frozenset[str] = frozenset()
     least: int = 2
+    least_known: int = 0
     own_name: bool = False
     default: bool = True
     settings: Callable[[int, int], str] | None = None
@@ -221,7 +228,7 @@ METRICS: dict[str, Metric] = {
     ),
     "memorisation": Metric(
         _memorisation, "high", "copies of training images; percent that are none, arXiv:2102.08921",
-        frozenset({"features", "training"}), least=COPY_NEIGHBOURS + 1, default=False,
+        frozenset({"features", "training"}), least_known=COPY_NEIGHBOURS + 1, default=False,
         settings=lambda n_known, _: f"against {n_known} training images; 1st over {COPY_NEIGHBOURS}th nearest",
     ),
 }  # fmt: skip

@@ -35,6 +35,7 @@ from generation.reading import read_images
 from generation.sampling import sample_chunks, undisturbed
 from generation.version import code_version
 from images.batches import ImageData, images_of
+from images.own import as_image_data
 from images.sources import load_dataset
 from metrics import inception
 from metrics.classifiers import DigitCNN
@@ -583,6 +584,54 @@ def test_a_folder_is_scored(run: Path, weights: Path, data: ImageData, tmp_path:
     assert last_line(run)["protocol"]["n_real"] == 60
 
 
+def test_a_floor_of_what_was_trained_on_is_said(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on all splits has seen the test images, whether or not --split is typed."""
+    trained = export(tmp_path / "run")
+    about = json.loads((trained / "generator" / "config.json").read_text())
+    about["data"]["split"] = "all"
+    (trained / "generator" / "config.json").write_text(json.dumps(about))
+    words = ["--n", 20, "--metrics", "fid", "--cache_dir", tmp_path, "--fakes", "test"]
+    for more, said in (([], 1), (["--split", "all"], 1), (["--split", "train"], 0)):
+        capsys.readouterr()
+        assert evaluate.main([str(trained), *flags(weights, *words, *more)]) == 0
+        assert capsys.readouterr().err.count("--split all, holds test too: some fakes are among it") == said
+
+
+def test_given_fakes_are_all_unless_a_number_is_typed(run: Path, weights: Path, tmp_path: Path) -> None:
+    words = ["--metrics", "fid", "--cache_dir", tmp_path, "--fakes"]
+    for more, n in (([], 300), (["--n", 40], 40)):
+        assert evaluate.main([str(run), *flags(weights, *words, "test", *more)]) == 0
+        assert last_line(run)["protocol"]["n_fake"] == n
+
+
+def test_colour_read_in_grey_is_said(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And grey held against colour; not grey stored in colour."""
+    draws = np.random.default_rng(0)
+    for name in ("colour", "grey", "stored"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            pixels = draws.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels if name == "colour" else pixels[..., 0])
+            picture = picture.convert("RGB") if name == "stored" else picture
+            picture.save(tmp_path / name / f"{i}.png")
+    np.save(tmp_path / "colour.npy", draws.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8))
+    np.save(tmp_path / "grey.npy", draws.integers(0, 256, (6, 16, 16), dtype=np.uint8))
+    for name in ("colour", "grey", "stored", "colour.npy", "grey.npy"):
+        words = ["--n", 6, "--metrics", "fid", "--cache_dir", tmp_path / "c", "--fakes", tmp_path / name]
+        capsys.readouterr()
+        assert evaluate.main([str(run), *flags(weights, *words)]) == 0
+        told = f"warning: {tmp_path / name} is in colour and read in grey, as the reference is"
+        assert (told in capsys.readouterr().err) == name.startswith("colour")
+    coloured = as_image_data(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), name="a")
+    for name in ("colour", "grey", "stored"):
+        evaluate.warn_of_colour(tmp_path / name, coloured)
+        assert ("is grey, the reference is in colour" in capsys.readouterr().err) == (name != "colour")
+
+
 def test_noise_does_not_depend_on_chunks(data: ImageData) -> None:
     noise = noise_images(data, 600, seed=3)
     assert torch.equal(noise.chunk(256, 512), noise_images(data, 512, seed=3).chunk(256, 512))
@@ -633,6 +682,26 @@ def test_copies_are_looked_for_among_all_images(
     line, said = last_line(run), capsys.readouterr()
     assert line["duplicates[digits-cnn]"] == 0 and "as copies are" not in said.err
     assert "against 300 training" in line["protocol"]["settings"]["memorisation"]
+
+
+def test_few_fakes_are_looked_up_among_all_training_images(
+    run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its least number is of the training images; the second time the reals are in the cache."""
+    file, words = tmp_path / "near.png", ["--cache_dir", tmp_path / "cache"]
+    for _ in range(2):
+        assert evaluate.main([str(run), *flags(weights, *words, "--n", 3, "--neighbours", file)]) == 0
+        assert "3 images are too few for kid, pr, dc: left out" in capsys.readouterr().err
+        line = last_line(run)
+        assert line["authpct[digits-cnn]"] >= 0 and line["fid[digits-cnn]"] > 0 and file.is_file()
+        assert "against 1497 training" in line["protocol"]["settings"]["memorisation"]
+        file.unlink()
+    assert evaluate.main([str(run), *flags(weights, *words, "--n", 5, "--metrics", "memorisation")]) == 0
+    for more in (["--neighbours", file], ["--metrics", "memorisation"]):
+        few = flags(weights, "--cache_dir", tmp_path / "none", "--n", 9, "--n_real", 5, *more)
+        line = refused(capsys, evaluate.main, run, *few)
+        assert "memorisation needs at least 6 training images, there are 5: raise --n_real" in line
+    assert not (tmp_path / "none" / "statistics").exists()
 
 
 def test_the_strip_shows_copies_above_their_originals(

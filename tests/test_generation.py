@@ -398,6 +398,7 @@ def test_files_take_the_shape_of_the_fakes_or_of_what_is_asked_for(
         ((real, tall), (20, 10), [20, 10, 1]),
         ((real, digits[60:]), None, [16, 16, 1]),
         ((digits[:40], tall), None, [16, 16, 1]),
+        ((digits[:40], tall), 16, [16, 16, 1]),
     ):
         assert compare(*sets, **how, img_size=size)["protocol"]["size"] == expected
 
@@ -424,6 +425,8 @@ def test_what_cannot_be_compared(weights: Path, digits: torch.Tensor, tmp_path: 
         ((digits, digits.int()), {}, "fake: images of type torch.int32"),
         ((digits, tint), {}, r"real has images of shape \(16, 16, 1\), fake of \(16, 16, 3\)"),
         ((digits, digits[:, :, 2:]), {}, r"real has images of shape \(16, 16, 1\), fake of \(14, 16, 1\)"),
+        ((digits, grey), {"img_size": 32}, "^img_size 32: the images of real are 16 x 16 in memory and stay so"),
+        ((grey, digits), {"img_size": (16, 20)}, "the images of fake are 16 x 16 in memory and stay so; leave"),
         ((colour, digits), {}, "^reals .*colour is in colour, fake is grey"),
         ((grey, tint), {}, "^fake is in colour, reals .*grey is grey"),
         ((digits, tmp_path / "nowhere"), {}, "nowhere: no such file or folder; fakes takes a folder"),

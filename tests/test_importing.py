@@ -1,5 +1,6 @@
 """Weights of other programs: networks of their layouts make what a forward from the paper makes of the same tensors."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from modelling import build_discriminator
 from tensorfile import read_safetensors
 from tests import foreign, foreign_older
 from tests.running import run
+from tests.test_labels import write_classes, write_images
 from tools import evaluate
 from tools import import_weights as tool
 from tools import sample as sampling
@@ -169,6 +171,43 @@ def test_training_sampling_and_scores_take_the_folder(tmp_path, capsys) -> None:
         "was trained on images of its authors: name a folder or archive with --data"
         in capsys.readouterr().err
     )
+
+
+def test_an_imported_generator_of_classes_is_scored(tmp_path, capsys) -> None:
+    """Its classes have no names: they are the folders' by number, or taken in turn against any reference."""
+    foreign.write_snapshot(tmp_path / "a.pkl", {"G_ema": (foreign.stylegan2_g(3, colours=1), {})})
+    imported([tmp_path / "a.pkl"], folder := tmp_path / "generator")
+    for n in (2, 3):
+        write_classes(tmp_path / f"{n} classes", n)
+    write_images(tmp_path / "plain", [f"{i}.png" for i in range(18)])
+
+    def said(reals: str, *more: str, code: int = 0) -> str:
+        scored = [str(folder), "--n", "18", "--extractor", "digits-cnn", "--metrics", "fid", *more]
+        capsys.readouterr()
+        assert (
+            evaluate.main([*scored, "--data", str(tmp_path / reals), "--cache_dir", str(tmp_path / "c")])
+            == code
+        )
+        lines = capsys.readouterr().err.strip().splitlines()
+        return lines[-1] if code else "\n".join(lines)
+
+    def labels() -> list[str]:
+        lines = (folder / "scores.jsonl").read_text().splitlines()
+        return [json.loads(line)["protocol"]["labels"] for line in lines]
+
+    assert "its k-th is taken for the k-th of the reference" in said("3 classes", "--metrics", "intra_fid")
+    for reals in ("3 classes", "2 classes", "plain"):
+        said(reals, "--balanced")
+    assert labels() == ["of the reference images"] + ["balanced: the classes in turn"] * 3
+    assert (
+        said("plain", code=2)
+        == "error: this generator knows 3 classes and the reference has none: --balanced"
+    )
+    assert "has 2 labels and this generator knows 3; check --data" in said("2 classes", code=2)
+    assert "--metrics intra_fid: it needs one class an image" in said(
+        "2 classes", "--balanced", "--metrics", "intra_fid", code=2
+    )
+    assert len(labels()) == 4
 
 
 def test_what_is_left_over_is_named(tmp_path, capsys) -> None:

@@ -743,14 +743,23 @@ def test_without_torch_fidelity_the_others_go_on(monkeypatch: pytest.MonkeyPatch
 def test_every_metric_says_how_many_images_it_needs(name: str, least: int, extractor: Extractor) -> None:
     """And with so many it is a number."""
     images = random_images(least, 0)
-    check_sizes(["modes", name], least, least)
+    check_sizes(["modes", name], least, least, 0)
     for sizes in ((least - 1, 9), (9, least - 1)):
         with pytest.raises(
             ValueError, match=f"{name} needs at least {least} reals and {least} fakes, there are {sizes[0]} "
         ):
-            check_sizes([name], *sizes)
+            check_sizes([name], *sizes, 9)
     found = score([name], sets_of(extractor, images, 255 - images))
     assert math.isfinite(next(iter(found.values())))
+
+
+def test_copies_need_training_images_and_few_others(extractor: Extractor) -> None:
+    check_sizes(["memorisation"], 2, 2, 6)
+    with pytest.raises(ValueError, match="memorisation needs at least 6 training images, there are 5: raise"):
+        check_sizes(["memorisation"], 9, 9, 5)
+    known = read(*extract(extractor, [random_images(6, 0)]))
+    fakes = read(*extract(extractor, [random_images(2, 1)]))
+    assert score(["memorisation"], Sets(extractor, fakes, fakes, known=known))["authpct[digits-cnn]"] >= 0
 
 
 def test_settings_say_what_was_done() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_lines_are_cut_on_a_full_disk_or_all_stay(tmp_path: Path) -> None:
 
 def test_version_is_of_code_not_of_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a study writes into docs/ leaves the version as it was, so that the next scores stand in one table with the
-    last; a changed module, or a shipped reader's weights, does not."""
+    last; a changed module, or a shipped reader's weights, does not, and each change has a name of its own."""
 
     def git(*words: str) -> None:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -102,14 +103,23 @@ def test_version_is_of_code_not_of_reports(tmp_path: Path, monkeypatch: pytest.M
     git("init", "-q"), git("add", "."), git("commit", "-q", "-m", "all")
     monkeypatch.setattr(version, "CODE_ROOT", tmp_path)
     found = []
-    for file in (None, *reversed(files)):
+    module, reader, report = files
+    for file, text in (
+        (None, ""),
+        (report, "two"),
+        (reader, "two"),
+        (module, "two"),
+        (module, "six"),
+        (module, "two"),
+    ):
         if file is not None:
-            file.write_text("two")
+            file.write_text(text)
         version.code_version.cache_clear()
         found.append(version.code_version())
-        if file is not None and file != files[2]:
+        if file not in (None, report):
             file.write_text("one")
     monkeypatch.undo()
     version.code_version.cache_clear()
-    clean, report, reader, module = found
-    assert report == clean and reader == module == f"{clean}-dirty" and "dirty" not in clean
+    clean, of_report, *dirty, again = found
+    assert of_report == clean and "dirty" not in clean and len({*dirty}) == 3 and again == dirty[1]
+    assert all(re.fullmatch(f"{clean}-dirty-[0-9a-f]{{8}}", name) for name in dirty)

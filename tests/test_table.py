@@ -104,6 +104,26 @@ def test_which_score_stands_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "none of these is a run with such scores" in refused(capsys, run, "--at", 11)
 
 
+def test_of_a_step_the_line_counts_that_holds_what_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step is scored anew by other metrics: neither line hides the other's, at whichever step is asked for."""
+    copies = {
+        "step": 20,
+        "duplicates[lite0]": 0.25,
+        "protocol": ABOUT | {"best_by": ["duplicates[lite0]", "high"]},
+    }
+    lines = [score(10, 9.0), score(20, 3.0), score(20, 2.5), copies, score(30, 4.0), copies | {"step": 30}]
+    run = make_run(tmp_path / "a", 0, lines)
+    for at, fid, step in (("last", "4", "30"), ("best", "2.5", "20"), (20, "2.5", "20")):
+        for wanted, value in (("fid", fid), ("fid[lite0]", fid), ("duplicates", "0.25")):
+            found = printed(capsys, run, "--at", at, "--metrics", wanted)[1][2:4]
+            assert found == [step, f"{value} ± –"], (at, wanted)
+    # without a wish the newest
+    assert printed(capsys, run)[0][3] == "`duplicates[lite0]`"
+    assert "--metrics fie: the runs have duplicates[lite0]" in refused(capsys, run, "--metrics", "fie")
+
+
 def test_seeds_of_unequal_length_are_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One seed scored at 20,000 and one at 1,000: the latter is left out and said; the best steps may differ."""
     far = make_run(tmp_path / "far", 0, [score(10_000, 5.0), score(20_000, 6.0)])

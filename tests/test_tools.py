@@ -464,7 +464,12 @@ def test_evaluate_refuses_labels_that_do_not_fit(
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(unlabelled / f"{i}.png")
     given = (*given, "--data", unlabelled, "--cache_dir", tmp_path / "cache")
     score_of(run, weights, *given[-4:])  # says what it found there, once
-    assert "the labels of the reference (none)" in refused(capsys, evaluate.main, labelled, *given)
+    for where, knows, way in (
+        (labelled, "10 classes", "--balanced"),
+        (faces, "3 attributes", "name labelled images with --data"),
+    ):
+        line = refused(capsys, evaluate.main, where, *given)
+        assert line == f"error: this generator knows {knows} and the reference has none: {way}"
 
 
 def test_weights_of_other_label_counts_are_refused(

@@ -28,7 +28,7 @@ from PIL import Image
 
 import disk
 from errors import UserError, blaming_user, cli, shown
-from generation.comparison import compared
+from generation.comparison import compared, has_colour
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
 from generation.generator import load_generator
@@ -36,7 +36,9 @@ from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.neighbours import check_place, save_strip
 from generation.sampling import with_truncation
 from generation.views import view_of
+from images.archives import open_files
 from images.layout import SPLIT_ORDER
+from images.scan import sample_of
 from images.sources import DATASETS, ImageData, load_dataset
 from metrics.lines import GENERATOR
 from metrics.score import METRICS
@@ -77,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but those that are only if named)"
     p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
-    about = f"number of fakes [{FEW}; of --reals all]; under torchrun say --n_fake, since --n could be one of its own"
+    about = (
+        f"number of fakes [{FEW}, or all of --fakes where these are fewer; of --reals all]; under torchrun say "
+        "--n_fake, since --n could be one of its own"
+    )
     p.add_argument("--n", "--n_fake", type=positive, help=about)
     about = "number of reals (default: as many as fakes, or all where there are fewer)"
     p.add_argument("--n_real", type=positive, help=about)
@@ -139,22 +144,44 @@ def run_images(
     )
 
 
-def load_fakes(args: argparse.Namespace, config: dict[str, Any], data: ImageData) -> IndexedImages | None:
-    """What --fakes names in place of the generator's images, None for those; UserError for too few."""
+def load_fakes(
+    args: argparse.Namespace, config: dict[str, Any], data: ImageData, split: str
+) -> IndexedImages | None:
+    """What --fakes names in place of the generator's images, None for those; UserError for too few.
+
+    split: of the reference.
+    """
     if args.fakes == GENERATOR:
         return None
     if args.balanced or args.truncation is not None:
         raise UserError(f"--fakes {args.fakes}: --balanced and --truncation are for a generator's")
     if args.fakes == "noise":
-        return noise_images(data, args.n, args.seed)
+        return noise_images(data, args.n or FEW, args.seed)
     if args.fakes in SPLIT_ORDER:
         others, kind = run_images(args, config, args.fakes), f"reals: {data.name} {args.fakes}"
     else:
         others, kind = run_images(args, config, "all", args.fakes), f"reals: {Path(args.fakes).name}"
-    if args.split == "all" and args.fakes in SPLIT_ORDER:
-        warn(f"--split all holds {args.fakes} too: some fakes are among the reference")
+        warn_of_colour(Path(args.fakes).expanduser(), data)
+    if split == "all" and args.fakes in SPLIT_ORDER:
+        warn(f"the reference, --split all, holds {args.fakes} too: some fakes are among it")
+    n = min(FEW, len(others)) if args.n is None else args.n
     kind = f"{kind}, {others.fingerprint}"
-    return chosen_images(others, data, args.n, kind, f"--fakes {args.fakes}")
+    return chosen_images(others, data, n, kind, f"--fakes {args.fakes}")
+
+
+def warn_of_colour(path: Path, data: ImageData) -> None:
+    """Say where the files show colour and the reference none, or the other way round."""
+    try:
+        coloured = has_colour(path)
+    except UserError:  # arrays
+        coloured = sample_of(open_files(path)).channels in (3, 4)
+    if coloured == has_colour(data):
+        return
+    if data.img_channels == 1:
+        warn(f"{path} is in colour and read in grey, as the reference is")
+    else:
+        kinds = ("in colour", "grey") if coloured else ("grey", "in colour")
+        warn(f"{path} is {kinds[0]}, the reference is {kinds[1]}: scores tell that first of all")
 
 
 # How people read a score, by its name without the extractor's; in any other case four digits.
@@ -234,17 +261,18 @@ def make_evaluator(
     held = config["data"]
     split = args.split or held.get("split", "train")
     data = run_images(args, config, split)
+    fakes = load_fakes(args, config, data, split)
     evaluator = view.evaluator(
         reader,
         data,
         config,
-        n_fake=args.n,
+        n_fake=args.n or FEW if fakes is None else fakes.n,
         n_real=args.n_real,
         split=split,
         metrics=args.metrics,
         seed=args.seed,
         balanced=args.balanced,
-        fakes=load_fakes(args, config, data),
+        fakes=fakes,
         cache_dir=args.cache_dir,
         neighbours=args.neighbours is not None,
     )
@@ -316,8 +344,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--neighbours {args.neighbours}: a picture is written: give FILE.png")
     if args.run is None and args.reals is None:
         raise UserError("name a RUN, or two folders of images: --reals PATH --fakes PATH")
-    if args.run is not None and args.n is None:
-        args.n = FEW
     with together(args.device) as device, blaming_user():
         if args.neighbours is not None:
             from_main(lambda: check_place(args.neighbours))

@@ -178,19 +178,34 @@ def generated_lines(run: Path, extractor: str | None = None) -> list[dict[str, A
     return found
 
 
-def line_at(lines: Sequence[dict[str, Any]], at: str | int) -> dict[str, Any] | None:
-    """The line that stands for a run: of its last scored step, of the best one, or of a step, the newest of several."""
-    if at == "best":
-        return best_line(lines)
-    step = max((line["step"] for line in lines), default=None) if at == "last" else at
-    return next((line for line in reversed(lines) if line["step"] == step), None)
+def holds(line: Mapping[str, Any], wanted: Iterable[str]) -> bool:
+    """Whether a line has all scores wanted by name, with or without an extractor's."""
+    names = {*line, *(name.partition("[")[0] for name in line)}
+    return names.issuperset(wanted)
 
 
-def read_run(path: Path, extractor: str | None, at: str | int) -> Run | None:
-    """A run with its score; None, which is said, for what is no run or has none. UserError."""
+def line_at(
+    lines: Sequence[dict[str, Any]], at: str | int, wanted: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """The line that stands for a run: of its last scored step, of the best one, or of a step. Of several it is the
+    newest that holds the wanted scores, where none does the newest, or the best one."""
+    found = best_line(lines) if at == "best" else None
+    if at == "last":
+        at = max((line["step"] for line in lines), default=0)
+    elif at == "best":
+        if found is None or holds(found, wanted):
+            return found
+        at = found["step"]
+    there = [line for line in reversed(lines) if line["step"] == at]
+    return next((line for line in there if holds(line, wanted)), found or next(iter(there), None))
+
+
+def read_run(path: Path, extractor: str | None, at: str | int, wanted: Sequence[str] = ()) -> Run | None:
+    """A run with its score, a wanted one where it has it; None, which is said, for what is no run or has none.
+    UserError."""
     try:
         config = disk.read_json(path / "config.json", dict[str, Any], CONFIG_LIMIT)
-        line = line_at(generated_lines(path, extractor), at)
+        line = line_at(generated_lines(path, extractor), at, wanted)
         counted = images_before(config)
         clock = [] if counted is None else Clock(path, counted).read()
     except UserError as error:
@@ -525,7 +540,9 @@ def make_rows(
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows of a table of these runs, and the protocol of its scores; UserError."""
     places = {path.resolve(): path for path in paths}
-    runs = [run for path in places.values() if (run := read_run(path, extractor, at)) is not None]
+    runs = [
+        run for path in places.values() if (run := read_run(path, extractor, at, metrics or ())) is not None
+    ]
     if not runs:
         raise UserError("none of these is a run with such scores: name folders of runs, as runs/*")
     groups = rows_of(runs, at)
