@@ -14,6 +14,8 @@ from PIL import Image
 import gan_celeba
 import gan_folder
 from generation import compare
+from generation.views import view_of
+from images.sources import load_dataset
 from settings import TrainConfig
 from settings.command_line import parse_config
 from tests.running import ROOT
@@ -115,6 +117,27 @@ def test_arrays_of_five_channels_train_resume_sample_and_have_no_scores(call, tm
     assert "cells: its images have 5 channels, and extractors read 1 (grey) or 3" in capsys.readouterr().err
     assert call(gan_folder, f"{whole} --augment ada") == 0
     assert "leave out images of 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_samples_of_other_channels_are_arrays_that_are_read_again(
+    channels: int, call, tmp_path: Path
+) -> None:
+    """Nothing is lost in a folder, and a grid says what it shows."""
+    drawn = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8)
+    told = sample.write(drawn, view_of("cells"), tmp_path / "drawn", True, 3)
+    assert f"all {channels} channels" in told and len(list((tmp_path / "drawn").iterdir())) == 8
+    told = sample.write(drawn, view_of("cells"), tmp_path / "grid.png", False, 3)
+    assert told.endswith(
+        "as red and green" if channels == 2 else "the first 3 of 5 channels as red, green and blue"
+    )
+    flags = f"{SMALL} --n_steps 1 --log_name a --data {tmp_path / 'drawn'}"
+    assert call(gan_folder, flags) == 0
+    assert read(tmp_path / "runs" / "a" / "config.json")["img_channels"] == channels
+    data = load_dataset(
+        "drawn", img_size=16, img_channels=channels, data=tmp_path / "drawn", cache_dir=tmp_path / "cache"
+    )
+    np.testing.assert_array_equal(data.images, drawn.permute(0, 2, 3, 1).numpy())
 
 
 def test_an_old_run_goes_on_under_its_old_name(call, tmp_path: Path) -> None:
