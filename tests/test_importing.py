@@ -212,6 +212,20 @@ def test_networks_that_do_not_fit_their_layout(tmp_path, capsys, name) -> None:
     assert re.search(words, line) and not (tmp_path / "generator").exists()
 
 
+def test_a_stylegan2_of_tensorflow_is_named(tmp_path, capsys) -> None:
+    """It has the constant that StyleGAN has, and modulated kernels in place of what makes styles."""
+    own, parts = foreign_older.stylegan_g()
+    parts["synthesis"] = {name: x for name, x in parts["synthesis"].items() if "StyleMod" not in name}
+    parts["synthesis"]["4x4/Conv/mod_weight"] = torch.zeros(7, 8)
+    path = tmp_path / "stylegan2-ffhq-config-f.pkl"
+    foreign.write_tensorflow(
+        path, [(own, parts, {}), (foreign_older.discriminator(), {}, {}), (own, parts, {})]
+    )
+    assert tool.main([str(path), "--out", str(tmp_path / "generator")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it is a StyleGAN2 of TensorFlow: legacy.py" in line and not (tmp_path / "generator").exists()
+
+
 def test_kinds_of_networks_that_are_not_made_here(tmp_path, capsys) -> None:
     def refused(weights: dict[str, Tensor], attributes: dict[str, dict]) -> str:
         foreign.write_snapshot(tmp_path / "a.pkl", {"G_ema": (weights, attributes)})
