@@ -140,6 +140,13 @@ def test_samples_of_other_channels_are_arrays_that_are_read_again(
     np.testing.assert_array_equal(data.images, drawn.permute(0, 2, 3, 1).numpy())
 
 
+def test_that_a_batch_too_large_is_autos_is_said(call, tmp_path: Path, capsys) -> None:
+    flags = f"{SMALL} --batch_size auto --n_steps 1 --data {write(tmp_path / 'photos')}"
+    assert call(gan_folder, flags) == 2
+    words = "auto's batch of 32 is larger than the data (16 images): give --batch_size, at most 16"
+    assert words in capsys.readouterr().err
+
+
 def test_an_old_run_goes_on_under_its_old_name(call, tmp_path: Path) -> None:
     """Runs from before own pictures had names, crops and channels: as they had it."""
     data = write(tmp_path / "photos")
