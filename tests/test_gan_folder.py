@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 import gan_celeba
 import gan_folder
+import gan_mnist
 from generation import compare
 from generation.views import view_of
 from images.sources import load_dataset
@@ -138,6 +140,22 @@ def test_samples_of_other_channels_are_arrays_that_are_read_again(
         "drawn", img_size=16, img_channels=channels, data=tmp_path / "drawn", cache_dir=tmp_path / "cache"
     )
     np.testing.assert_array_equal(data.images, drawn.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "npy"])
+def test_colours_that_become_grey_are_told_once(kind: str, call, tmp_path: Path, capsys) -> None:
+    """In a line; nothing of grey pictures, and nothing where the colours are kept."""
+    data = write(tmp_path / "photos")
+    if kind == "npy":
+        data = tmp_path / "photos.npy"
+        np.save(data, np.random.default_rng(0).integers(0, 256, (16, 16, 24, 3), np.uint8))
+    elif kind != "folder":
+        data = Path(shutil.make_archive(str(tmp_path / "packed"), kind, data))
+    assert call(gan_mnist, f"{SMALL} --n_steps 1 --log_name a --data {data}") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "--img_channels 3 keeps" in line]
+    assert len(lines) == 1 and "become grey" in lines[0]
+    assert call(gan_mnist, f"{SMALL} --n_steps 1 --log_name b --img_channels 3 --data {data}") == 0
+    assert "become grey" not in capsys.readouterr().err
 
 
 def test_that_a_batch_too_large_is_autos_is_said(call, tmp_path: Path, capsys) -> None:
