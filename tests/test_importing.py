@@ -1,6 +1,7 @@
 """Weights of other programs: networks of their layouts make what a forward from the paper makes of the same tensors."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,14 @@ def test_a_stylegan2_of_tensorflow_is_named(tmp_path, capsys) -> None:
     assert tool.main([str(path), "--out", str(tmp_path / "generator")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "it is a StyleGAN2 of TensorFlow: legacy.py" in line and not (tmp_path / "generator").exists()
+
+
+def test_folders_with_spaces_are_quoted(tmp_path) -> None:
+    """In the flags that are printed, as a shell reads them."""
+    path, out = tmp_path / "network-snapshot.pkl", "my generators/a"
+    foreign.write_snapshot(path, {"G_ema": (foreign.stylegan2_g(), {})})
+    flags = shlex.split(tool.training_flags(import_weights([path]), out))
+    assert flags[flags.index("--init_from") + 1] == out
 
 
 def test_kinds_of_networks_that_are_not_made_here(tmp_path, capsys) -> None:
