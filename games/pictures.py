@@ -20,7 +20,8 @@ def with_channels(config: TrainConfig, *, fresh: bool) -> TrainConfig:
     """The settings of a run on own pictures with the channels that these have; says what may be amiss. UserError."""
     if config.data is None:
         return config
-    sample = from_main(lambda: sample_of(open_files(Path(config.data).expanduser())))
+    files = open_files(Path(config.data).expanduser())
+    sample = from_main(lambda: sample_of(files))
     for line in orientation_note(sample, config.img_size):
         tell(line)
     if fresh:
@@ -31,7 +32,22 @@ def with_channels(config: TrainConfig, *, fresh: bool) -> TrainConfig:
         config = with_derived(config, {"img_channels": sample.channels})
         if fresh and sample.has_alpha and sample.channels in COLOURED:
             tell("note: pictures have transparency, which is put on white; --img_channels 4 has it learned")
+    if fresh and not files.first_alone:  # else they are counted all over, when they are read
+        for line in channels_note(sample, channels_of(config, None)):
+            tell(line)
     return config
+
+
+def channels_note(sample: Sample, used: int) -> list[str]:
+    """A warning where pictures have more channels than are used."""
+    n = sum(header.channels > used for header in sample.headers)
+    if not n:
+        return []
+    what = "and become grey" if used == 1 else f"of which {used} are used"
+    return [
+        f"warning: of {len(sample.headers):,} pictures looked at, {n:,} have up to {sample.channels} channels, {what}: "
+        f"--img_channels {sample.channels} keeps them"
+    ]
 
 
 def flip_note(config: TrainConfig) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 from errors import UserError
 from games.growing import Growth, growth_of
 from settings import TrainConfig
+from settings.section import is_auto
 
 
 def size_name(height: int) -> str:
@@ -99,7 +100,12 @@ def check_sizes(config: TrainConfig, names: list[str]) -> None:
 
 
 def check_batches(schedule: Schedule, config: TrainConfig, n_images: int) -> None:
-    """UserError for a batch of a smaller size that the data cannot fill."""
+    """UserError for a batch of a smaller size, or one that auto stands for, that the data cannot fill."""
+    if is_auto(config.asked.get("batch_size")) and config.batch_size > n_images:
+        raise UserError(
+            f"auto's batch of {config.batch_size} is larger than the data ({n_images:,} images): give --batch_size, at "
+            f"most {n_images}"
+        )
     largest = max(schedule.batch_sizes)
     if largest > max(n_images, config.batch_size):
         raise UserError(

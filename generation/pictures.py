@@ -42,6 +42,17 @@ def in_colour(images: Tensor) -> Tensor:
     return images[:, :3]
 
 
+def shown_in_colour(channels: int) -> str:
+    """Which channels in_colour shows of so many, for people; "" for pictures of usual kinds."""
+    if channels in (1, 3, 4):
+        return ""
+    return (
+        "both channels as red and green"
+        if channels == 2
+        else f"the first 3 of {channels} channels as red, green and blue"
+    )
+
+
 def to_grid(images: Tensor, columns: int) -> Image.Image:
     """uint8 (n, C, H, W) -> one picture in colour, row by row, 2 px of black around each; one alone without.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from PIL import Image
 
 import gan_celeba
 import gan_folder
+import gan_mnist
 from generation import compare
+from generation.views import view_of
+from images.sources import load_dataset
 from settings import TrainConfig
 from settings.command_line import parse_config
 from tests.running import ROOT
@@ -115,6 +119,50 @@ def test_arrays_of_five_channels_train_resume_sample_and_have_no_scores(call, tm
     assert "cells: its images have 5 channels, and extractors read 1 (grey) or 3" in capsys.readouterr().err
     assert call(gan_folder, f"{whole} --augment ada") == 0
     assert "leave out images of 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_samples_of_other_channels_are_arrays_that_are_read_again(
+    channels: int, call, tmp_path: Path
+) -> None:
+    """Nothing is lost in a folder, and a grid says what it shows."""
+    drawn = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8)
+    told = sample.write(drawn, view_of("cells"), tmp_path / "drawn", True, 3)
+    assert f"all {channels} channels" in told and len(list((tmp_path / "drawn").iterdir())) == 8
+    told = sample.write(drawn, view_of("cells"), tmp_path / "grid.png", False, 3)
+    assert told.endswith(
+        "as red and green" if channels == 2 else "the first 3 of 5 channels as red, green and blue"
+    )
+    flags = f"{SMALL} --n_steps 1 --log_name a --data {tmp_path / 'drawn'}"
+    assert call(gan_folder, flags) == 0
+    assert read(tmp_path / "runs" / "a" / "config.json")["img_channels"] == channels
+    data = load_dataset(
+        "drawn", img_size=16, img_channels=channels, data=tmp_path / "drawn", cache_dir=tmp_path / "cache"
+    )
+    np.testing.assert_array_equal(data.images, drawn.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "npy"])
+def test_colours_that_become_grey_are_told_once(kind: str, call, tmp_path: Path, capsys) -> None:
+    """In a line; nothing of grey pictures, and nothing where the colours are kept."""
+    data = write(tmp_path / "photos")
+    if kind == "npy":
+        data = tmp_path / "photos.npy"
+        np.save(data, np.random.default_rng(0).integers(0, 256, (16, 16, 24, 3), np.uint8))
+    elif kind != "folder":
+        data = Path(shutil.make_archive(str(tmp_path / "packed"), kind, data))
+    assert call(gan_mnist, f"{SMALL} --n_steps 1 --log_name a --data {data}") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "--img_channels 3 keeps" in line]
+    assert len(lines) == 1 and "become grey" in lines[0]
+    assert call(gan_mnist, f"{SMALL} --n_steps 1 --log_name b --img_channels 3 --data {data}") == 0
+    assert "become grey" not in capsys.readouterr().err
+
+
+def test_that_a_batch_too_large_is_autos_is_said(call, tmp_path: Path, capsys) -> None:
+    flags = f"{SMALL} --batch_size auto --n_steps 1 --data {write(tmp_path / 'photos')}"
+    assert call(gan_folder, flags) == 2
+    words = "auto's batch of 32 is larger than the data (16 images): give --batch_size, at most 16"
+    assert words in capsys.readouterr().err
 
 
 def test_an_old_run_goes_on_under_its_old_name(call, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,28 @@ def test_networks_that_do_not_fit_their_layout(tmp_path, capsys, name) -> None:
     assert tool.main([str(tmp_path / "a.pkl"), "--out", str(tmp_path / "generator")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(words, line) and not (tmp_path / "generator").exists()
+
+
+def test_a_stylegan2_of_tensorflow_is_named(tmp_path, capsys) -> None:
+    """It has the constant that StyleGAN has, and modulated kernels in place of what makes styles."""
+    own, parts = foreign_older.stylegan_g()
+    parts["synthesis"] = {name: x for name, x in parts["synthesis"].items() if "StyleMod" not in name}
+    parts["synthesis"]["4x4/Conv/mod_weight"] = torch.zeros(7, 8)
+    path = tmp_path / "stylegan2-ffhq-config-f.pkl"
+    foreign.write_tensorflow(
+        path, [(own, parts, {}), (foreign_older.discriminator(), {}, {}), (own, parts, {})]
+    )
+    assert tool.main([str(path), "--out", str(tmp_path / "generator")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it is a StyleGAN2 of TensorFlow: legacy.py" in line and not (tmp_path / "generator").exists()
+
+
+def test_folders_with_spaces_are_quoted(tmp_path) -> None:
+    """In the flags that are printed, as a shell reads them."""
+    path, out = tmp_path / "network-snapshot.pkl", "my generators/a"
+    foreign.write_snapshot(path, {"G_ema": (foreign.stylegan2_g(), {})})
+    flags = shlex.split(tool.training_flags(import_weights([path]), out))
+    assert flags[flags.index("--init_from") + 1] == out
 
 
 def test_kinds_of_networks_that_are_not_made_here(tmp_path, capsys) -> None:

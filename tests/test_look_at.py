@@ -360,7 +360,7 @@ def test_the_command_is_one(photos: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (python, script) == ("python", "gan_folder.py")
     config = parse_config("gan_folder", ("celeba",), {}, flags).config()
     assert (config.data, config.log_name, config.img_size) == (str(photos), "my_photos", 64)
-    assert (config.model, config.batch_size) == ("dcgan", 12)
+    assert (config.model, config.batch_size) == ("dcgan", 8)  # of 11 for training
     light = look_at.Advice({**look_at.LIGHT, "img_size": 64}).command("a.zip")
     config = parse_config("gan_folder", ("celeba",), {}, shlex.split(light)[2:]).config()
     assert {name: getattr(config, name) for name in look_at.LIGHT} == look_at.LIGHT
@@ -374,6 +374,28 @@ def test_little_data_have_a_recipe_of_their_own(n_train: int, preset: str) -> No
     found = Survey("photos", {"a.png": ImageFacts(100, 100, "RGB", 8, False, 9)})
     _, (advice, light) = look_at.advise(found, n_train, "cpu")
     assert (advice.preset, light.preset) == (preset, None)
+
+
+@pytest.mark.parametrize(
+    ("n_train", "own", "batch"),
+    [
+        (20, "auto", 20),
+        (22, "auto", 20),
+        (100, "auto", None),
+        (11, 12, 8),
+        (12, 12, None),
+        (3, 12, 2),
+        (1, 12, 1),
+    ],
+)
+def test_the_batch_fits_the_set(n_train: int, own: object, batch: int | None, monkeypatch) -> None:
+    """auto's is 32 at 32 px: of fours, of pairs below, or none where the recipe's fits."""
+    tiny = Preset(None, TINY.settings | {"batch_size": own}, "")
+    monkeypatch.setitem(PRESETS, look_at.PRESET_OF_LITTLE, tiny)
+    found = Survey("photos", {"a.png": ImageFacts(32, 32, "RGB", 8, False, 9)})
+    _, (advice, light) = look_at.advise(found, n_train, "cpu")
+    assert advice.settings.get("batch_size") == batch
+    assert light.settings["batch_size"] == (64 if n_train > 64 else n_train - n_train % 4 or batch)
 
 
 def test_presets_mirror_nothing_here(
@@ -393,7 +415,7 @@ def test_the_time_is_measured(
     before = sorted(tmp_path.rglob("*"))
     lines = looked(capsys, photos, "--device", "cpu")
     (line,) = [line for line in lines if "on this machine" in line]
-    assert line.endswith("a few steps of 12 pictures")
+    assert line.endswith("a few steps of 8 pictures")
     monkeypatch.setattr(look_at, "SLOW_S", 0.0)
     lines = looked(capsys, photos, "--device", "cpu")
     (line,) = [line for line in lines if "on this machine" in line]

@@ -285,6 +285,28 @@ def test_frozen_layers_need_a_start(tmp_path) -> None:
     assert torch.equal(D[1].weight, first)
 
 
+FROZEN_NOISE = [
+    ("", "--img_size 32 --freeze_d 1", r"has nothing for blocks\.0\."),
+    ("generator", "--freeze_d 2", r"has nothing for .*blocks\.0\."),
+]
+
+
+@pytest.mark.parametrize("place, flags, words", FROZEN_NOISE)
+def test_frozen_layers_that_the_start_lacks_are_refused(runs, tmp_path, place, flags, words) -> None:
+    """Those of a larger size, and those of a start without a D."""
+    with pytest.raises(UserError, match=f"{words}.*: lower freeze_d, or leave it out"):
+        run(f"--log_name a {STYLED} {flags} --init_from {runs / 'styled' / place}", tmp_path)
+    assert not (tmp_path / "a").exists()
+
+
+def test_frozen_layers_of_sizes_that_never_worked_are_refused(tmp_path) -> None:
+    """A growing start has them, as they began."""
+    run(f"--log_name short {GROWN} --n_steps 1", tmp_path)
+    with pytest.raises(UserError, match=r"has grown to 4 px of 16: lower freeze_d, or leave it out"):
+        run(f"--log_name a {GROWN} --freeze_d 1 --n_steps 1 --init_from {tmp_path / 'short'}", tmp_path)
+    assert not (tmp_path / "a").exists()
+
+
 def test_another_family_is_named(runs, tmp_path) -> None:
     with pytest.raises(UserError, match="weights of stylegan2, and this run trains dcgan: give model styleg"):
         run(f"--log_name a --init_from {runs / 'styled'}", tmp_path)

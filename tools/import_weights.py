@@ -6,12 +6,13 @@
     python -m tools.import_weights G_ema.pth D.pth --out generator/           BigGAN-PyTorch, a file a network
 
     python -m tools.sample generator/ --n 64 --out grid.png
-    python gan_celeba.py --data photos/ --init_from generator/ ...            with the flags that are printed
+    python gan_folder.py --data photos/ --init_from generator/ ...            with the flags that are printed
 
 Nothing in a file is executed: a reader of its own takes tensors and plain containers, and leaves all else as names.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,9 @@ def of_networks(build: dict[str, Any]) -> str:
 def training_flags(result: Imported, out: str) -> str:
     """The flags with which a run starts from the folder."""
     build = result.build_g
-    words = [f"--model {result.model} --init_from {out} --img_size {size_text(build['img_size'])}"]
+    words = [
+        f"--model {result.model} --init_from {shlex.quote(out)} --img_size {size_text(build['img_size'])}"
+    ]
     words.append(f"--z_dim {build['z_dim']}")
     if find_model(result.model).grows_from is not None:  # these are grown
         words.append("--no_grow")

@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,8 @@ from images.survey import Survey, look_closer, read_facts, sample_size, spread_o
 from modelling.layers import Size, as_size, image_shape, size_text
 from ops.memory import size_in_words
 from settings import PRESETS, TrainConfig, settled
+from settings.derive import auto_batch_size
+from settings.section import is_auto
 from tools import tool_parser
 from tools.common import add_device_flag, make_folder
 from training.device import choose_device
@@ -283,7 +285,22 @@ def advise(found: Survey, n_train: int, device: str) -> tuple[Size, list[Advice]
     bears, size = sizes_for(found.shapes, device)
     preset = PRESET_OF_LITTLE if n_train <= LITTLE else PRESET
     side = min(LIGHT_SIDE, largest(found.shapes, IMAGE_SIDES))
-    return bears, [Advice({"img_size": size}, preset), Advice({**LIGHT, "img_size": side})]
+    first, light = {"img_size": size}, {**LIGHT, "img_size": side}
+    return bears, [
+        Advice(first | batch_that_fits({**PRESETS[preset].settings, **first}, n_train), preset),
+        Advice(light | batch_that_fits(light, n_train)),
+    ]
+
+
+def batch_that_fits(recipe: Mapping[str, Any], n_train: int) -> dict[str, int]:
+    """The batch for a set that a recipe's own is larger than: of fours, which D's groups are of, or, below, of pairs;
+    nothing where its own fits."""
+    batch = recipe["batch_size"]
+    if is_auto(batch):
+        batch = auto_batch_size(max(image_shape(recipe["img_size"])), 1)
+    return (
+        {} if batch <= n_train else {"batch_size": n_train - n_train % 4 or n_train - n_train % 2 or n_train}
+    )
 
 
 def advice_lines(layout: Layout, bears: Size, advice: Advice) -> list[str]:

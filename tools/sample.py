@@ -1,7 +1,7 @@
 """Draw images from a trained generator.
 
     python -m tools.sample RUN --n 64 --out grid.png            one picture
-    python -m tools.sample RUN --n 1000 --out samples/          single files 000000.png ...
+    python -m tools.sample RUN --n 1000 --out samples/          single files 000000.png ..., of other channels .npy
     python -m tools.sample RUN --n 16 --class 3 --out threes.png
     python -m tools.sample RUN --attributes Smiling,-Male --out smiling.png
     python -m tools.sample RUN --truncation 0.7 --out grid.png
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from errors import UserError, blaming_user, cli
 from generation.drawing import check_n, draw_samples
 from generation.generator import load_generator
 from generation.labels import sample_labels
-from generation.pictures import to_picture
+from generation.pictures import shown_in_colour, to_picture
 from generation.sampling import with_truncation
 from generation.views import View, view_of
 from tools import tool_parser
@@ -78,21 +79,27 @@ def enlarged(sheet: Image.Image, scale: int | None) -> Image.Image:
 def write(
     drawn: Tensor, view: View, out: Path, as_files: bool, n_columns: int, scale: int | None = None
 ) -> str:
-    """Write what was drawn as one picture or as single files; return what to tell the user."""
+    """Write what was drawn as one picture or as single files, with channels that no picture holds as arrays (H, W, C);
+    return what to tell the user."""
+    note = shown_in_colour(drawn.shape[1]) if view.single else ""
     try:
         if as_files:
             make_folder(out)
             for i, x in enumerate(drawn):
-                with disk.replacing(out / f"{i:06d}.png", durable=False) as file:
-                    to_picture(x).save(file)
-            return f"wrote {len(drawn)} images to {out}/"
+                with disk.replacing(out / f"{i:06d}.{'npy' if note else 'png'}", durable=False) as file:
+                    if note:
+                        np.save(file, np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
+                    else:
+                        to_picture(x).save(file)
+            arrays = f" as .npy, which hold all {drawn.shape[1]} channels" if note else ""
+            return f"wrote {len(drawn)} images to {out}/{arrays}"
         make_folder(out.parent)
         sheet = view.sheet(drawn, n_columns)
         if len(drawn) > 1 and view.single:  # not one image alone, nor a scatter plot
             sheet = enlarged(sheet, scale)
         with disk.replacing(out) as file:
             sheet.save(file)
-        return f"wrote {view.of.format(n=len(drawn))} to {out}"
+        return f"wrote {view.of.format(n=len(drawn))} to {out}" + (f": {note}" if note else "")
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
 

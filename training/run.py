@@ -205,7 +205,7 @@ def run_plan(
             if plan.source is not None:
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
             elif started is not None:
-                take_over(loop, started)
+                take_over(loop, started, own)
             if config.dry_run:
                 return rehearse_run(plan, loop)
             folder.begin(config)

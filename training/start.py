@@ -1,7 +1,7 @@
 """Starting from weights that another run has trained: --init_from. What fits is taken over, the rest stays fresh."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +186,13 @@ def _sides(size: Any) -> list[Any]:
 # Into the networks of a run
 
 
-def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
+def take_over(loop: Loop, start: Mapping[str, Any], own: Container[str] = ()) -> None:
     """Bring what fits into the networks and averages of a loop at step 0, and say what does not. UserError for weights
-    of another revision, and where too little of G fits; then nothing is changed.
+    of another revision, where too little of G fits, and for frozen layers that would begin at random; then nothing is
+    changed.
 
-    An average that the start does not have begins as the weights that it averages.
+    own: the names of networks that were given, of which what is fresh may be trained all the same. An average that the
+    start does not have begins as the weights that it averages.
     """
     refuse_revisions(start, loop)
     networks, averages, averaged = start["networks"], start["ema"], loop.task.averaged
@@ -202,6 +204,8 @@ def take_over(loop: Loop, start: Mapping[str, Any]) -> None:
         parts[name] = (ema.module, averages.get(name, next(iter(averages.values()), raw)))
     fits = {name: fitted(found, module, at_end=name == "D") for name, (module, found) in parts.items()}
     refuse_useless(start, loop, {name: taken for name, (taken, _, _) in fits.items()})
+    if loop.config.freeze_d and "D" not in own:
+        refuse_frozen_noise(start, loop, fits["D"][0])
     counts, lines, said = {}, [], None
     for name, (module, found) in parts.items():
         taken, fresh, left = fits[name]
@@ -251,6 +255,23 @@ def refuse_useless(start: Mapping[str, Any], loop: Loop, taken: Mapping[str, Ten
         )
 
 
+def refuse_frozen_noise(start: Mapping[str, Any], loop: Loop, taken: Tensors) -> None:
+    """UserError for parameters of D that are frozen and begin at random: the start has none that fit, or they are of a
+    size that it has not grown to."""
+    D = loop.networks["D"].module
+    way = f"--freeze_d {loop.config.freeze_d} lets layers of D stand still that would begin at random"
+    mend = "lower --freeze_d, or leave it out"
+    frozen = [name for name, p in D.named_parameters() if not p.requires_grad and name not in taken]
+    if frozen:
+        raise UserError(f"{way}, since --init_from {start['where']} has nothing for {_first(frozen)}: {mend}")
+    full = max((size for part in D.modules() if isinstance(part, Stage) for size in part.sizes), default=0)
+    if start["stage"] is not None and start["stage"][0] < full:
+        size = start["stage"][0]
+        raise UserError(
+            f"{way}: what --init_from {start['where']} brings has grown to {size:g} px of {full}: {mend}"
+        )
+
+
 def _differences(start: Mapping[str, Any], config: TrainConfig) -> str:
     """How to give the settings of the start that the run has not."""
     flags = []
@@ -278,8 +299,12 @@ def _differences(start: Mapping[str, Any], config: TrainConfig) -> str:
 
 def _listed(what: str, names: list[str]) -> str:
     """The first few names in a line, "" for none."""
+    return f"{what}: {_first(names)}" if names else ""
+
+
+def _first(names: list[str]) -> str:
     more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{what}: {'; '.join(shown(name) for name in names[:SHOWN])}{more}" if names else ""
+    return "; ".join(shown(name) for name in names[:SHOWN]) + more
 
 
 def fitted(

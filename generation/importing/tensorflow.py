@@ -33,6 +33,11 @@ HWIO = (3, 2, 0, 1)  # -> (out, in, height, width)
 
 def stylegan(networks: dict[str, Network]) -> Imported | None:
     """StyleGAN. None for another layout; NotThis."""
+    if any("4x4/Conv/mod_weight" in _unscoped(net).tensors for net in networks.values()):
+        raise NotThis(
+            "it is a StyleGAN2 of TensorFlow: legacy.py of StyleGAN2-ADA's PyTorch code makes a .pkl of it that is "
+            "read here"
+        )
     return _imported(networks, "4x4/Const/const", "official StyleGAN", "stylegan", _stylegan_g, first=8)
 
 
