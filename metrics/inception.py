@@ -81,10 +81,11 @@ def download(folder: Path, tick: Callable[[int], object]) -> Path:
             if (found := sha256_of(temporary)) != SHA256:
                 raise ValueError(f"{URL} gave other bytes: sha256 {found}")
     except (OSError, http.client.HTTPException, ValueError) as error:  # no network is an OSError
+        at_hand = (LITE0, *(name for name, row in EXTRACTORS.items() if row.shipped is not None))
         raise UserError(
             f"no Inception weights and no way to get them ({' '.join(str(error).split())}): download {URL} "
             f"({N_BYTES:,} bytes, sha256 {SHA256}) and put it into {folder} as {FILE}, or name it with "
-            f"--metric_weights; or choose an offline network with --extractor: {', '.join((LITE0, *EXTRACTORS))}"
+            f"--metric_weights; or choose a network that is here with --extractor: {', '.join(at_hand)}"
         ) from None
     return file
 

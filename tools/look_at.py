@@ -350,11 +350,19 @@ def say_advice(args: Any, found: Survey, layout: Layout, channels: int) -> None:
     device = choose_device(args.device)
     start, stop = layout.splits.get("train") or next(iter(layout.splits.values()))
     bears, advices = advise(found, stop - start, device)
+    colours = sum(not header.mode.startswith((*GREY_MODES, "array")) for header in found.headers.values())
+    if channels == 1 and colours:
+        print(f"--img_channels 3 keeps the colours of {colours:,} pictures: the first ones are grey")
     print("start with")
+    print(f"  {printable(advices[0].command(args.data))}")
+    for line in advice_lines(layout, bears, advices[0]):
+        print(line)
+    if args.no_timing:
+        return
+    print("how long that takes: a few real steps are trained to say so", flush=True)
     for advice in advices:
-        print(f"  {printable(advice.command(args.data))}", flush=True)
-        if args.no_timing:
-            break
+        if advice is not advices[0]:
+            print(f"or, lighter\n  {printable(advice.command(args.data))}", flush=True)
         try:
             seconds, n = measured(advice, channels, device)
         except (UserError, KeyError) as error:
@@ -365,12 +373,6 @@ def say_advice(args: Any, found: Survey, layout: Layout, channels: int) -> None:
         print(f"  about {duration(seconds)} on this machine ({device}), {how}{warning}")
         if seconds <= TOO_LONG_S or advice is advices[-1]:
             break
-        print("or, lighter")
-    colours = sum(not header.mode.startswith((*GREY_MODES, "array")) for header in found.headers.values())
-    if channels == 1 and colours:
-        print(f"  --img_channels 3 keeps the colours of {colours:,} pictures: the first ones are grey")
-    for line in advice_lines(layout, bears, advices[0]):
-        print(line)
 
 
 @cli

@@ -584,6 +584,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.csv is not None:
         try:
             disk.put(args.csv, csv_text(rows))
+            tell(f"wrote {args.csv}")
         except OSError as error:
             raise UserError(f"--csv {shown(str(args.csv))} cannot be written: {error.strerror}") from None
     return 0

@@ -206,12 +206,12 @@ def run_plan(
                 restore(loop, plan.source)  # before config.json: a refused resume changes nothing
             elif started is not None:
                 take_over(loop, started, own)
+            if plan.source is None and (warning := kept_batch(config)) is not None:
+                loop.log.say(warning)
             if config.dry_run:
                 return rehearse_run(plan, loop)
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
-            if plan.source is None and (warning := kept_batch(config)) is not None:
-                loop.log.say(warning)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
             loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
             loop.log.start(loop.step)

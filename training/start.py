@@ -70,7 +70,9 @@ def read_start(given: str) -> dict[str, Any]:
                 f"python -m tools.import_weights {shown(given)} --out generator/"
             ) from None
     if not path.exists():
-        raise UserError(f"--init_from {shown(given)}: there is nothing")
+        raise UserError(
+            f"--init_from {shown(given)}: there is nothing; name a run, its generator/ folder or a checkpoint"
+        )
     found = CheckpointStore(path / "checkpoints").latest(_check)
     if found is not None:
         return _of_checkpoint(*found)
@@ -93,7 +95,11 @@ def _of_checkpoint(state: dict[str, Any], path: Path) -> dict[str, Any]:
         "model": model if isinstance(model, str) else None,
         "step": state["step"],
         "revisions": converted(state, SampledState, "state").data.revisions,
-        "settings": {n: settings[n] for n in ("z_dim", "g_kwargs", "d_kwargs", "img_size") if n in settings},
+        "settings": {
+            n: settings[n]
+            for n in ("z_dim", "g_kwargs", "d_kwargs", "img_size", "conditional")
+            if n in settings
+        },
         "stage": _stage_of(state["networks"].get("G", {})),
         "networks": {name: _tensors(found, f"{path}: {name}") for name, found in state["networks"].items()},
         "ema": {name: _tensors(found, f"{path}: {name}") for name, found in state["ema"].items()},
@@ -118,6 +124,7 @@ def _of_generator(folder: Path) -> dict[str, Any]:
         "revisions": dict.fromkeys("GD", about["revision"]),  # a D that is there was imported with its G
         "settings": {
             "img_size": about["img_size"],
+            "conditional": bool(about["n_labels"]),
             "z_dim": about["z_dim"],
             "g_kwargs": _own_settings(about["build"]),
             "d_kwargs": _own_settings(about.get("discriminator")),
@@ -287,6 +294,9 @@ def _differences(start: Mapping[str, Any], config: TrainConfig) -> str:
                 flags.append(f"--{name} {shown(pairs)}" if pairs else f"no --{name}")
         elif there is not None and there != here:
             flags.append(f"--{name} {shown(str(there))}")
+    labelled = start["settings"].get("conditional")
+    if labelled is not None and bool(labelled) != config.conditional:
+        flags.append("--conditional" if labelled else "no --conditional")
     size = start["settings"].get("img_size")
     if not flags and size is not None and _sides(size) != _sides(config.img_size):
         flags.append(
