@@ -211,6 +211,18 @@ def test_a_size_of_other_widths_is_named(tmp_path) -> None:
         sized(tmp_path, "sngan", (32, 64))
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("place", ["", "generator"])
+def test_labels_of_a_start_of_which_too_little_fits_are_named(tmp_path, labelled, place) -> None:
+    """Narrow networks are half of learnt labels, so that G with and without them have little in common."""
+    first, second = ("--conditional", "") if labelled else ("", "--conditional")
+    run(f"--log_name start --n_steps 1 {first}", tmp_path)
+    with pytest.raises(UserError, match="of G's weights fit") as caught:
+        run(f"--log_name a --n_steps 1 {second} --init_from {tmp_path / 'start' / place}", tmp_path)
+    line = caught.value.for_command_line
+    assert f"{'' if labelled else 'no '}--conditional, or the --preset" in line and "d_kwargs" not in line
+
+
 GROWN = f"{small('progressive_gan')} --stable_kimg 0.016 --fade_kimg 0.016"
 
 

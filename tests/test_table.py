@@ -81,6 +81,7 @@ def test_mean_and_deviation_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtur
     runs.append(make_run(tmp_path / "b", 0, [score(90, 8.5)], {"ema": True}, n_steps=5))
     out = tmp_path / "all.csv"
     cells = printed(capsys, *runs, "--csv", out)
+    assert table.main([*map(str, runs), "--csv", str(out)]) == 0 and f"wrote {out}" in capsys.readouterr().err
     assert cells[0] == ["setting", "n", "step", "`fid[lite0]`", "`kid[lite0]`", "steps", "hours", "img/s"]
     assert cells[1] == ["`as the script does`", "3", "100", "13 ± 3.6", "0.5 ± 0", "100", "0.00417", "133"]
     assert cells[2] == ["`--ema`", "1", "90", "8.5 ± –", "0.5 ± –", "100", "0.00417", "133"]

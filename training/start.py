@@ -127,7 +127,7 @@ def _of_generator(folder: Path) -> dict[str, Any]:
             "conditional": bool(about["n_labels"]),
             "z_dim": about["z_dim"],
             "g_kwargs": _own_settings(about["build"]),
-            "d_kwargs": _own_settings(about.get("discriminator")),
+            "d_kwargs": _own_settings(about["discriminator"]) if "discriminator" in about else None,
         },
         "stage": stage,
         "networks": networks,
