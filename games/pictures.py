@@ -20,8 +20,12 @@ def with_channels(config: TrainConfig, *, fresh: bool) -> TrainConfig:
     """The settings of a run on own pictures with the channels that these have; says what may be amiss. UserError."""
     if config.data is None:
         return config
-    files = open_files(Path(config.data).expanduser())
-    sample = from_main(lambda: sample_of(files))
+
+    def look() -> tuple[Sample, bool]:
+        files = open_files(Path(config.data).expanduser())
+        return sample_of(files), files.first_alone
+
+    sample, first_alone = from_main(look)
     for line in orientation_note(sample, config.img_size):
         tell(line)
     if fresh:
@@ -32,7 +36,7 @@ def with_channels(config: TrainConfig, *, fresh: bool) -> TrainConfig:
         config = with_derived(config, {"img_channels": sample.channels})
         if fresh and sample.has_alpha and sample.channels in COLOURED:
             tell("note: pictures have transparency, which is put on white; --img_channels 4 has it learned")
-    if fresh and not files.first_alone:  # else they are counted all over, when they are read
+    if fresh and not first_alone:  # else they are counted all over, when they are read
         for line in channels_note(sample, channels_of(config, None)):
             tell(line)
     return config

@@ -86,7 +86,6 @@ def noisy(images: Tensor, deviation: float, source: torch.Generator) -> Tensor:
 def stored(images: Tensor, quality: float, source: torch.Generator) -> Tensor:
     """uint8 (N, 1 or 3, H, W) as JPEG files of a quality hold them, in blocks of 8 px whose borders lie half a block
     from those of the pictures' own files: along the same borders a second rounding can add nothing, or much."""
-    n_rows, n_columns = images.shape[2:]
     found = []
     # torch pads no integers by reflection
     for image in pad(images.float(), [GRID_SHIFT] * 4, mode="reflect").to(torch.uint8):
@@ -95,8 +94,7 @@ def stored(images: Tensor, quality: float, source: torch.Generator) -> Tensor:
         # (H, W[, C]) -> (C, H, W)
         pixels = torch.from_numpy(np.array(Image.open(file)))
         found.append(pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1))
-    inside = slice(GRID_SHIFT, GRID_SHIFT + n_rows), slice(GRID_SHIFT, GRID_SHIFT + n_columns)
-    return torch.stack(found)[:, :, *inside]
+    return torch.stack(found)[:, :, GRID_SHIFT:-GRID_SHIFT, GRID_SHIFT:-GRID_SHIFT]
 
 
 def shuffled(images: Tensor, across: float, source: torch.Generator) -> Tensor:
