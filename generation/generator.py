@@ -230,7 +230,7 @@ def known_model(folder: Path, about: Mapping[str, Any]) -> Model:
     """The row of MODELS that a generator/ is of, which holds no user's networks; UserError."""
     if about["model"] not in MODELS:
         raise UserError(
-            f"{folder} is of the model {shown(about['model'])}, which is none of {', '.join(MODELS)}"
+            f"{folder} is of the model {shown(str(about['model']))}, which is none of {', '.join(MODELS)}"
         )
     return MODELS[about["model"]]
 
@@ -348,8 +348,8 @@ def load_generator(
     checkpoint: "best" or a step, None for the newest exported weights.
     A generator from a user's file needs that file, which is run: the copy in the run's folder, or model_file. One that
     was given as an object needs another such G, into which the weights are loaded.
-    Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, or networks that are
-    not to be had.
+    Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, networks that are not
+    to be had, or that translate pictures: translator.load_translator is for those.
     """
     check_device(device)
     folder, about = opened(path, weights)

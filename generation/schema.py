@@ -108,7 +108,7 @@ Scalar = bool | int | float | str | None
 class Translation(Struct):
     """How pictures are translated in one direction: the name of the network, and its keyword arguments."""
 
-    network: Annotated[str, Meta(pattern=r"^\w{1,100}$")]
+    network: Annotated[str, Meta(pattern=r"^G\w{0,99}$")]
     build: dict[str, Scalar | list[Scalar]]
 
 
