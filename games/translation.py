@@ -38,8 +38,8 @@ from generation.sampling import undisturbed
 from generation.state import non_finite
 from generation.translator import export_translator, translating_copy
 from images.batches import ImageData, Shard
-from images.pairing import channels_of, find_pairs
-from images.pairs import PairBatches, Pairs, load_pairs
+from images.pairing import Found, find_pairs
+from images.pairs import PairBatches, Pairs, channels_of, load_pairs
 from losses import METHODS, PENALTIES, PenaltyContext
 from modelling import find_model
 from modelling.layers import image_shape
@@ -113,6 +113,8 @@ class Translation(Task):
             raise UserError(
                 f"--pairing {config.pairing}: {config.model} takes {', '.join(cls.pairings)}; leave the flag out"
             )
+        if cls.pairing_of(config) == "grey" and config.direction != "AtoB":
+            raise UserError("--direction BtoA: the grey of a picture needs no network; leave the flag out")
         for name in config.term_weights:
             if name not in cls.usual_terms:
                 raise UserError(
@@ -171,10 +173,18 @@ class Translation(Task):
         return with_derived(config, {name: n for name, n in found.items() if getattr(config, name) is None})
 
     @classmethod
-    def found(cls, config: TrainConfig) -> Any:
+    def found(cls, config: TrainConfig) -> Found:
         """What stands at --data; UserError."""
         second = None if config.data_b is None else Path(config.data_b).expanduser()
         return find_pairs(Path(config.data).expanduser(), second, cls.pairing_of(config), config.direction)
+
+    @classmethod
+    def load_shape(cls, config: TrainConfig) -> tuple[int, int] | None:
+        """(H, W) that pictures are brought to before pieces are cut out."""
+        if config.load_size is None:
+            return None
+        sides = image_shape(config.img_size)
+        return tuple(round(side * config.load_size / min(sides)) for side in sides)
 
     @classmethod
     def rehearse(
@@ -200,10 +210,10 @@ class Translation(Task):
         return load_pairs(
             cls.found(config),
             img_size=config.img_size,
-            load_size=config.load_size,
+            load_size=cls.load_shape(config),
             img_channels=(shapes["a"][0], shapes["b"][0]),
             crop=config.crop,
-            value_range=config.value_range or None,
+            value_range=config.value_range,
             cache_dir=config.cache_dir,
             is_main=is_main,
         )
@@ -211,15 +221,15 @@ class Translation(Task):
     def __init__(self, config: TrainConfig, place: Place, data: Pairs, own: dict[str, nn.Module]) -> None:
         self.config, self.place, self.data, self.device = config, place, data, place.device
         self.schedule, self.ways = schedule_of(config), self.ways_of(config)
+        where = {
+            "device": place.device,
+            "data_device": config.data_device,
+            "channels_last": config.channels_last,
+        }
         self.batches = PairBatches(
-            data,
-            place.shard,
-            config.seed,
-            flip=config.flip,
-            device=place.device,
-            data_device=config.data_device,
-            channels_last=config.channels_last,
+            data.train, place.shard, config.seed, config.flip, img_size=config.img_size, **where
         )
+        self.validation = PairBatches(data.val, None, config.seed, False, **where)
         torch.manual_seed(key(config.seed, "weights"))
         self.networks = {name: place.settle(net, config) for name, net in self.networks_of(config).items()}
         self.forwards = {
@@ -268,12 +278,7 @@ class Translation(Task):
         """Parameters, pictures."""
         shapes = self.shapes_of(self.config)
         sides = " -> ".join(shape_in_words((h, w), c) for c, h, w in (shapes["a"], shapes["b"]))
-        n = [
-            f"{len(part.b):,} of {name}"
-            for name, part in (("training", self.data.train), ("validation", self.data.val))
-        ]
-        pairing = self.pairing_of(self.config)
-        return [*super().describe(), f"data: {self.data.train.name}, {pairing}, {', '.join(n)}, {sides}"]
+        return [*super().describe(), f"data: {self.data.train.name}, {self.pairing_of(self.config)}, {sides}"]
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
@@ -479,8 +484,7 @@ class Translation(Task):
 
     def reals(self) -> Image.Image:
         """The first pictures of both sides as training sees them."""
-        n = min(SHOWN, len(self.data.train.a), len(self.data.train.b))
-        a, b = self.both(*self.batches.micro(0, 0, Shard(n)))
+        a, b = self.both(*self.batches.micro(0, 0, Shard(min(SHOWN, len(self.data.train)))))
         return rows_of_pictures([("A", a), ("B", b)])
 
     def for_sampling(self, weights: nn.Module) -> nn.Module:
@@ -493,18 +497,13 @@ class Translation(Task):
     @cached_property
     def _measured_by(self) -> dict[str, list[Tensor]]:
         """The first training pictures that each G is given, in batches as in training."""
-        sides = {"a": self.data.train.a, "b": self.data.train.b}
-        found = {}
-        for way in self.ways.values():
-            n = min(MEASURED, len(sides[way.source]))
-            real = dict(zip("ab", self.both(*self.batches.micro(0, 0, Shard(n))), strict=True))
-            found[way.network] = list(real[way.source].split(self.place.shard.n))
-        return found
+        n = min(MEASURED, len(self.data.train))
+        real = dict(zip("ab", self.both(*self.batches.micro(0, 0, Shard(n))), strict=True))
+        return {way.network: list(real[way.source].split(self.place.shard.n)) for way in self.ways.values()}
 
     def preview(self, weights: nn.Module) -> Image.Image:
         """The first validation pictures: what goes in, what comes out, what should, and what comes back."""
-        n = min(SHOWN, len(self.data.val.a), len(self.data.val.b))
-        a, b = self.both(*self.batches.in_order(0, n))
+        a, b = self.both(*self.validation.in_order(0, min(SHOWN, len(self.data.val))))
         with undisturbed(weights, self.device):
             torch.manual_seed(key(self.config.seed, "preview"))
             return rows_of_pictures(self.shown(weights, a, b))
@@ -578,5 +577,5 @@ class Translation(Task):
 
     def _validation(self, way: Way, start: int, stop: int) -> Tensor:
         """Pictures [start, stop) of the validation part, as a way's G is given them."""
-        both = self.both(*self.batches.in_order(start, stop - start))
+        both = self.both(*self.validation.in_order(start, stop - start))
         return dict(zip("ab", both, strict=True))[way.source]
