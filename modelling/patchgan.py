@@ -1,7 +1,7 @@
 """pix2pix's discriminator, which judges overlapping patches of an image, beside what it was made of. arXiv:1611.07004.
 
-As in the authors' code, which the paper's figures are of, the last but one convolution has stride 1, whence patches of
-70 px with three halvings; and a layer before a norm has a bias where the norm brings no shift.
+The paper's patches of 70 px are those of its authors' code, where two convolutions of stride 1 follow three halvings;
+a layer before a norm has a bias where the norm brings no shift, as there.
 """
 
 import itertools
