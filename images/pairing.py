@@ -255,7 +255,7 @@ def with_validation(side: Side, notes: list[str]) -> Side:
         )
     out = held_out(every.values())
     notes.append(
-        f"{side.files.where}: no folder of it is for validation, which has a tenth of all, chosen by name"
+        f"{side.files.where} has no folder for validation: a tenth of all, chosen by name, is kept for it"
     )
     parts = {"train": False, "val": True}
     return replace(
@@ -305,8 +305,8 @@ def stems(side: Side, split: str) -> dict[str, str]:
     if twice := [key for key, n in Counter(keys.values()).items() if n > 1]:
         names = sorted(name for name, key in keys.items() if key == twice[0])
         raise UserError(
-            f"{len(twice):,} names stand for several pictures of {side.letter}, such as {some_of(names)}: rename or "
-            "remove all but one of each"
+            f"names that stand for several pictures of {side.letter}: {len(twice):,}, such as {some_of(names)}: rename "
+            "or remove all but one of each"
         )
     return keys
 

@@ -97,7 +97,8 @@ def check_aspects(found: Found) -> None:
         unlike += [p for p in pairs if abs(p[1][0] * p[2][1] - p[2][0] * p[1][1]) > ALIKE * p[1][0] * p[2][1]]
         n_pairs += len(pairs)
     if unlike:
-        name, *sides = unlike[0]
+        unlike.sort()
+        _, *sides = unlike[0]
         first = " and ".join(f"{height} high, {width} wide" for height, width in sides)
         raise UserError(
             f"{len(unlike):,} of {n_pairs:,} pairs have sides of other shapes: {some_of([p[0] for p in unlike])} (the "
