@@ -89,7 +89,7 @@ CONDITIONS = {
 }
 
 # What the builders give a network: no settings of its own.
-_GIVEN = ("self", "img_size", "img_channels", "z_dim", "n_labels", "condition")
+_GIVEN = ("self", "img_size", "img_channels", "source_channels", "z_dim", "n_labels", "condition")
 
 
 def find_model(name: str) -> Model:

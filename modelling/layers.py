@@ -20,7 +20,7 @@ Size = int | tuple[int, int]  # of an image: a number for a square, else (height
 def check_choice(what: str, given: object, known: Iterable[object]) -> None:
     """ValueError that lists what is known unless `given` is."""
     if not any(given == choice for choice in known):
-        raise ValueError(f"unknown {what} {given!r}: choose from {', '.join(map(str, known))}")
+        raise UserError(f"unknown {what} {given!r}: choose from {', '.join(map(str, known))}")
 
 
 def check_number(name: str, given: float, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -92,6 +92,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "batch": nn.BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "plain_instance": lambda channels: nn.InstanceNorm2d(channels),  # without gain and shift
     "pixel": lambda channels: PixelNorm(),
 }
 
@@ -220,10 +221,15 @@ def batch_statistics(
 # Blocks
 
 
+def widths(width: int, n: int) -> list[int]:
+    """Channels of n levels, the image's end first: twice as many a level, at most 8 times the width."""
+    return [width * min(1 << i, 8) for i in range(n)]
+
+
 def hidden_block(
     layer: nn.Module,
     norm: nn.Module | None,
-    activation: str,
+    activation: str | None,
     *,
     dropout: float = 0.0,
     noise_std: float = 0.0,
@@ -235,7 +241,7 @@ def hidden_block(
         "noise": GaussianNoise(noise_std) if noise_std else None,
         "layer": layer,
         "norm": norm,
-        "activation": activation_layer(activation),
+        "activation": None if activation is None else activation_layer(activation),
         "dropout": nn.Dropout(dropout) if dropout else None,
     }
     return sequence(OrderedDict((name, part) for name, part in parts.items() if part is not None))
