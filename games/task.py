@@ -28,8 +28,8 @@ file stands too):
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,6 +148,17 @@ def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
         stats[name] = value.detach()
         loss = loss + weight * value
     return loss
+
+
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[None]:
+    """Let a frozen network's forward record its graph."""
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    yield
+    for p in frozen:
+        p.requires_grad_(False)
 
 
 def every(n: int) -> Callable[[int], bool]:

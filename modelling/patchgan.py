@@ -1,7 +1,8 @@
 """pix2pix's discriminator, which judges overlapping patches of an image, beside what it was made of. arXiv:1611.07004.
 
 As in the authors' code, which the paper's figures are of, the last but one convolution has stride 1, whence patches of
-70 px with three halvings; and a layer before a norm has a bias where the norm brings no shift.
+70 px with three halvings; and a layer before a norm has a bias where the norm brings no shift. The default norm is
+instance norm, which batch norm is in the paper's batches of one picture.
 """
 
 import itertools
@@ -64,7 +65,7 @@ class Discriminator(nn.Module):
         img_channels: int,
         source_channels: int = 0,
         n_layers: int = 3,
-        norm: str = "batch",
+        norm: str = "instance",
         width: int = 64,
         last_kernel: int = 4,
     ) -> None:

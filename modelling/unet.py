@@ -2,7 +2,8 @@
 
 Deviations: the text has dropout after the first three layers of the way up, the authors' code, followed here, after the
 first of them none and after the next three with the most channels. As in their code no layer but the last has a bias
-where the norm brings a shift; elsewhere all have one.
+where the norm brings a shift; elsewhere all have one. The default norm is instance norm, which batch norm is in the
+paper's batches of one picture, in training and sampling.
 """
 
 import itertools
@@ -77,7 +78,7 @@ class Generator(nn.Module):
         img_channels: int,
         source_channels: int | None = None,
         depth: int | None = None,
-        norm: str = "batch",
+        norm: str = "instance",
         width: int = 64,
         dropout: float = 0.5,
         sampling_dropout: bool = True,

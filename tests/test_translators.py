@@ -170,7 +170,9 @@ def instance_normed(x: Tensor) -> Tensor:
 
 def test_unet_of_the_paper() -> None:
     """Activations stand before the layers there, and skips are taken before them."""
-    G = moved(unet.Generator(img_size=(8, 16), img_channels=2, source_channels=3, depth=3, width=2))
+    G = moved(
+        unet.Generator(img_size=(8, 16), img_channels=2, source_channels=3, depth=3, width=2, norm="batch")
+    )
     a = torch.randn(2, 3, 8, 16, dtype=torch.float64)
     (d1, d2, d3), (u3, u2) = G.downs, G.ups
     x1 = F.conv2d(a, d1.layer.weight, None, 2, 1)
@@ -226,7 +228,7 @@ def test_srgan_of_the_paper() -> None:
 
 def test_patchgan_of_the_paper() -> None:
     """The source comes first."""
-    D = moved(DISCRIMINATORS["patchgan"](n_layers=2, img_size=(14, 12), img_channels=1))
+    D = moved(DISCRIMINATORS["patchgan"](n_layers=2, img_size=(14, 12), img_channels=1, norm="batch"))
     x, source = torch.randn(2, 1, 14, 12).double(), torch.randn(2, 3, 14, 12).double()
     first, second, third = D.blocks
     h = F.leaky_relu(F.conv2d(torch.cat([source, x], 1), first.layer.weight, first.layer.bias, 2, 1), 0.2)
