@@ -59,9 +59,10 @@ class TranslationEvaluator:
     """Scores of one network after another on the validation part, by rows of PAIRWISE and METRICS; the first decides.
 
     All processes of a group make one and call it together. reader: the network that reads pictures, None where no
-    metric needs one; sources: inputs by their numbers, of which n are translated, None for as many as targets; targets:
-    what translations are held against, all of them; the i-th is the partner of the i-th source where they are paired;
-    about: generator/config.json; source_fingerprint: of the sources, for the protocol; seed: of what networks draw;
+    metric needs one; sources: inputs by their numbers; n_sources: how many there are, None for as many as targets; n:
+    how many of them are translated at most, None for all; targets: what translations are held against, all of them; the
+    i-th is the partner of the i-th source where they are paired; about: generator/config.json; metrics: None for USUAL
+    ones that the pictures bear; source_fingerprint: of the sources, for the protocol; seed: of what networks draw;
     cache_dir, interrupted: as of Evaluator. UserError, before anything is computed, for metrics that do not fit.
     """
 
@@ -77,13 +78,19 @@ class TranslationEvaluator:
         cache_dir: Path,
         interrupted: Callable[[], bool] = lambda: False,
         n: int | None = None,
+        n_sources: int | None = None,
         split: str = "val",
         source_fingerprint: str | None = None,
         seed: int = 0,
     ) -> None:
         self.sources, self.targets, self.interrupted = sources, targets.without_labels(), interrupted
-        self.n = len(targets) if n is None else n
-        self.metrics = list(USUAL[paired] if metrics is None else metrics)
+        there = len(targets) if n_sources is None or paired else n_sources
+        self.n = there if n is None else min(n, there)
+        if self.n < 1:
+            raise UserError(f"--n {n}: give at least 1")
+        least = min(targets.images.shape[1:3])
+        usual = [name for name in USUAL[paired] if name not in PAIRWISE or PAIRWISE[name].least <= least]
+        self.metrics = usual if metrics is None else list(metrics)
         self.reader, self.split, self.seed = reader, split, seed
         self.said = {
             "pairing": about.get("data", {}).get("pairing"),
@@ -91,24 +98,16 @@ class TranslationEvaluator:
         }
         check_metrics(self.metrics, paired)
         self.pairwise = [name for name in self.metrics if name in PAIRWISE]
-        self._check_sizes(paired)
+        for name in self.pairwise:
+            if least < (wanted := PAIRWISE[name].least):
+                height, width = targets.images.shape[1:3]
+                raise UserError(
+                    f"--metrics {name}: it needs {wanted} px a side, the images have {height} x {width}"
+                )
         of_sets = [name for name in self.metrics if name in METRICS]
         self.evaluator = self._evaluator(of_sets, cache_dir) if of_sets else None
         self.G: nn.Module | None = None  # while it is scored
         self._values: dict[int, Tensor] = {}  # of PAIRWISE, by the number of a chunk's first image
-
-    def _check_sizes(self, paired: bool) -> None:
-        most = len(self.targets) if paired else max(1, self.n)
-        if not 1 <= self.n <= most:
-            raise UserError(
-                f"--n {self.n}: there are {len(self.targets)} pairs to validate: choose 1 to so many"
-            )
-        height, width, _ = self.targets.images.shape[1:]
-        for name in self.pairwise:
-            if min(height, width) < (least := PAIRWISE[name].least):
-                raise UserError(
-                    f"--metrics {name}: it needs {least} px a side, the images have {height} x {width}"
-                )
 
     def _evaluator(self, metrics: list[str], cache_dir: Path) -> Evaluator:
         """What scores the translations as a set; UserError."""
