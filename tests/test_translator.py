@@ -3,11 +3,14 @@
 import itertools
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +32,8 @@ from generation.translator import (
 )
 from modelling.model import Model
 from ops.spectral_norm import apply_spectral_norm
-from tests.test_tools import export
+from tests.test_tools import export, refused
+from tools import translate as tool
 
 
 class Tiny(nn.Module):
@@ -381,3 +385,176 @@ def test_a_checkpoint_without_a_network_is_refused(runs: Path, tmp_path: Path) -
         load_translator(tmp_path / "run", "raw", checkpoint=3)
     with pytest.raises(UserError, match="is damaged .*G_AB"):
         load_translator(tmp_path / "run", "ema", checkpoint=3)
+
+
+# -- tools.translate -------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path) -> Path:
+    """Pictures of several kinds in folders, and two that are none."""
+    (folder / "cats" / "old").mkdir(parents=True)
+    (folder / "empty.png").write_bytes(b"")
+    grey = Image.fromarray(picture(9, 13, 1)[0].numpy())
+    grey.save(folder / "a.png")
+    grey.save(folder / "a.tif")
+    grey.convert("RGB").save(folder / "cats" / "a.BMP")
+    Image.fromarray(picture(30, 40).permute(1, 2, 0).numpy()).save(folder / "cats" / "old" / "x.y.png")
+    Image.new("LA", (8, 8), (0, 0)).save(folder / "clear.png")
+    turned = Image.new("L", (16, 8))
+    turned.getexif()[0x0112] = 6  # a quarter turn
+    turned.save(folder / "turned.jpg", exif=turned.getexif())
+    (folder / "web.jpg").write_bytes(b"<html>")
+    return folder
+
+
+def files_in(folder: Path) -> list[str]:
+    """Their places, sorted."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def pixels(file: Path) -> Tensor:
+    """uint8 (C, h, w) of a picture."""
+    values = torch.from_numpy(np.array(Image.open(file)))
+    return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder as above."""
+    return write_pictures(tmp_path / "photos")
+
+
+WRITTEN = ["a.png", "a.tif.png", "cats/a.png", "cats/old/x.y.png", "clear.png", "turned.png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_all_pictures_of_a_path_are_translated(
+    runs: Path, photos: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As translate has them, each of its number in the order of names; those that are none are told."""
+    data = photos
+    if kind == "zip":
+        data = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", photos))
+    out = tmp_path / "out"
+    assert tool.main([str(runs / "one"), "--data", str(data), "--out", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert "pix2pix, step 7, ema weights, batch norm: none" in said.out
+    assert f"wrote 6 pictures to {out}/" in said.out
+    assert said.err.splitlines() == [
+        "warning: empty.png: empty file",
+        "warning: web.jpg: a web page saved as an image",
+        "warning: 2 of 8 pictures could not be read",
+    ]
+    assert files_in(out) == WRITTEN
+    translator = load_translator(runs / "one")
+    sources = {  # in grey, as the network takes them
+        "a.png": (0, picture(9, 13, 1)),
+        "a.tif.png": (1, picture(9, 13, 1)),
+        "cats/a.png": (2, picture(9, 13, 1)),
+        "clear.png": (4, torch.full((1, 8, 8), 255, dtype=torch.uint8)),
+        "turned.png": (6, torch.zeros(1, 16, 8, dtype=torch.uint8)),
+    }
+    for name, (number, source) in sources.items():
+        expected = translator.translate([source], first=number)[0]
+        assert torch.equal(pixels(out / name), expected), name
+    assert pixels(out / "cats/old/x.y.png").shape == (3, 30, 40)
+
+
+def test_names_that_are_taken_are_told_apart() -> None:
+    stems = tool.Stems()
+    names = ["a.png", "A.jpg", "a.tif", "b/a.png", "a.tif", "a.tif", "no"]
+    assert [stems.of(name) for name in names] == ["a", "A.jpg", "a.tif", "b/a", "a.tif_2", "a.tif_3", "no"]
+
+
+def test_flags_of_the_command(runs: Path, tmp_path: Path) -> None:
+    x = picture(24, 40)
+    Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path / "x.png")
+    translator = load_translator(runs / "two", "raw", checkpoint=3)
+
+    def written(*flags: object) -> Tensor:
+        argv = [runs / "two", "--data", tmp_path / "x.png", "--out", tmp_path / "out", "--overwrite"]
+        argv += ["--weights", "raw", "--checkpoint", "3", "--direction", "BtoA", "--device", "cpu", *flags]
+        assert tool.main([str(word) for word in argv]) == 0
+        return pixels(tmp_path / "out" / "x.png")
+
+    found = written()
+    assert torch.equal(found, translator.translate([x], "BtoA")[0]) and found.shape == (1, 24, 40)
+    tiled = written("--tile", "16")
+    assert torch.equal(tiled, translator.translate([x], "BtoA", tile=16)[0])
+    both = written("--side_by_side")
+    assert torch.equal(both[:, :, :40], x) and torch.equal(both[:, :, 40:], found.expand(3, -1, -1))
+    assert written("--scale_to", "12").shape == (1, 12, 20)
+    assert not list((tmp_path / "out").glob("tmp-*"))
+
+
+def test_larger_pictures_and_arrays(tmp_path: Path) -> None:
+    """A network of factor 2 whose pictures have 5 channels, which no PNG holds."""
+    write_run(
+        tmp_path / "run", {"AtoB": {"network": "G", "build": {**BUILD, "factor": 2, "img_channels": 5}}}
+    )
+    x = picture(9, 13, 1)
+    Image.fromarray(x[0].numpy()).save(tmp_path / "x.png")
+    argv = [str(tmp_path / "run"), "--data", str(tmp_path / "x.png"), "--out", str(tmp_path / "out")]
+    assert tool.main([*argv, "--device", "cpu"]) == 0
+    found = np.load(tmp_path / "out" / "x.npy")
+    assert np.array_equal(found, load_translator(tmp_path / "run").translate([x])[0].permute(1, 2, 0).numpy())
+    pair = tool.beside(x, torch.zeros(3, 18, 26, dtype=torch.uint8))
+    assert pair.shape == (3, 18, 52) and bool((pair[:, :, 26:] == 0).all()) and bool(pair[:, :, :26].any())
+
+
+def test_what_cannot_be_translated_is_one_line(
+    runs: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x.txt").write_text("x")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"<html>")
+    (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
+        archive.write(photos / "a.png", "a.png")
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "cut.zip").read_bytes()[:-30])
+    one, out = runs / "one", tmp_path / "out"
+    for argv, words in (
+        ((runs / "noise", "--data", photos, "--out", out), "makes pictures of noise: python -m tools.sample"),
+        ((one, "--data", photos, "--out", "x.png"), "--out x.png: name a folder"),
+        ((one, "--data", photos, "--out", tmp_path / "full"), "full is not empty: choose another folder, or"),
+        ((one, "--data", photos, "--out", photos / "out"), "lies in --data"),
+        ((one, "--data", photos, "--out", out, "--direction", "BtoA"), "--direction BtoA: this run translates AtoB"),
+        ((one, "--data", photos, "--out", out, "--tile", "0"), "must be a whole number of at least 1"),
+        ((one, "--data", photos, "--out", out, "--weights", "x"), "--weights x: this run has ema, raw"),
+        ((one, "--data", tmp_path / "bad", "--out", out), "its picture cannot be read: a.png: a web page"),
+        ((one, "--data", tmp_path / "empty", "--out", out), "holds no images"),
+        ((one, "--data", tmp_path / "nowhere", "--out", out), "no such file or folder"),
+        ((one, "--data", tmp_path / "cut.zip", "--out", out), "cut.zip is damaged"),
+        ((tmp_path, "--data", photos, "--out", out), "is no run"),
+    ):  # fmt: skip
+        assert words in refused(capsys, tool.main, *argv, "--device", "cpu")
+    capsys.readouterr()
+
+
+def test_pictures_too_large_are_named(
+    runs: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert (
+        tool.main([str(runs / "one"), "--data", str(photos), "--out", str(tmp_path / "o"), "--device", "cpu"])
+        == 0
+    )
+    said = capsys.readouterr().err
+    assert "warning: cats/old/x.y.png: a decompression bomb" in said
+    argv = [
+        str(runs / "one"),
+        "--data",
+        str(photos / "a.png"),
+        "--out",
+        str(tmp_path / "p"),
+        "--device",
+        "cpu",
+    ]
+    assert "of a picture of 100 x 144 px, has too many pixels" in refused(
+        capsys, tool.main, *argv, "--scale_to", "100"
+    )

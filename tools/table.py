@@ -28,7 +28,7 @@ import msgspec
 
 import disk
 from errors import UserError, cli, shown, tell
-from metrics.lines import GENERATOR, best_line, read_lines
+from metrics.lines import GENERATED, best_line, read_lines
 from tools import tool_parser
 
 # Not settings and protocol: those import torch, which takes longer than all that is done here, and is asked only of
@@ -173,7 +173,7 @@ def generated_lines(run: Path, extractor: str | None = None) -> list[dict[str, A
             about = msgspec.convert(line, Line).protocol
         except msgspec.ValidationError:
             continue  # another's line
-        if about.get("fakes") == GENERATOR and extractor in (None, about.get("extractor")):
+        if about.get("fakes") in GENERATED and extractor in (None, about.get("extractor")):
             found.append(line)
     return found
 
