@@ -58,7 +58,6 @@ class CycleGAN(Translation):
             )
 
     def __init__(self, config: TrainConfig, place: Place, data: Pairs, own: dict[str, nn.Module]) -> None:
-        self.check_channels(config)
         super().__init__(config, place, data, own)
         shapes = self.shapes_of(config)
         self.pools = {

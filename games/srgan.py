@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from errors import UserError
 from games.one_way import OneWay
 from games.translation import Shape
+from generation.evaluation import CHANNELS
 from metrics.lite0 import Lite0, find_lite0, load_lite0
 from settings import TrainConfig
 
 FACTOR = 4
 N_MAPS = 3  # of Lite0's sizes, those of 1/2, 1/4 and 1/8
+WITHOUT = "--term_weights features=0 does without"
 
 
 def low_resolution(x: Tensor, factor: int) -> Tensor:
@@ -44,16 +46,19 @@ class SRGAN(OneWay):
 
     @classmethod
     def refuse_unfit(cls, config: TrainConfig) -> None:
-        """As every translation; and features that cannot be looked at."""
+        """As every translation; and features that nothing is there to read."""
         super().refuse_unfit(config)
-        if cls.weights_of(config)["features"]:
-            without = "--term_weights features=0 does without"
-            if find_lite0() is None:
-                raise UserError(
-                    f"the features of --model srgan are read by a package that is not installed; {without}"
-                )
-            if config.img_channels not in (None, 1, 3):
-                raise UserError(f"features are read of 1 or 3 channels, not {config.img_channels}; {without}")
+        if cls.weights_of(config)["features"] and find_lite0() is None:
+            raise UserError(
+                f"the features of --model srgan are read by a package that is not installed; {WITHOUT}"
+            )
+
+    @classmethod
+    def check_channels(cls, config: TrainConfig) -> None:
+        """UserError where features cannot be read of the pictures."""
+        channels = cls.shapes_of(config)["b"][0]
+        if cls.weights_of(config)["features"] and channels not in CHANNELS:
+            raise UserError(f"features are read of 1 or 3 channels, not {channels}; {WITHOUT}")
 
     @classmethod
     def shapes_of(cls, config: TrainConfig) -> dict[str, Shape]:

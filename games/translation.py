@@ -161,15 +161,21 @@ class Translation(Task):
 
     @classmethod
     def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:
-        """With the channels of the pictures, where none are asked for."""
+        """With the channels of the pictures, where none are asked for; UserError for those that do not fit."""
 
         def look() -> tuple[int, int]:
             return channels_of(cls.found(config))
 
         found = dict(zip(("source_channels", "img_channels"), from_main(look), strict=True))
+        config = with_derived(config, {name: n for name, n in found.items() if getattr(config, name) is None})
+        cls.check_channels(config)
         if fresh:
             tell(flip_note(config))
-        return with_derived(config, {name: n for name, n in found.items() if getattr(config, name) is None})
+        return config
+
+    @classmethod
+    def check_channels(cls, config: TrainConfig) -> None:
+        """UserError where a term of G's loss cannot be computed of pictures with so many channels."""
 
     @classmethod
     def found(cls, config: TrainConfig) -> Found:
