@@ -170,7 +170,9 @@ PLAIN = "--norm_g none --norm_d none"
 # Without batch statistics; cin is a norm of G that has none.
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
-    **dict.fromkeys(("progressive_gan", "by-size", "sngan", "sagan", "biggan", "started", "pix2pix", "cyclegan"), ""),
+    **dict.fromkeys(
+        ("progressive_gan", "by-size", "sngan", "sagan", "biggan", "started", "pix2pix", "cyclegan"), ""
+    ),
     "ac": "--norm_d none",
     "rect_dcgan": "--norm_g none",
     "projection": "--norm_d none",
@@ -200,7 +202,9 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
     assert output.count("processes: 2, global batch: ") == len(commands)
     for name in EQUAL:
         one, two = (state(tmp_path / p, name, 6) for p in ("one", "two"))
-        held = ({part: s[part] for part in ("networks", "ema")} | s["task"].get("pool", {}) for s in (one, two))
+        held = (
+            {part: s[part] for part in ("networks", "ema")} | s["task"].get("pool", {}) for s in (one, two)
+        )
         one, two = ({k: v for k, v in leaves(s).items() if isinstance(v, torch.Tensor)} for s in held)
         assert one.keys() == two.keys()
         moved = 0.0
