@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from settings.recipes import (
+    ADAM,
     CIFAR10_ADA,
+    CYCLEGAN,
     PAPER256,
+    PIX2PIX,
+    PIX2PIX_SOURCE,
     PROGAN,
     SMALL_DATA,
+    SRGAN,
     STYLEGAN,
     STYLEGAN2,
     STYLEGAN2_AUTO,
@@ -25,10 +30,9 @@ class Preset:
     score: str = ""
 
 
-_ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
-_MNIST = _ADAM | {"model": "dcgan", "method": "gan", "batch_size": 32, "n_steps": 100_000}
+_MNIST = ADAM | {"model": "dcgan", "method": "gan", "batch_size": 32, "n_steps": 100_000}
 # all of CelebA's 202,599 images, the test part included
-_CELEBA = _ADAM | {"split": "all", "model": "dcgan", "img_size": 64, "batch_size": 128, "n_steps": 100_000}
+_CELEBA = ADAM | {"split": "all", "model": "dcgan", "img_size": 64, "batch_size": 128, "n_steps": 100_000}
 _CELEBA_WGAN = {
     "split": "all", "model": "dcgan", "method": "wgan", "img_size": 64, "batch_size": 64, "train_g_interval": 5,
     "optimizer": "RMSprop", "lr": 5e-5,
@@ -111,32 +115,6 @@ _INFOGAN_JOINT = {
     "n_steps": 50_000, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.9, "beta2": 0.999,
     "norm_g": "none", "norm_d": "none",
     "g_kwargs": {"architecture": "conv", "prior": "normal"}, "d_kwargs": {"architecture": "conv", "joint": True},
-}  # fmt: skip
-
-# 200 epochs of the 400 facades, in batches of one; its second half with rates that fall to 0. Norms are instance norms,
-# which batch norm is there. One optimiser's Adam for all.
-_PIX2PIX = _ADAM | {
-    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 80_000,
-    "lr_decay_from": 40_000, "flip": True, "ema": False, "term_weights": {"l1": 100.0},
-    "g_kwargs": {"sampling_dropout": True},
-}  # fmt: skip
-# Its random translations of up to a fifth are here pieces of pictures a fifth larger.
-_PIX2PIX_SOURCE = _ADAM | {
-    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 307, "batch_size": 16, "n_steps": 30_000,
-    "flip": True, "ema": True, "term_weights": {"l1": 100.0}, "norm_g": "instance", "norm_d": "instance",
-    "g_kwargs": {"depth": 7, "dropout": 0.0}, "d_kwargs": {"last_kernel": 3},
-}  # fmt: skip
-# 200 epochs of horse2zebra's 1,334 zebras.
-_CYCLEGAN = _ADAM | {
-    "model": "cyclegan", "method": "lsgan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 266_800,
-    "lr_decay_from": 133_400, "flip": True, "ema": False, "pool_size": 50,
-    "term_weights": {"cycle": 10.0, "identity": 5.0},
-}  # fmt: skip
-# The paper first trains G for a million updates by the mean squared error alone: `--term_weights adversarial=0
-# features=0`, then --init_from. Its rate falls to a tenth in one step, here to 0 along a line.
-_SRGAN = {
-    "model": "srgan", "method": "gan", "img_size": 96, "batch_size": 16, "n_steps": 200_000, "lr": 1e-4, "beta1": 0.9,
-    "lr_decay_from": 100_000, "flip": True, "ema": True, "factor": 4,
 }  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
@@ -251,10 +229,10 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
-    "pix2pix": Preset("gan_pairs", _PIX2PIX, "arXiv:1611.07004, facades"),
-    "pix2pix-source": Preset("gan_pairs", _PIX2PIX_SOURCE, _GAU),
-    "cyclegan": Preset("gan_pairs", _CYCLEGAN, "arXiv:1703.10593, horse2zebra"),
-    "srgan": Preset("gan_pairs", _SRGAN, "arXiv:1609.04802, with L1 and Lite0's features"),
+    "pix2pix": Preset("gan_pairs", PIX2PIX, "arXiv:1611.07004, facades"),
+    "pix2pix-source": Preset("gan_pairs", PIX2PIX_SOURCE, _GAU),
+    "cyclegan": Preset("gan_pairs", CYCLEGAN, "arXiv:1703.10593, horse2zebra"),
+    "srgan": Preset("gan_pairs", SRGAN, "arXiv:1609.04802, with L1 and Lite0's features"),
     "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)
