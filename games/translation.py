@@ -33,7 +33,7 @@ from games.task import (
     network_rates,
     total,
 )
-from games.validation import TranslationScorer, rows_of_pictures
+from games.validation import TranslationScorer, Validation, rows_of_pictures
 from generation.sampling import undisturbed
 from generation.state import non_finite
 from generation.translator import export_translator, translating_copy
@@ -563,17 +563,27 @@ class Translation(Task):
 
     def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
         """The validation part: each way's pictures against their targets."""
+        ways = [
+            Validation(
+                network=None if len(self.averaged) == 1 else way.network,
+                sources=partial(self._validation, way),
+                n_sources=self._count(way.source),
+                targets=self._targets(way.target),
+            )
+            for way in self.ways.values()
+        ]
+        paired = self.pairing_of(self.config) != "unpaired"
         return TranslationScorer(
-            self.config,
-            self.about,
-            {
-                name: (way.network, partial(self._validation, way), getattr(self.data.val, way.target))
-                for name, way in self.ways.items()
-            },
-            paired=self.pairing_of(self.config) != "unpaired",
-            device=self.device,
-            interrupted=interrupted,
+            self.config, self.about, ways, paired=paired, device=self.device, interrupted=interrupted
         )
+
+    def _targets(self, side: str) -> ImageData:
+        return {"a": self.data.val.a, "b": self.data.val.b}[side]
+
+    def _count(self, side: str) -> int:
+        """Validation pictures of a side; what is made of the other is as many."""
+        data = self._targets(side)
+        return len(self.data.val) if data is None else len(data)
 
     def _validation(self, way: Way, start: int, stop: int) -> Tensor:
         """Pictures [start, stop) of the validation part, as a way's G is given them."""

@@ -1,6 +1,7 @@
 """Pictures and scores of the validation part of two sides, along the training of what translates between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generation.extractors import open_extractor
-from generation.generator import batch_norm_of
 from generation.pictures import in_colour, picture_table, to_picture
-from generation.translation_scores import TranslationEvaluator
+from generation.translation_scores import TranslationEvaluator, both_ways
+from generation.translator import translator_batch_norm
 from images.batches import ImageData
 from images.cache import cache_folder
 from metrics.features import to_uint8
 from metrics.pairwise import PAIRWISE
 from settings import TrainConfig
-
-Validation = tuple[
-    str, Callable[[int, int], Tensor], ImageData
-]  # network, its sources [start, stop), their targets
 
 
 def rows_of_pictures(rows: list[tuple[str, Tensor]]) -> Image.Image:
@@ -35,60 +32,70 @@ def rows_of_pictures(rows: list[tuple[str, Tensor]]) -> Image.Image:
     return picture_table([""] * len(rows[0][1]), [(title, drawn(x)) for title, x in rows])
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The validation part as a way's network is given it: sources [start, stop), how many, and their targets.
+
+    network: its name in a weight set of several, None for a set that is the network.
+    """
+
+    network: str | None
+    sources: Callable[[int, int], Tensor]
+    n_sources: int
+    targets: ImageData
+
+
 class TranslationScorer:
-    """Scores of all ways, by direction; the first way's first metric says what is best."""
+    """Scores of all ways, one or two; the first way's first metric says what is best."""
 
     def __init__(
         self,
         config: TrainConfig,
         about: dict[str, Any],
-        ways: Mapping[str, Validation],
+        ways: Sequence[Validation],
         *,
         paired: bool,
         device: torch.device,
         interrupted: Callable[[], bool],
     ) -> None:
+        metrics = config.metrics if "metrics" in config.asked else None
         reader = None
-        if any(name not in PAIRWISE for name in config.metrics):
+        if metrics is None or not PAIRWISE.keys() >= set(metrics):
             weights = None if config.metric_weights is None else Path(config.metric_weights)
             reader = open_extractor(config.extractor, weights, config.cache_dir, device)
-        self.several = len(ways) > 1
-        self.evaluators = {
-            name: (
-                network,
-                TranslationEvaluator(
-                    reader,
-                    sources=sources,
-                    targets=targets,
-                    paired=paired,
-                    about=about,
-                    metrics=config.metrics,
-                    n=config.eval_n,
-                    cache_dir=cache_folder(config.cache_dir),
-                    interrupted=interrupted,
-                ),
+        self.ways = ways
+        self.evaluators = [
+            TranslationEvaluator(
+                reader,
+                sources=way.sources,
+                n_sources=way.n_sources,
+                targets=way.targets,
+                paired=paired,
+                about=about,
+                metrics=metrics,
+                n=config.eval_n,
+                cache_dir=cache_folder(config.cache_dir),
+                interrupted=interrupted,
             )
-            for name, (network, sources, targets) in ways.items()
-        }
+            for way in ways
+        ]
 
     @property
     def better(self) -> str:
         """Whether the deciding score should be "low" or "high"."""
-        return next(iter(self.evaluators.values()))[1].better
+        return self.evaluators[0].better
 
-    def _network(self, name: str, weights: nn.Module) -> nn.Module:
-        return weights[name] if self.several else weights
+    def _networks(self, weights: nn.Module) -> list[nn.Module]:
+        return [weights if way.network is None else weights[way.network] for way in self.ways]
 
-    def score(self, weights: nn.Module, *, step: int, **about: Any) -> dict[str, Any]:
-        """One line of scores.jsonl, equal on all processes: of further ways each score says which."""
-        line: dict[str, Any] = {}
-        for way, (network, evaluator) in self.evaluators.items():
-            G = self._network(network, weights)
-            found = evaluator.score(G, step=step, batch_norm=batch_norm_of(G), **about)
-            own = {name: value for name, value in found.items() if name not in ("step", "protocol", "date")}
-            line = line | {f"{name} {way}": value for name, value in own.items()} if line else found
-        return line
+    def score(self, network: nn.Module, *, step: int, weights: str) -> dict[str, Any]:
+        """One line of scores.jsonl, equal on all processes."""
+        lines = [
+            evaluator.score(G, step=step, weights=weights, batch_norm=translator_batch_norm(G))
+            for evaluator, G in zip(self.evaluators, self._networks(network), strict=True)
+        ]
+        return lines[0] if len(lines) == 1 else both_ways(*lines)
 
-    def seconds(self, weights: nn.Module) -> float:
+    def seconds(self, network: nn.Module) -> float:
         """About how long a score takes."""
-        return sum(e.seconds(self._network(name, weights)) for name, e in self.evaluators.values())
+        return sum(e.seconds(G) for e, G in zip(self.evaluators, self._networks(network), strict=True))

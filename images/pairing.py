@@ -143,8 +143,10 @@ def paths_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def side_named(folder: str) -> tuple[str | None, str] | None:
     """(split or None, A or B) of a folder that is a side by its name; None for others."""
     found = _SIDE.fullmatch(folder)
-    word = "" if found is None else (found[1] or "").lower()
-    return None if found is None or word and word not in SPLITS else (SPLITS.get(word), found[2].upper())
+    if found is None:
+        return None
+    word, letter = (found[1] or "").lower(), found[2].upper()
+    return (SPLITS.get(word), letter) if word in ("", *SPLITS) else None
 
 
 def by_side(names: list[str]) -> dict[str, tuple[str | None, str, tuple[str, ...]]]:
@@ -154,9 +156,9 @@ def by_side(names: list[str]) -> dict[str, tuple[str | None, str, tuple[str, ...
     for paths in (strip_root(full), full):
         found = {}
         for name, path in zip(names, paths, strict=True):
-            sides = ((k, side_named(folder)) for k, folder in enumerate(path[:-1]))
-            for k, (split, letter) in ((k, side) for k, side in sides if side is not None):
-                found.setdefault(name, (split, letter, path[:k] + path[k + 1 :]))
+            k = next((k for k, folder in enumerate(path[:-1]) if side_named(folder) is not None), None)
+            if k is not None:
+                found[name] = (*side_named(path[k]), path[:k] + path[k + 1 :])
         if found:
             return found
     return {}

@@ -199,10 +199,10 @@ def load_pairs(
         a, b = (load_side(i, split, frozenset()) for i in (0, 1))
         if found.pairing == "paired" and (alone := without_partner(found, split, a, b)):
             if is_main:
-                say(
-                    f"warning: {len(alone):,} pairs of {found.where} are left out, one picture of which cannot be read"
-                )
+                what = f"warning: {len(alone):,} pairs of {found.where} ({split}) are left out"
+                say(f"{what}, one picture of which is missing or cannot be read")
             a, b = (load_side(i, split, alone) for i in (0, 1))
+            assert not without_partner(found, split, a, b), "they were left out"
         return PairSplit(found.name, found.pairing, a, b)
 
     return Pairs(load_split("train"), load_split("val"))
@@ -210,10 +210,11 @@ def load_pairs(
 
 def without_partner(found: Found, split: str, a: ImageData, b: ImageData) -> frozenset[str]:
     """Keys that one side alone has."""
-    keys = [
-        {side.key(split, name) for name in data.files} for side, data in zip(found.sides, (a, b), strict=True)
-    ]
-    return frozenset(keys[0] ^ keys[1])
+    sides = zip(found.sides, (a, b), strict=True)
+    one, other = ([side.key(split, name) for name in data.files] for side, data in sides)
+    alone = frozenset(one) ^ frozenset(other)
+    assert alone or one == other, "partners stand in one order"
+    return alone
 
 
 def check_pair_channels(found: Found, img_channels: tuple[int, int]) -> None:

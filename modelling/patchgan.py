@@ -1,8 +1,13 @@
 """pix2pix's discriminator, which judges overlapping patches of an image, beside what it was made of. arXiv:1611.07004.
 
+<<<<<<< HEAD
 As in the authors' code, which the paper's figures are of, the last but one convolution has stride 1, whence patches of
 70 px with three halvings; and a layer before a norm has a bias where the norm brings no shift. The default norm is
 instance norm, which batch norm is in the paper's batches of one picture.
+=======
+The paper's patches of 70 px are those of its authors' code, where two convolutions of stride 1 follow three halvings;
+a layer before a norm has a bias where the norm brings no shift, as there.
+>>>>>>> h-networks
 """
 
 import itertools

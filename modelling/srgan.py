@@ -74,6 +74,7 @@ class Generator(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
+        check_number("factor", factor, 1, whole=True)
         check_choice("factor of srgan", factor, FACTORS)
         for name, value in (("img_channels", img_channels), ("n_blocks", n_blocks), ("width", width)):
             check_number(name, value, 1, whole=True)

@@ -1,8 +1,8 @@
 """pix2pix's U-Net: an image through ever smaller maps and back, with skips between maps of a size. arXiv:1611.07004.
 
-Deviations: the text has dropout after the first three layers of the way up, the authors' code, followed here, after the
-first of them none and after the next three with the most channels. As in their code no layer but the last has a bias
-where the norm brings a shift; elsewhere all have one. The default norm is instance norm, which batch norm is in the
+Deviations, the first two as in the authors' code: dropout acts not in the first three layers of the way up but in those
+after the innermost that have the most channels, three of them at 256 px; where the norm brings a shift, no layer but
+the last has a bias, not even those without a norm. The default norm is instance norm, which batch norm is in the
 paper's batches of one picture, in training and sampling.
 """
 

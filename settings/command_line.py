@@ -104,7 +104,7 @@ def make_parser(
     texts = {
         ("-h", "--help"): partial(short_help, script, description, defaults),
         ("--help_all",): partial(all_flags, script, defaults),
-        ("--list_presets",): partial(preset_list, script, kind_of(datasets[0]), defaults),
+        ("--list_presets",): partial(preset_list, script, defaults),
     }
     for names, text in texts.items():
         parser.add_argument(*names, action=Show, text=text, dest="shown")
@@ -211,7 +211,7 @@ def parse_config(
     flags = read_settings(typed | pairs)
     from_preset, from_file = {}, {}
     if preset is not None:
-        one_of("preset", preset, known_presets(script, kind))
+        one_of("preset", preset, known_presets(script, {"dataset": datasets[0], **defaults}))
         from_preset = read_settings(PRESETS[preset].settings, f"preset {preset}")
     if file is not None:
         from_file = read_config_file(file)

@@ -113,6 +113,32 @@ _INFOGAN_JOINT = {
     "g_kwargs": {"architecture": "conv", "prior": "normal"}, "d_kwargs": {"architecture": "conv", "joint": True},
 }  # fmt: skip
 
+# 200 epochs of the 400 facades, in batches of one; its second half with rates that fall to 0. Norms are instance norms,
+# which batch norm is there. One optimiser's Adam for all.
+_PIX2PIX = _ADAM | {
+    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 80_000,
+    "lr_decay_from": 40_000, "flip": True, "ema": False, "term_weights": {"l1": 100.0},
+    "g_kwargs": {"sampling_dropout": True},
+}  # fmt: skip
+# Its random translations of up to a fifth are here pieces of pictures a fifth larger.
+_PIX2PIX_SOURCE = _ADAM | {
+    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 307, "batch_size": 16, "n_steps": 30_000,
+    "flip": True, "ema": True, "term_weights": {"l1": 100.0}, "norm_g": "instance", "norm_d": "instance",
+    "g_kwargs": {"depth": 7, "dropout": 0.0}, "d_kwargs": {"last_kernel": 3},
+}  # fmt: skip
+# 200 epochs of horse2zebra's 1,334 zebras.
+_CYCLEGAN = _ADAM | {
+    "model": "cyclegan", "method": "lsgan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 266_800,
+    "lr_decay_from": 133_400, "flip": True, "ema": False, "pool_size": 50,
+    "term_weights": {"cycle": 10.0, "identity": 5.0},
+}  # fmt: skip
+# The paper first trains G for a million updates by the mean squared error alone: `--term_weights adversarial=0
+# features=0`, then --init_from. Its rate falls to a tenth in one step, here to 0 along a line.
+_SRGAN = {
+    "model": "srgan", "method": "gan", "img_size": 96, "batch_size": 16, "n_steps": 200_000, "lr": 1e-4, "beta1": 0.9,
+    "lr_decay_from": 100_000, "flip": True, "ema": True, "factor": 4,
+}  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
     "mnist-dcgan-conditional": Preset("gan_mnist", _MNIST | {"conditional": True}, _GAU),
@@ -225,6 +251,10 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
+    "pix2pix": Preset("gan_pairs", _PIX2PIX, "arXiv:1611.07004, facades"),
+    "pix2pix-source": Preset("gan_pairs", _PIX2PIX_SOURCE, _GAU),
+    "cyclegan": Preset("gan_pairs", _CYCLEGAN, "arXiv:1703.10593, horse2zebra"),
+    "srgan": Preset("gan_pairs", _SRGAN, "arXiv:1609.04802, with L1 and Lite0's features"),
     "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)

@@ -152,7 +152,7 @@ def test_without_folders_of_splits_a_tenth_is_held_out(tmp_path: Path) -> None:
     names = [f"picture {i}" for i in range(1000)]
     held = held_out(names)
     assert 70 < len(held) < 130 and held_out(names[:500]) == held & set(names[:500])
-    assert [len(held_out(names[:n])) for n in (2, 3)] == [1, 1]
+    assert [len(held_out(some)) for some in (names[:2], sorted(held)[:2], sorted(held)[2:5])] == [1, 1, 1]
     pictures: dict[str, np.ndarray] = {}
     for i in range(30):
         pictures |= both(f"?/{i}", i, ".png", ".bmp")
@@ -289,12 +289,47 @@ def test_what_cannot_be_read_is_left_out_with_its_partner(
     pairs = loaded(found)
     said = capsys.readouterr().err
     assert "trainA/03.png" in said and "warning: 2 pairs of" in said
-    assert "24 pairs to train, 1 to validate" in said
+    assert "24 pairs to train, 1 to validate" in said and "(train) are left out" in said
     expected = [i for i in range(24) if i not in (3, 17)]
     a, b = PairBatches(pairs.train, None, 0, False, "cpu").in_order(0, 22)
     assert numbers(a) == expected and torch.equal(b, -a) and len(pairs.train.a) == len(pairs.train.b) == 22
     # what the others open, which decode nothing
     assert loaded(found, is_main=False).train.fingerprint == pairs.train.fingerprint
+
+
+def test_stacks_of_unequal_length(tmp_path: Path) -> None:
+    """Rows of one number are partners; the one that has none is left out."""
+    for side, make, lengths in (("A", coded, (5, 3)), ("B", partner, (4, 3))):
+        (tmp_path / side).mkdir()
+        for k, n in enumerate(lengths):
+            np.save(tmp_path / side / f"stack{k}.npy", np.stack([make(10 * k + i) for i in range(n)]))
+    found = find_pairs(tmp_path)
+    pairs = loaded(found)
+    rows = []
+    for split in (pairs.train, pairs.val):
+        a, b = PairBatches(split, None, 0, False, "cpu").in_order(0, len(split))
+        assert torch.equal(b, -a)
+        rows += numbers(a)
+    assert sorted(rows) == [0, 1, 2, 3, 10, 11, 12]
+
+
+def test_suffixes_do_not_change_the_order(tmp_path: Path) -> None:
+    """1.png comes before 1.q.png, and 1.tif behind 1.q.tif."""
+    pictures: dict[str, np.ndarray] = {}
+    for i, stem in enumerate(("1", "1.q", "1-2", "1.z")):
+        for split in ("train", "val"):
+            pictures |= both(f"{split}?/{stem}", i, ".png", ".tif")
+    train = loaded(find_pairs(pack(tmp_path / "set", ".zip", pictures))).train
+    a, b = PairBatches(train, None, 0, False, "cpu").in_order(0, 4)
+    assert torch.equal(b, -a)
+
+
+def test_whole_files_and_their_halves_are_no_one_cache(tmp_path: Path) -> None:
+    pictures = {f"{split}/{i}.png": beside(i) for split in ("train", "val") for i in (0, 1)}
+    path = pack(tmp_path / "set", "folder", pictures)
+    found = (find_pairs(path, None, pairing) for pairing in ("paired", "alone"))
+    halves, whole = (loaded(each, crop="stretch").train.b for each in found)
+    assert halves.files == whole.files and not np.array_equal(halves.images, whole.images)
 
 
 def test_training_is_loaded_larger_and_validation_whole(tmp_path: Path) -> None:

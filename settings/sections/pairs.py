@@ -28,22 +28,21 @@ class PairSettings(Section):
 
     data_b: str | None = flag(
         None,
-        "pictures of side B, where those of side A stand by themselves in --data",
+        "pictures of side B, where --data has those of side A",
         at_resume="free",
         path=True,
         usual=True,
     )
     pairing: str | None = flag(
         None,
-        "how the sides belong together; grey: A is made of B; alone: there is B alone (default: the model's)",
+        "how sides belong together; grey: A is that of B; alone: no A (default: the model's)",
         choices=lambda: PAIRINGS,
         usual=True,
     )
     direction: str = flag("AtoB", "which side is made of which", choices=lambda: DIRECTIONS, usual=True)
     load_size: int | None = flag(
         None,
-        "pixels of the shorter side that pictures are brought to, for --img_size to be cut out at random (default: "
-        "they are brought to --img_size)",
+        "shorter side of pictures in px, of which --img_size is cut out at random",
         least=1,
         usual=True,
     )
@@ -55,7 +54,7 @@ class PairSettings(Section):
     )
     term_weights: dict[str, float] = flag(
         dict,
-        "weights of G's terms, NAME=WEIGHT ..., e.g. l1=10, cycle=10 identity=0",
+        "weights of terms of G's loss, e.g. l1=10, cycle=10 identity=0",
         read=read_terms,
         usual=True,
     )
