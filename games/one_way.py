@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from games.task import Stats, total, trainable
 from games.translation import Sides, Translation, Way
-from ops.precision import upcast
 from settings import TrainConfig
 
 
@@ -34,8 +33,8 @@ class OneWay(Translation):
 
     def generate(self, sides: Sides) -> Tensor:
         """B as G makes it of A."""
-        with self.place.autocast():
-            return upcast(self.forwards["G"](sides.real["a"]))
+        (way,) = self.ways.values()
+        return self.translate(way, sides.real[way.source])
 
     def fakes_for_d(self, name: str, sides: Sides) -> Tensor:
         """Cut off from G; where G trains next on the same pictures its graph is kept for it."""

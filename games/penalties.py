@@ -12,15 +12,15 @@ from settings import TrainConfig
 
 
 class Penalties:
-    """The penalties that the settings ask for, with weights, intervals and means.
+    """The penalties that the settings ask for of these sides, "d" and "g", with weights, intervals and means.
 
     every_step: names by side, "d" or "g", of those in each step's main phase; lazy: name -> interval of those with a
     phase of their own. means: by name, as a checkpoint holds them; running: tensors that move within a phase.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, sides: str = "dg") -> None:
         self.accumulate = config.accumulate
-        active = config.penalties()
+        active = {name: how for name, how in config.penalties().items() if PENALTIES[name].side in sides}
         self.weights = {name: weight for name, (weight, _) in active.items()}
         self.every_step = {
             side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]

@@ -88,8 +88,7 @@ class Translation(Task):
     """A game of two sides of pictures.
 
     pairings: how they can belong together, the first unless another is asked for; usual_terms: weights of the terms of
-    G's loss; judges: discriminator -> the side that it judges; conditions: whether D is shown the
-    source too.
+    G's loss; judges: discriminator -> the side that it judges; conditions: whether D is shown the source too.
     """
 
     pairings: ClassVar[tuple[str, ...]]
@@ -244,8 +243,9 @@ class Translation(Task):
         self.augmenters = {
             name: Augmenter(config, self.device, self.schedule) for name in self.judges if config.augment
         }
-        # one for each that is trained: their running means are their own
-        self.penalties = {name: Penalties(config, self.device) for name in (*self.judges, *self.averaged)}
+        # one for each network: their running means are their own
+        self.penalties = {name: Penalties(config, self.device, "d") for name in self.judges}
+        self.penalties |= {name: Penalties(config, self.device, "g") for name in self.averaged}
         self.running = [x for penalties in self.penalties.values() for x in penalties.running]
         self.rates = network_rates(config, self.networks, of_d=self.judges)
         self.beta2 = network_beta2(config, self.networks, of_d=self.judges)
@@ -265,9 +265,8 @@ class Translation(Task):
         updates = 1 if side == "d" else self.config.train_g_interval
         for name in names:
             for penalty, n in self.penalties[name].lazy.items():
-                if PENALTIES[penalty].side == side:
-                    title = penalty if len(names) == 1 else f"{penalty}_{name}".lower()
-                    yield Phase(title, (name,), partial(loss, penalty, name), every(n * updates), interval=n)
+                title = penalty if len(names) == 1 else f"{penalty}_{name}".lower()
+                yield Phase(title, (name,), partial(loss, penalty, name), every(n * updates), interval=n)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -275,10 +274,16 @@ class Translation(Task):
         return {"name": self.data.train.name, "fingerprint": self.data.train.fingerprint, "n_labels": 0}
 
     def describe(self) -> list[str]:
-        """Parameters, pictures."""
+        """Parameters, what D judges, terms of G's loss, pictures."""
         shapes = self.shapes_of(self.config)
         sides = " -> ".join(shape_in_words((h, w), c) for c, h, w in (shapes["a"], shapes["b"]))
-        return [*super().describe(), f"data: {self.data.train.name}, {self.pairing_of(self.config)}, {sides}"]
+        fields = {getattr(self.networks[name], "receptive_field", None) for name in self.judges} - {None}
+        return [
+            *super().describe(),
+            *(f"D judges patches of {field} x {field} px" for field in fields),
+            f"terms of G's loss: {', '.join(f'{name} {weight:g}' for name, weight in self.weights.items())}",
+            f"data: {self.data.train.name}, {self.pairing_of(self.config)}, {sides}",
+        ]
 
     # -- a step ------------------------------------------------------------------------------------------------------
 
