@@ -85,7 +85,7 @@ def mirrored_index(start: int, stop: int, length: int) -> Tensor:
 def joined(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
     """The pieces of an axis as parts that follow each other along dim: in the middle of each overlap one fades into the
     next, along a straight line."""
-    share = (torch.arange(cut.fade) + 0.5) / cut.fade
+    share = (torch.arange(cut.fade, dtype=torch.float32) + 0.5) / cut.fade
     before, done = None, 0
     for start, piece in zip(cut.starts, pieces, strict=True):
         if before is not None:
@@ -93,7 +93,9 @@ def joined(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
             low = (last + cut.side + start - cut.fade) // 2
             yield ahead.narrow(dim, done - last, low - done)
             ends = ahead.narrow(dim, low - last, cut.fade), piece.narrow(dim, low - start, cut.fade)
-            yield torch.lerp(*ends, share.view([-1 if d == dim else 1 for d in range(piece.dim())]))
+            yield torch.lerp(
+                *ends, share.to(piece.dtype).view([-1 if d == dim else 1 for d in range(piece.dim())])
+            )
             done = low + cut.fade
         before = start, piece
     yield piece.narrow(dim, done - start, cut.side - (done - start))

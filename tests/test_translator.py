@@ -404,6 +404,7 @@ def write_pictures(folder: Path) -> Path:
     turned.getexif()[0x0112] = 6  # a quarter turn
     turned.save(folder / "turned.jpg", exif=turned.getexif())
     (folder / "web.jpg").write_bytes(b"<html>")
+    (folder / "phone.heic").write_bytes(b"x")
     return folder
 
 
@@ -440,7 +441,9 @@ def test_all_pictures_of_a_path_are_translated(
     said = capsys.readouterr()
     assert "pix2pix, step 7, ema weights, batch norm: none" in said.out
     assert f"wrote 6 pictures to {out}/" in said.out
-    assert said.err.splitlines() == [
+    unread, *others = said.err.splitlines()
+    assert unread.startswith("warning: 1 files in .heic are not read here: ")
+    assert others == [
         "warning: empty.png: empty file",
         "warning: web.jpg: a web page saved as an image",
         "warning: 2 of 8 pictures could not be read",
@@ -558,3 +561,17 @@ def test_pictures_too_large_are_named(
     assert "of a picture of 100 x 144 px, has too many pixels" in refused(
         capsys, tool.main, *argv, "--scale_to", "100"
     )
+
+
+@pytest.mark.gpu
+def test_a_gpu_translates_as_the_cpu_does(runs: Path) -> None:
+    x = [picture(40, 70, 1)]
+    there, here = (
+        load_translator(runs / "two", device=device).translate(x, tile=32)[0] for device in ("cuda", "cpu")
+    )
+    assert there.device == here.device and int((there.int() - here.int()).abs().max()) <= 1
+
+
+def test_double_precision_goes_through_tiles() -> None:
+    G, x = tiny().double(), picture(70, 40)
+    assert torch.equal(translated(G, x, 32), translated(G, x))

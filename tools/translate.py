@@ -26,12 +26,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from errors import UserError, blaming_user, cli, shown
+from errors import UserError, blaming_user, cli, shown, tell
 from generation.pictures import in_colour
 from generation.translator import TILE, Translator, load_translator
 from images.archives import Files, open_files
 from images.arrays import SUFFIX, Scale
 from images.decoding import SUFFIXES, BadImage, Fit, Member, decode, only_bombs_warn, read_member
+from images.files import unread_notes
 from images.scan import header_of, is_scale
 from tools import tool_parser
 from tools.common import (
@@ -102,6 +103,11 @@ class Pictures:
     def n(self) -> int | None:
         """Known after the first."""
         return 1 if self.files is None else self.files.n_images
+
+    @property
+    def notes(self) -> list[str]:
+        """After the last: what was passed over, a line each."""
+        return [] if self.files is None else unread_notes(self.files)
 
     def __iter__(self) -> Iterator[Member]:
         """In a fixed order. UserError for a damaged archive, and where there are none."""
@@ -187,6 +193,8 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
     if not n_written:
         what = "its picture cannot" if n_bad == 1 else f"none of its {n_bad:,} pictures can"
         raise UserError(f"--data {args.data}: {what} be read: {bad[0]}")
+    for note in pictures.notes:
+        tell(note)
     for line in bad:
         warn(line)
     if n_bad:
