@@ -5,7 +5,6 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +30,8 @@ from generation.translator import (
     translating_copy,
 )
 from modelling.model import Model
+from modelling.sizes import Sides
+from modelling.unet import Dropout
 from ops.spectral_norm import apply_spectral_norm
 from tests.test_tools import export, refused
 from tools import translate as tool
@@ -55,16 +56,16 @@ class Tiny(nn.Module):
             raise UserError(f"--width {width} must be a whole number, at least 1")
         self.img_size, self.img_channels, self.factor = img_size, img_channels, factor
         self.source_channels = img_channels if source_channels is None else source_channels
-        self.sides = SimpleNamespace(multiple=4, least=8)
+        self.sides = Sides(4, 8)
         self.first = nn.Conv2d(self.source_channels, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.last = nn.Conv2d(width, img_channels, 3, padding=1)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, sampling=dropout > 0)
 
     def forward(self, a: Tensor) -> Tensor:
         """Images of `factor` times the size."""
         assert a.shape[2] % 4 == a.shape[3] % 4 == 0 and min(a.shape[2:]) >= 8
-        h = F.dropout(F.relu(self.norm(self.first(a))), self.dropout, training=True)
+        h = self.dropout(F.relu(self.norm(self.first(a))))
         return torch.tanh(self.last(F.interpolate(h, scale_factor=self.factor, mode="nearest")))
 
 
@@ -190,6 +191,19 @@ def test_a_translation_is_of_its_picture_seed_and_number_alone() -> None:
 
 
 # -- copies ----------------------------------------------------------------------------------------
+
+
+def test_pictures_that_fit_go_in_batches() -> None:
+    """Alike to a level of 255, whatever their number, and in as many calls as batches of 16 take."""
+    G, seen = tiny(norm=True), []
+    G.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    x = torch.stack([picture(16, 24, 3, seed=i) for i in range(18)])
+    together, alone = torch.stack(translate(G, x)), torch.stack(translate(G, list(x)))
+    assert seen == [16, 2] + [1] * 18
+    assert (together.int() - alone.int()).abs().max() <= 1
+    seen.clear()
+    translate(G, x, tile=20), translate(tiny(dropout=0.5), x)
+    assert max(seen) == 1
 
 
 def test_copies_have_the_statistics_of_their_sources() -> None:

@@ -39,7 +39,7 @@ CONFIG_LIMIT = 4 * 2**20  # bytes
 INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and squares are
 # Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
 NO_SETTING = {
-    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_root", "cache_dir", "data_device", "loggers",
+    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_b", "data_root", "cache_dir", "data_device", "loggers",
     "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
     "extractor", "metric_weights", "metrics", "data_name", "dry_run",
 }  # fmt: skip
