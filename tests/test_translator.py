@@ -519,6 +519,27 @@ def test_larger_pictures_and_arrays(tmp_path: Path) -> None:
     assert pair.shape == (3, 18, 52) and bool((pair[:, :, 26:] == 0).all()) and bool(pair[:, :, :26].any())
 
 
+@pytest.mark.parametrize("half", ["left", "right"])
+def test_halves_of_pairs(runs: Path, tmp_path: Path, half: str) -> None:
+    """The right one of an odd width begins after the middle column."""
+    x = picture(9, 27, 1)
+    Image.fromarray(x[0].numpy()).save(tmp_path / "x.png")
+    argv = [
+        str(runs / "one"),
+        "--data",
+        str(tmp_path / "x.png"),
+        "--out",
+        str(tmp_path / "out"),
+        "--half",
+        half,
+    ]
+    assert tool.main([*argv, "--device", "cpu"]) == 0
+    part = {"left": x[:, :, :13], "right": x[:, :, 14:]}[half]
+    (found,) = load_translator(runs / "one").translate([part])
+    with Image.open(tmp_path / "out" / "x.png") as written:
+        assert np.array_equal(np.asarray(written), found.permute(1, 2, 0).numpy())
+
+
 def test_what_cannot_be_translated_is_one_line(
     runs: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

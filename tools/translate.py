@@ -5,6 +5,7 @@
     python -m tools.translate RUN --data photos.zip --out pairs/ --side_by_side
     python -m tools.translate RUN --data paintings/ --out photos/ --direction BtoA
     python -m tools.translate RUN --data photos/ --out translated/ --scale_to 256
+    python -m tools.translate RUN --data facades/val --out painted/ --half right   of pairs side by side
 
 RUN is a run's folder or its generator/ folder alone. Pictures have any size and stay as large, or become as many times
 larger as the network makes them. What the network draws, such as pix2pix's dropout, is a function of --seed and of the
@@ -61,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--overwrite", action="store_true", help=about)
     about = "write each picture beside its translation"
     p.add_argument("--side_by_side", action="store_true", help=about)
+    about = (
+        "of files that hold a pair side by side: the half that is translated (default: pictures are whole)"
+    )
+    p.add_argument("--half", choices=("left", "right"), help=about)
     about = "of a run that knows both (default: the run's own)"
     p.add_argument("--direction", choices=("AtoB", "BtoA"), help=about)
     about = "px of the shorter side to which pictures are brought first (default: they stay as they are)"
@@ -130,23 +135,24 @@ class Stems:
 
 
 def read_picture(
-    member: Member, channels: int, scale_to: int | None, scale: Scale | None, most: int
+    member: Member, channels: int, scale_to: int | None, scale: Scale | None, most: int, half: str | None
 ) -> Tensor:
     """uint8 (C, h, w) as the network takes it, upright, with transparency on white.
 
     scale_to: px of the shorter side, None for the picture's own; scale: what becomes 0 and 255 of more than 8 bits,
-    None for its own values; most: pixels. BadImage.
+    None for its own values; most: pixels; half: "left" or "right", None for all of it. BadImage.
     """
     data = read_member(member)
     header = header_of(data)
-    factor = 1 if scale_to is None else scale_to / min(header.height, header.width)
-    height, width = (max(1, round(side * factor)) for side in (header.height, header.width))
+    shape = header.height, header.width if half is None else header.width // 2
+    factor = 1 if scale_to is None else scale_to / max(1, min(shape))
+    height, width = (max(1, round(side * factor)) for side in shape)
     if height * width > most:
         raise BadImage(
             f"too large: its translation, of a picture of {height} x {width} px, has too many pixels"
         )
     with only_bombs_warn():
-        pixels = decode(data, (height, width, channels), Fit("stretch", scale))
+        pixels = decode(data, (height, width, channels), Fit("stretch", scale, half))
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
@@ -181,7 +187,7 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
             bar.update()
             stem = out / stems.of(member.name)
             try:
-                x = read_picture(member, G.source_channels, args.scale_to, scale, most)
+                x = read_picture(member, G.source_channels, args.scale_to, scale, most, args.half)
             except BadImage as error:
                 n_bad += 1
                 bad += [f"{shown(member.name)}: {error}"] if n_bad <= LISTED else []
