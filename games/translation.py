@@ -547,6 +547,7 @@ class Translation(Task):
                 "files": Path(config.data).name,
                 "fingerprint": self.data.train.fingerprint,
                 "crop": config.crop,
+                "scale": self.data.train.there[0].scale,
                 "pairing": self.pairing_of(config),
                 "direction": config.direction,
             },
@@ -574,12 +575,14 @@ class Translation(Task):
 
     def scorer(self, interrupted: Callable[[], bool]) -> Scorer:
         """The validation part: each way's pictures against their targets."""
+        sides = {"a": self.data.val.a, "b": self.data.val.b}
         ways = [
             Validation(
                 network=None if len(self.averaged) == 1 else way.network,
                 sources=partial(self._validation, way),
-                n_sources=self._count(way.source),
-                targets=self._targets(way.target),
+                n_sources=len(sides[way.source] or self.data.val),
+                targets=sides[way.target],
+                source_fingerprint=None if sides[way.source] is None else sides[way.source].fingerprint,
             )
             for way in self.ways.values()
         ]
@@ -587,14 +590,6 @@ class Translation(Task):
         return TranslationScorer(
             self.config, self.about, ways, paired=paired, device=self.device, interrupted=interrupted
         )
-
-    def _targets(self, side: str) -> ImageData:
-        return {"a": self.data.val.a, "b": self.data.val.b}[side]
-
-    def _count(self, side: str) -> int:
-        """Validation pictures of a side; what is made of the other is as many."""
-        data = self._targets(side)
-        return len(self.data.val) if data is None else len(data)
 
     def _validation(self, way: Way, start: int, stop: int) -> Tensor:
         """Pictures [start, stop) of the validation part, as a way's G is given them."""

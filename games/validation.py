@@ -36,13 +36,15 @@ def rows_of_pictures(rows: list[tuple[str, Tensor]]) -> Image.Image:
 class Validation:
     """The validation part as a way's network is given it: sources [start, stop), how many, and their targets.
 
-    network: its name in a weight set of several, None for a set that is the network.
+    source_fingerprint: of sources that are files, None for what is made of the targets; network: its name in a weight
+    set of several, None for a set that is the network.
     """
 
     network: str | None
     sources: Callable[[int, int], Tensor]
     n_sources: int
     targets: ImageData
+    source_fingerprint: str | None
 
 
 class TranslationScorer:
@@ -69,6 +71,7 @@ class TranslationScorer:
                 reader,
                 sources=way.sources,
                 n_sources=way.n_sources,
+                source_fingerprint=way.source_fingerprint,
                 targets=way.targets,
                 paired=paired,
                 about=about,

@@ -37,6 +37,7 @@ from modelling.layers import standing_statistics
 from ops.rng import key
 
 TILE = 512  # px a side
+TOGETHER = 16  # pictures of one size that a network takes as they are
 # Of a network whose statistics were measured by translating_copy, and of one with those that its training left.
 MEASURED, RUNNING = "standing statistics over training inputs", "running statistics of the training"
 
@@ -85,7 +86,7 @@ def mirrored_index(start: int, stop: int, length: int) -> Tensor:
 def joined(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
     """The pieces of an axis as parts that follow each other along dim: in the middle of each overlap one fades into the
     next, along a straight line."""
-    share = (torch.arange(cut.fade) + 0.5) / cut.fade
+    share = (torch.arange(cut.fade, dtype=torch.float32) + 0.5) / cut.fade
     before, done = None, 0
     for start, piece in zip(cut.starts, pieces, strict=True):
         if before is not None:
@@ -93,7 +94,9 @@ def joined(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
             low = (last + cut.side + start - cut.fade) // 2
             yield ahead.narrow(dim, done - last, low - done)
             ends = ahead.narrow(dim, low - last, cut.fade), piece.narrow(dim, low - start, cut.fade)
-            yield torch.lerp(*ends, share.view([-1 if d == dim else 1 for d in range(piece.dim())]))
+            yield torch.lerp(
+                *ends, share.to(piece.dtype).view([-1 if d == dim else 1 for d in range(piece.dim())])
+            )
             done = low + cut.fade
         before = start, piece
     yield piece.narrow(dim, done - start, cut.side - (done - start))
@@ -106,14 +109,12 @@ def translated(G: nn.Module, x: Tensor, tile: int = TILE) -> Tensor:
     """
     height, width = x.shape[1:]
     rows, columns = (cut(n, tile, G.sides.multiple, G.sides.least) for n in (height, width))
-    param, factor = next(G.parameters()), G.factor
+    factor = G.factor
 
     def piece(top: int, left: int) -> Tensor:
         down = mirrored_index(top, top + rows.side, height).to(x.device)
         right = mirrored_index(left, left + columns.side, width).to(x.device)
-        part = x[:, down][:, :, right].to(param)
-        part = part if x.is_floating_point() else part / 127.5 - 1
-        return G(part[None])[0].float().cpu()
+        return G(as_input(x[:, down][:, :, right], G)[None])[0].float().cpu()
 
     def strip(top: int) -> Tensor:
         tiles = (piece(top, left) for left in columns.starts)
@@ -134,14 +135,33 @@ def translate(
     """Each of the pictures (C, h, w), uint8 or in [-1, 1], as `translated`; G is on the device.
 
     What G draws follows the seed and the picture's number, counted from `first`: a translation depends on these and on
-    the picture, not on its neighbours. Modes, switches and torch's generators are afterwards as before.
+    the picture, its neighbours move it by no more than float rounding. Modes, switches and torch's generators are
+    afterwards as before.
     """
-    found = []
+    found: list[Tensor] = []
     with undisturbed(G, next(G.parameters()).device):
-        for number, x in enumerate(pictures, start=first):
-            torch.manual_seed(key(seed, "translation", number))
-            found.append(translated(G, x, tile))
+        if as_they_are(G, pictures, tile):
+            for part in pictures.split(TOGETHER):
+                found.extend(to_uint8(G(as_input(part, G)).float()).cpu())
+        else:
+            for number, x in enumerate(pictures, start=first):
+                torch.manual_seed(key(seed, "translation", number))
+                found.append(translated(G, x, tile))
     return [x.clone() for x in found]  # torch lets nobody write into what was made in inference mode
+
+
+def as_they_are(G: nn.Module, pictures: Iterable[Tensor], tile: int) -> bool:
+    """Whether a network takes pictures (n, C, h, w) in batches: they fit it, whole, and it draws no dropout then."""
+    if not isinstance(pictures, Tensor) or any(getattr(module, "sampling", False) for module in G.modules()):
+        return False
+    sides = pictures.shape[2:]
+    return max(sides) <= tile and G.sides.fits(*sides)
+
+
+def as_input(x: Tensor, G: nn.Module) -> Tensor:
+    """Pictures, uint8 or in [-1, 1], as a network takes them."""
+    part = x.to(next(G.parameters()))
+    return part if x.is_floating_point() else part / 127.5 - 1
 
 
 # -- a run's networks ------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +30,8 @@ from generation.translator import (
     translating_copy,
 )
 from modelling.model import Model
+from modelling.sizes import Sides
+from modelling.unet import Dropout
 from ops.spectral_norm import apply_spectral_norm
 from tests.test_tools import export, refused
 from tools import translate as tool
@@ -55,16 +56,16 @@ class Tiny(nn.Module):
             raise UserError(f"--width {width} must be a whole number, at least 1")
         self.img_size, self.img_channels, self.factor = img_size, img_channels, factor
         self.source_channels = img_channels if source_channels is None else source_channels
-        self.sides = SimpleNamespace(multiple=4, least=8)
+        self.sides = Sides(4, 8)
         self.first = nn.Conv2d(self.source_channels, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.last = nn.Conv2d(width, img_channels, 3, padding=1)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout, sampling=dropout > 0)
 
     def forward(self, a: Tensor) -> Tensor:
         """Images of `factor` times the size."""
         assert a.shape[2] % 4 == a.shape[3] % 4 == 0 and min(a.shape[2:]) >= 8
-        h = F.dropout(F.relu(self.norm(self.first(a))), self.dropout, training=True)
+        h = self.dropout(F.relu(self.norm(self.first(a))))
         return torch.tanh(self.last(F.interpolate(h, scale_factor=self.factor, mode="nearest")))
 
 
@@ -190,6 +191,19 @@ def test_a_translation_is_of_its_picture_seed_and_number_alone() -> None:
 
 
 # -- copies ----------------------------------------------------------------------------------------
+
+
+def test_pictures_that_fit_go_in_batches() -> None:
+    """Alike to a level of 255, whatever their number, and in as many calls as batches of 16 take."""
+    G, seen = tiny(norm=True), []
+    G.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    x = torch.stack([picture(16, 24, 3, seed=i) for i in range(18)])
+    together, alone = torch.stack(translate(G, x)), torch.stack(translate(G, list(x)))
+    assert seen == [16, 2] + [1] * 18
+    assert (together.int() - alone.int()).abs().max() <= 1
+    seen.clear()
+    translate(G, x, tile=20), translate(tiny(dropout=0.5), x)
+    assert max(seen) == 1
 
 
 def test_copies_have_the_statistics_of_their_sources() -> None:
@@ -404,6 +418,7 @@ def write_pictures(folder: Path) -> Path:
     turned.getexif()[0x0112] = 6  # a quarter turn
     turned.save(folder / "turned.jpg", exif=turned.getexif())
     (folder / "web.jpg").write_bytes(b"<html>")
+    (folder / "phone.heic").write_bytes(b"x")
     return folder
 
 
@@ -440,7 +455,9 @@ def test_all_pictures_of_a_path_are_translated(
     said = capsys.readouterr()
     assert "pix2pix, step 7, ema weights, batch norm: none" in said.out
     assert f"wrote 6 pictures to {out}/" in said.out
-    assert said.err.splitlines() == [
+    unread, *others = said.err.splitlines()
+    assert unread.startswith("warning: 1 files in .heic are not read here: ")
+    assert others == [
         "warning: empty.png: empty file",
         "warning: web.jpg: a web page saved as an image",
         "warning: 2 of 8 pictures could not be read",
@@ -502,6 +519,27 @@ def test_larger_pictures_and_arrays(tmp_path: Path) -> None:
     assert pair.shape == (3, 18, 52) and bool((pair[:, :, 26:] == 0).all()) and bool(pair[:, :, :26].any())
 
 
+@pytest.mark.parametrize("half", ["left", "right"])
+def test_halves_of_pairs(runs: Path, tmp_path: Path, half: str) -> None:
+    """The right one of an odd width begins after the middle column."""
+    x = picture(9, 27, 1)
+    Image.fromarray(x[0].numpy()).save(tmp_path / "x.png")
+    argv = [
+        str(runs / "one"),
+        "--data",
+        str(tmp_path / "x.png"),
+        "--out",
+        str(tmp_path / "out"),
+        "--half",
+        half,
+    ]
+    assert tool.main([*argv, "--device", "cpu"]) == 0
+    part = {"left": x[:, :, :13], "right": x[:, :, 14:]}[half]
+    (found,) = load_translator(runs / "one").translate([part])
+    with Image.open(tmp_path / "out" / "x.png") as written:
+        assert np.array_equal(np.asarray(written), found.permute(1, 2, 0).numpy())
+
+
 def test_what_cannot_be_translated_is_one_line(
     runs: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -558,3 +596,17 @@ def test_pictures_too_large_are_named(
     assert "of a picture of 100 x 144 px, has too many pixels" in refused(
         capsys, tool.main, *argv, "--scale_to", "100"
     )
+
+
+@pytest.mark.gpu
+def test_a_gpu_translates_as_the_cpu_does(runs: Path) -> None:
+    x = [picture(40, 70, 1)]
+    there, here = (
+        load_translator(runs / "two", device=device).translate(x, tile=32)[0] for device in ("cuda", "cpu")
+    )
+    assert there.device == here.device and int((there.int() - here.int()).abs().max()) <= 1
+
+
+def test_double_precision_goes_through_tiles() -> None:
+    G, x = tiny().double(), picture(70, 40)
+    assert torch.equal(translated(G, x, 32), translated(G, x))

@@ -39,8 +39,8 @@ CONFIG_LIMIT = 4 * 2**20  # bytes
 INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and squares are
 # Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
 NO_SETTING = {
-    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_root", "cache_dir", "data_device", "loggers",
-    "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
+    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_b", "data_root", "cache_dir", "data_device",
+    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
     "extractor", "metric_weights", "metrics", "data_name", "dry_run",
 }  # fmt: skip
 # Of these, what says when --eval_patience ends a run: settings of one that has it.
@@ -304,7 +304,7 @@ def no_setting(settings: Mapping[str, Any]) -> set[str]:
 def command_of(asked: Mapping[str, Any]) -> str:
     """The command that makes such a run, without its seed: what was asked beside what its script takes for granted."""
     script, usual = script_of(asked)
-    free = no_setting(asked) - {"data"}
+    free = no_setting(asked) - {"data", "data_b"}
     names = [name for name in asked if name not in free and asked[name] != usual.get(name)]
     words = [text for name in names for text in flag_words(name, asked[name])]
     return shlex.join(["python", script, *words])

@@ -5,6 +5,7 @@
     python -m tools.translate RUN --data photos.zip --out pairs/ --side_by_side
     python -m tools.translate RUN --data paintings/ --out photos/ --direction BtoA
     python -m tools.translate RUN --data photos/ --out translated/ --scale_to 256
+    python -m tools.translate RUN --data facades/val --out painted/ --half right   of pairs side by side
 
 RUN is a run's folder or its generator/ folder alone. Pictures have any size and stay as large, or become as many times
 larger as the network makes them. What the network draws, such as pix2pix's dropout, is a function of --seed and of the
@@ -26,12 +27,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from errors import UserError, blaming_user, cli, shown
+from errors import UserError, blaming_user, cli, shown, tell
 from generation.pictures import in_colour
 from generation.translator import TILE, Translator, load_translator
 from images.archives import Files, open_files
 from images.arrays import SUFFIX, Scale
 from images.decoding import SUFFIXES, BadImage, Fit, Member, decode, only_bombs_warn, read_member
+from images.files import unread_notes
 from images.scan import header_of, is_scale
 from tools import tool_parser
 from tools.common import (
@@ -60,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--overwrite", action="store_true", help=about)
     about = "write each picture beside its translation"
     p.add_argument("--side_by_side", action="store_true", help=about)
+    about = (
+        "of files that hold a pair side by side: the half that is translated (default: pictures are whole)"
+    )
+    p.add_argument("--half", choices=("left", "right"), help=about)
     about = "of a run that knows both (default: the run's own)"
     p.add_argument("--direction", choices=("AtoB", "BtoA"), help=about)
     about = "px of the shorter side to which pictures are brought first (default: they stay as they are)"
@@ -103,6 +109,11 @@ class Pictures:
         """Known after the first."""
         return 1 if self.files is None else self.files.n_images
 
+    @property
+    def notes(self) -> list[str]:
+        """After the last: what was passed over, a line each."""
+        return [] if self.files is None else unread_notes(self.files)
+
     def __iter__(self) -> Iterator[Member]:
         """In a fixed order. UserError for a damaged archive, and where there are none."""
         yield from [Member(self.path.name, self.path)] if self.files is None else self.files.members()
@@ -124,23 +135,24 @@ class Stems:
 
 
 def read_picture(
-    member: Member, channels: int, scale_to: int | None, scale: Scale | None, most: int
+    member: Member, channels: int, scale_to: int | None, scale: Scale | None, most: int, half: str | None
 ) -> Tensor:
     """uint8 (C, h, w) as the network takes it, upright, with transparency on white.
 
     scale_to: px of the shorter side, None for the picture's own; scale: what becomes 0 and 255 of more than 8 bits,
-    None for its own values; most: pixels. BadImage.
+    None for its own values; most: pixels; half: "left" or "right", None for all of it. BadImage.
     """
     data = read_member(member)
     header = header_of(data)
-    factor = 1 if scale_to is None else scale_to / min(header.height, header.width)
-    height, width = (max(1, round(side * factor)) for side in (header.height, header.width))
+    shape = header.height, header.width if half is None else header.width // 2
+    factor = 1 if scale_to is None else scale_to / max(1, min(shape))
+    height, width = (max(1, round(side * factor)) for side in shape)
     if height * width > most:
         raise BadImage(
             f"too large: its translation, of a picture of {height} x {width} px, has too many pixels"
         )
     with only_bombs_warn():
-        pixels = decode(data, (height, width, channels), Fit("stretch", scale))
+        pixels = decode(data, (height, width, channels), Fit("stretch", scale, half))
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
@@ -175,7 +187,7 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
             bar.update()
             stem = out / stems.of(member.name)
             try:
-                x = read_picture(member, G.source_channels, args.scale_to, scale, most)
+                x = read_picture(member, G.source_channels, args.scale_to, scale, most, args.half)
             except BadImage as error:
                 n_bad += 1
                 bad += [f"{shown(member.name)}: {error}"] if n_bad <= LISTED else []
@@ -187,6 +199,8 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
     if not n_written:
         what = "its picture cannot" if n_bad == 1 else f"none of its {n_bad:,} pictures can"
         raise UserError(f"--data {args.data}: {what} be read: {bad[0]}")
+    for note in pictures.notes:
+        tell(note)
     for line in bad:
         warn(line)
     if n_bad:

@@ -1,0 +1,114 @@
+"""What tools.evaluate does with a run that translates pictures: scores of its validation part, of each direction."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import disk
+from errors import UserError, shown
+from games.srgan import low_resolution
+from generation.extractors import open_extractor
+from generation.translation_scores import TranslationEvaluator, both_ways, check_metrics
+from generation.translator import Translator, load_translator
+from images.cache import cache_folder
+from images.pairing import find_pairs
+from images.pairs import PairBatches, Pairs, PairSplit, load_pairs
+from images.scan import is_scale
+from metrics.pairwise import PAIRWISE
+from modelling.layers import image_shape
+from ops.distributed import process
+from tools.common import scores_file, warn
+
+UNPAIRED = "unpaired"
+# Flags of tools.evaluate that mean nothing there.
+UNFIT = (
+    "split", "balanced", "fakes", "n_real", "neighbours", "truncation", "truncation_layers", "data_root",
+)  # fmt: skip
+
+
+def saved_settings(run: str) -> dict[str, Any]:
+    """A run's config.json; nothing for a generator/ folder alone."""
+    try:
+        return disk.read_json(scores_file(run).with_name("config.json"), dict[str, Any])
+    except disk.Unreadable:
+        return {}
+
+
+def word_of(settings: Mapping[str, Any], name: str) -> str | None:
+    """A setting where it is text."""
+    return settings[name] if isinstance(settings.get(name), str) else None
+
+
+def run_pairs(args: argparse.Namespace, translator: Translator) -> Pairs:
+    """Both sides of the run's pictures, as in its training, or those of --data and --data_b. UserError."""
+    about, saved = translator.about, saved_settings(args.run)
+    held, G = about["data"], translator.network()
+    data, data_b = args.data, args.data_b
+    if data is None:
+        data, data_b = word_of(saved, "data"), word_of(saved, "data_b") if data_b is None else data_b
+    if data is None:
+        what = shown(str(held.get("files") or held.get("name") or "pictures"))
+        raise UserError(f"{args.run} was trained on {what}: name them, or others, with --data, and --data_b")
+    places = (None if path is None else Path(path).expanduser() for path in (data, data_b))
+    found = find_pairs(*places, word_of(held, "pairing") or "paired", word_of(held, "direction") or "AtoB")
+    size, load_size = image_shape(about["img_size"]), saved.get("load_size")
+    if type(load_size) is int and load_size >= min(size):
+        load_size = tuple(round(side * load_size / min(size)) for side in size)
+    return load_pairs(
+        found,
+        img_size=about["img_size"],
+        img_channels=(G.source_channels, G.img_channels),
+        load_size=load_size if isinstance(load_size, tuple) else None,
+        crop=word_of(held, "crop") or "centre",
+        value_range=saved["value_range"] if is_scale(saved.get("value_range")) else (),
+        cache_dir=args.cache_dir,
+        is_main=process() == 0,
+    )
+
+
+def sources_of(val: PairSplit, side: int, factor: int, device: str) -> Callable[[int, int], Tensor]:
+    """What validation pictures [start, stop) are translated from: those of a side, or the other's at 1/factor."""
+    batches = PairBatches(val, None, 0, False, device)
+
+    def sources(start: int, stop: int) -> Tensor:
+        both = batches.in_order(start, stop - start)
+        return low_resolution(both[1], factor) if both[side] is None else both[side]
+
+    return sources
+
+
+def score_translations(args: argparse.Namespace, device: str) -> dict[str, Any]:
+    """A line of scores of the run's networks, equal on all processes: the first direction decides. UserError."""
+    translator = load_translator(args.run, args.weights, device, args.checkpoint)
+    about = translator.about
+    if args.metrics is not None:
+        check_metrics(args.metrics, word_of(about["data"], "pairing") != UNPAIRED)
+    pairs = run_pairs(args, translator)
+    if pairs.train.fingerprint != about["data"].get("fingerprint"):
+        warn("the pictures are not those that the run was trained on")
+    reader = None
+    if args.metrics is None or any(name not in PAIRWISE for name in args.metrics):
+        reader = open_extractor(args.extractor, args.metric_weights, args.cache_dir, device)
+    lines = []
+    for number, G in enumerate(translator.networks.values()):
+        source, target = ("a", "b") if number == 0 else ("b", "a")
+        given = getattr(pairs.val, source)
+        evaluator = TranslationEvaluator(
+            reader,
+            sources=sources_of(pairs.val, number, G.factor, device),
+            targets=getattr(pairs.val, target),
+            paired=pairs.val.pairing != UNPAIRED,
+            about=about,
+            metrics=args.metrics,
+            cache_dir=cache_folder(args.cache_dir),
+            n=args.n,
+            n_sources=None if given is None else len(given),
+            source_fingerprint=None if given is None else given.fingerprint,
+            seed=args.seed,
+        )
+        said = {"weights": about["chosen"], "batch_norm": about["batch_norm"]}
+        lines.append(evaluator.score(G, step=about["step"], **said))
+    return lines[0] if len(lines) == 1 else both_ways(*lines)
