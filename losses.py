@@ -139,7 +139,7 @@ METHODS = {
     "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",), ac_weight_g=0.1),  # the authors' AC-GAN
     "hinge": Method(hinge_d, wgan_g),
     "lsgan": Method(lsgan_d, lsgan_g, halved=True),
-    "ragan": Method(ragan_d, ragan_g, g_needs_real=True),
+    "ragan": Method(ragan_d, ragan_g, g_needs_real=True, halved=True),
     "rpgan": Method(rpgan_d, rpgan_g, g_needs_real=True),
 }
 

@@ -2,7 +2,7 @@
 
 A game says which networks there are (`networks_of`), what each of them makes of which side (`ways`), which side each
 discriminator judges (`judges`), and what its phases compute. arXiv:1611.07004 and arXiv:1703.10593 take D's loss half
-and G's whole, so that under lsgan, whose formulas are halved, D's stays as it is and G's counts twice.
+and G's whole, so that under lsgan and ragan, whose formulas are halved, D's stays as it is and G's counts twice.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -92,15 +92,19 @@ def phase(task: Translation, name: str, sides: Sides) -> tuple[Tensor, dict[str,
 HAND: dict[str, tuple[Callable, Callable]] = {
     "gan": (
         lambda real, fake: (softplus(-real).mean() + softplus(fake).mean()) / 2,
-        lambda fake: softplus(-fake).mean(),
+        lambda real, fake: softplus(-fake).mean(),
     ),
     "lsgan": (
         lambda real, fake: ((real - 1).square().mean() + fake.square().mean()) / 2,
-        lambda fake: (fake - 1).square().mean(),
+        lambda real, fake: (fake - 1).square().mean(),
     ),
     "hinge": (
         lambda real, fake: (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2,
-        lambda fake: -fake.mean(),
+        lambda real, fake: -fake.mean(),
+    ),
+    "ragan": (
+        lambda real, fake: (softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()) / 2,
+        lambda real, fake: softplus(real.mean() - fake).mean() + softplus(real - fake.mean()).mean(),
     ),
 }
 
@@ -125,8 +129,8 @@ def test_pix2pix_by_hand(play: Callable, method: str, accumulate: int) -> None:
         assert_close(stats["loss/d"], loss.detach())
         loss, stats = phase(task, "g", sides)
         assert_close(stats["l1"], (fake - b).abs().mean().detach())
-        assert_close(stats["loss/g"], of_g(d_fake).detach())
-        assert_close(loss, adversarial * of_g(d_fake) + l1 * (fake - b).abs().mean())
+        assert_close(stats["loss/g"], of_g(d_real, d_fake).detach())
+        assert_close(loss, adversarial * of_g(d_real, d_fake) + l1 * (fake - b).abs().mean())
         (own,) = torch.autograd.grad(of_d(d_real, d_fake), D.to_logits.bias, retain_graph=True)
         (given,) = torch.autograd.grad(phase(task, "d", inputs(task))[0], D.to_logits.bias)
         assert_close(given, own)
@@ -144,7 +148,7 @@ def test_cyclegan_by_hand(play: Callable, method: str, identity: int) -> None:
     fake_b, fake_a = nets["G_AB"](a), nets["G_BA"](b)
     cycle = (nets["G_BA"](fake_b) - a).abs().mean() + (nets["G_AB"](fake_a) - b).abs().mean()
     same = (nets["G_AB"](b) - b).abs().mean() + (nets["G_BA"](a) - a).abs().mean()
-    fooling = of_g(nets["D_B"](fake_b)) + of_g(nets["D_A"](fake_a))
+    fooling = of_g(nets["D_B"](b), nets["D_B"](fake_b)) + of_g(nets["D_A"](a), nets["D_A"](fake_a))
     loss, stats = phase(task, "g", sides)
     assert_close(loss, fooling + 10 * cycle + identity * same)
     assert_close(stats["loss/g"], fooling.detach())
