@@ -180,6 +180,20 @@ def test_scores_are_shown(folder: Path, runs: dict[str, Run], capsys: pytest.Cap
     assert " dB" in capsys.readouterr().out
 
 
+def test_what_nobody_had_to_learn_stands_beside(
+    folder: Path, runs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The identity of x against 255 - x, and the mean of the training's pictures of side B, by hand."""
+    score(folder, "pix2pix", "--metrics", "l1")
+    said = capsys.readouterr().out
+    a, b = (read(folder / "sides" / f"val{side}").double() for side in "AB")
+    mean = read(folder / "sides" / "trainB").double().mean(0).round()
+    for title, x in (("the source as it is", a), ("the mean of the training's pictures", mean.expand_as(b))):
+        assert f"{title}: l1 {float((x - b).abs().mean() / 255):.4g}, psnr" in said
+    score(folder, "cyclegan", "--metrics", "fid")
+    assert "as it is" not in capsys.readouterr().out
+
+
 def test_other_pictures_are_scored(
     folder: Path, runs: dict[str, Run], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -324,9 +324,11 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
             raise UserError(
                 f"--{given[0]}: a run that translates pictures is scored on its validation part; leave it out"
             )
-        line = score_translations(args, device)
+        line, beside = score_translations(args, device)
         if process() == 0:
             print(score_table(line))
+            for text in beside:
+                print(text)
             append_line(scores_file(args.run), line)
         return
     if args.data_b is not None:

@@ -11,8 +11,17 @@ import disk
 from errors import UserError, shown
 from games.srgan import low_resolution
 from generation.extractors import open_extractor
-from generation.translation_scores import TranslationEvaluator, both_ways, check_metrics
+from generation.translation_scores import (
+    Sources,
+    TranslationEvaluator,
+    both_ways,
+    check_metrics,
+    floors,
+    mean_picture,
+    unchanged,
+)
 from generation.translator import Translator, load_translator
+from images.batches import ImageData
 from images.cache import cache_folder
 from images.pairing import find_pairs
 from images.pairs import PairBatches, Pairs, PairSplit, load_pairs
@@ -80,8 +89,22 @@ def sources_of(val: PairSplit, side: int, factor: int, device: str) -> Callable[
     return sources
 
 
-def score_translations(args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """A line of scores of the run's networks, equal on all processes: the first direction decides. UserError."""
+def floor_lines(sources: Sources, train: ImageData, val: ImageData) -> list[str]:
+    """What translations that nobody had to learn score on the validation part: of a source as it is, and of the mean of
+    the training's targets for all."""
+    metrics = [name for name, row in PAIRWISE.items() if row.least <= min(val.images.shape[1:3])]
+    height, width, channels = val.images.shape[1:]
+    mean = unchanged(mean_picture(train)[None], height, width, channels)[0]
+    titles = {"identity": "the source as it is", "mean": "the mean of the training's pictures"}
+    return [
+        f"{titles[name]}: {', '.join(f'{metric} {value:.4g}' for metric, value in values.items())}"
+        for name, values in floors(sources, val, mean, metrics).items()
+    ]
+
+
+def score_translations(args: argparse.Namespace, device: str) -> tuple[dict[str, Any], list[str]]:
+    """A line of scores of the run's networks, equal on all processes: the first direction decides; and lines of what it
+    is to be held against, where pictures have partners. UserError."""
     translator = load_translator(args.run, args.weights, device, args.checkpoint)
     about = translator.about
     if args.metrics is not None:
@@ -111,4 +134,7 @@ def score_translations(args: argparse.Namespace, device: str) -> dict[str, Any]:
         )
         said = {"weights": about["chosen"], "batch_norm": about["batch_norm"]}
         lines.append(evaluator.score(G, step=about["step"], **said))
-    return lines[0] if len(lines) == 1 else both_ways(*lines)
+    beside = []
+    if pairs.val.pairing != UNPAIRED and process() == 0:
+        beside = floor_lines(evaluator.sources, getattr(pairs.train, target), evaluator.targets)
+    return (lines[0] if len(lines) == 1 else both_ways(*lines)), beside
