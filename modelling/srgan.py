@@ -62,8 +62,8 @@ class Generator(nn.Module):
     """Small images (N, img_channels, H / factor, W / factor) -> images (N, img_channels, H, W), about [-1, 1].
 
     img_size is that of the large ones. n_blocks residual blocks of `width` channels work at the small size, which may
-    be any from 2 px on (`sides`). skip: its output is added to the enlarged source. ValueError for sizes that the factor
-    does not divide, which names the nearest, and for settings out of range.
+    be any from 2 px on (`sides`). skip: its output is added to the enlarged source. ValueError for sizes that the
+    factor does not divide, which names the nearest, and for settings out of range.
     """
 
     def __init__(

@@ -554,7 +554,7 @@ def test_a_game_gives_the_channels_of_the_source() -> None:
     assert list(own_settings(unet.Generator)) == ["depth", "norm", "width", "dropout", "sampling_dropout"]
     assert list(own_settings(patchgan.Discriminator)) == ["n_layers", "norm", "width", "last_kernel"]
     assert list(own_settings(resnet_translator.Generator)) == ["n_blocks", "norm", "width"]
-    assert list(own_settings(srgan.Generator)) == ["factor", "n_blocks", "norm", "width"]
+    assert list(own_settings(srgan.Generator)) == ["factor", "n_blocks", "norm", "width", "skip"]
 
 
 # What any network of the toolkit does
