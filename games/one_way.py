@@ -1,12 +1,13 @@
 """Games of one G, which makes side B of side A, against one D."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from games.task import Stats, total, trainable
+from games.task import Phase, Stats, total, trainable
 from games.translation import Sides, Translation, Way
 from settings import TrainConfig
 
@@ -31,6 +32,15 @@ class OneWay(Translation):
             "G": cls.built(config, "g", shapes["a"], shapes["b"]),
         }
 
+    @property
+    def plays(self) -> bool:
+        """Whether there is a game at all, or G learns by its other terms alone: then D stays as it began."""
+        return self.weights["adversarial"] > 0
+
+    def phases_of(self) -> Iterator[Phase]:
+        """Of G alone where it plays no game."""
+        return (phase for phase in super().phases_of() if self.plays or phase.trains != ("D",))
+
     def generate(self, sides: Sides) -> Tensor:
         """B as G makes it of A."""
         (way,) = self.ways.values()
@@ -49,8 +59,8 @@ class OneWay(Translation):
 
     def g_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
         """Fooling D, and what else holds G to the target."""
-        x_fake = sides.fake["b"] if sides.keep_graph else self.generate(sides)
-        fooling = self.fooling("D", sides, x_fake)
+        x_fake = sides.fake["b"] if sides.keep_graph and self.plays else self.generate(sides)
+        fooling = self.fooling("D", sides, x_fake) if self.plays else torch.zeros((), device=self.device)
         stats: Stats = {"loss/g": fooling.detach()}
         terms = self.weighed(**self.content(x_fake, sides.real["b"])) | self.g_penalties(sides)
         loss = total(self.weights["adversarial"] * fooling, terms, stats)

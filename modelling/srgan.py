@@ -1,7 +1,9 @@
 """SRGAN: a residual generator that enlarges images 2, 4 or 8 times, and its discriminator. arXiv:1609.04802.
 
-Where the paper is silent: images end in tanh; initial weights are DCGAN's; a parametric ReLU has one slope for all
-channels; a layer has a bias where no norm brings a shift. The discriminator gives a logit.
+Deviation: what the network makes is added to its source, enlarged by cubic interpolation, as in arXiv:1511.04587, so
+that it begins as that and learns what is missing; `skip=False` is the paper's, whose images end in tanh here. Where the
+paper is silent: initial weights are DCGAN's; a parametric ReLU has one slope for all channels; a layer has a bias where
+no norm brings a shift. The discriminator gives a logit.
 """
 
 import itertools
@@ -9,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from errors import UserError
 from modelling.layers import (
@@ -56,11 +59,11 @@ def doubling(channels: int) -> nn.Sequential:
 
 
 class Generator(nn.Module):
-    """Small images (N, img_channels, H / factor, W / factor) -> images (N, img_channels, H, W) in [-1, 1].
+    """Small images (N, img_channels, H / factor, W / factor) -> images (N, img_channels, H, W), about [-1, 1].
 
     img_size is that of the large ones. n_blocks residual blocks of `width` channels work at the small size, which may
-    be any from 2 px on (`sides`). ValueError for sizes that the factor does not divide, which names the nearest, and
-    for settings out of range.
+    be any from 2 px on (`sides`). skip: its output is added to the enlarged source. ValueError for sizes that the
+    factor does not divide, which names the nearest, and for settings out of range.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Generator(nn.Module):
         n_blocks: int = 16,
         norm: str = "batch",
         width: int = 64,
+        skip: bool = True,
     ) -> None:
         super().__init__()
+        check_choice("skip", skip, (True, False))
         check_number("factor", factor, 1, whole=True)
         check_choice("factor of srgan", factor, FACTORS)
         for name, value in (("img_channels", img_channels), ("n_blocks", n_blocks), ("width", width)):
@@ -81,7 +86,7 @@ class Generator(nn.Module):
         self.sides = Sides(1, 2)  # a norm sees more than one position
         Sides(factor, self.sides.least * factor).check(f"srgan of factor {factor}", img_size)
         self.img_size, self.img_channels = as_size(img_size), img_channels
-        self.source_channels, self.factor = img_channels, factor
+        self.source_channels, self.factor, self.skip = img_channels, factor, skip
         self.start = nn.Sequential(nn.Conv2d(img_channels, width, 9, padding=4), nn.PReLU())
         blocks = (ResidualBlock(width, norm) for _ in range(n_blocks))
         self.trunk = nn.Sequential(*blocks, normed_convolution(width, norm))
@@ -93,7 +98,10 @@ class Generator(nn.Module):
         """ValueError unless a has the network's channels and sides that fit."""
         check_source(a, self.source_channels, self.sides)
         h = self.start(a)
-        return torch.tanh(self.to_image(self.ups(h + self.trunk(h))))
+        x = self.to_image(self.ups(h + self.trunk(h)))
+        if not self.skip:
+            return torch.tanh(x)
+        return x + F.interpolate(a, scale_factor=self.factor, mode="bicubic", align_corners=False)
 
 
 class Discriminator(nn.Module):

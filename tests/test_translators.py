@@ -204,7 +204,7 @@ def test_resnet_of_the_paper() -> None:
 
 
 def test_srgan_of_the_paper() -> None:
-    G = moved(GENERATORS["srgan"](n_blocks=1, img_size=(12, 20)))
+    G = moved(GENERATORS["srgan"](n_blocks=1, img_size=(12, 20), skip=False))
     a = torch.randn(2, 3, 3, 5, dtype=torch.float64)
     c = [m for m in G.modules() if isinstance(m, nn.Conv2d)]
     norms = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -341,7 +341,7 @@ def test_shapes(name: str, img_size: int | tuple[int, int], sides: Sides, channe
     """At the size, and at another one that it takes."""
     source, made = channels
     if name == "srgan":
-        G = GENERATORS[name](width=8, img_size=img_size, img_channels=made)
+        G = GENERATORS[name](width=8, img_size=img_size, img_channels=made, skip=False)
         source = made
     else:
         G = GENERATORS[name](width=8, img_size=img_size, img_channels=made, source_channels=source)
@@ -361,6 +361,20 @@ def test_factors() -> None:
         G = GENERATORS["srgan"](factor=factor, img_size=(16, 32))
         assert G.factor == factor and G(torch.zeros(1, 3, 5, 4)).shape == (1, 3, 5 * factor, 4 * factor)
     assert [GENERATORS[name]().factor for name in GENERATORS] == [1, 1, 4]
+
+
+def test_srgan_begins_as_bicubic_interpolation() -> None:
+    """And what it makes is added to that."""
+    G = GENERATORS["srgan"](factor=4, img_size=(16, 32))
+    a = torch.rand(2, 3, 4, 8)
+    large = F.interpolate(a, scale_factor=4, mode="bicubic", align_corners=False)
+    with torch.no_grad():
+        before = G(a)
+        G.to_image.weight.zero_()
+        assert_close(G(a), large)
+        G.to_image.bias.fill_(0.5)
+        assert_close(G(a), large + 0.5)
+    assert 0 < (before - large).std() < 0.2 * large.std()
 
 
 def test_usual_depth() -> None:
@@ -540,7 +554,7 @@ def test_a_game_gives_the_channels_of_the_source() -> None:
     assert list(own_settings(unet.Generator)) == ["depth", "norm", "width", "dropout", "sampling_dropout"]
     assert list(own_settings(patchgan.Discriminator)) == ["n_layers", "norm", "width", "last_kernel"]
     assert list(own_settings(resnet_translator.Generator)) == ["n_blocks", "norm", "width"]
-    assert list(own_settings(srgan.Generator)) == ["factor", "n_blocks", "norm", "width"]
+    assert list(own_settings(srgan.Generator)) == ["factor", "n_blocks", "norm", "width", "skip"]
 
 
 # What any network of the toolkit does
