@@ -205,11 +205,25 @@ def test_srgan_by_hand(play: Callable) -> None:
     assert_close(loss, 0.005 * softplus(-d_fake).mean() + (fake - b).abs().mean() + 0.1 * features)
     (by_pixels,) = torch.autograd.grad(loss, G.to_image.weight)
     assert by_pixels.isfinite().all() and by_pixels.any()
-    task = play("srgan", "--factor 2 --term_weights features=0 adversarial=0")
+
+
+def test_g_alone_is_a_game_without_d(play: Callable, pairs: Path, tmp_path: Path) -> None:
+    """Where fooling weighs nothing L1 is all of the loss, D stays as it began, and the run resumes."""
+    flags = "--term_weights adversarial=0 features=0 --penalty r1 --penalty_interval r1=2"
+    task = play("srgan", f"--factor 2 {flags}")
     sides = inputs(task)
-    loss, stats = phase(task, "d", sides), phase(task, "g", sides)
-    assert "features" not in stats[1]
-    assert_close(stats[0], (task.networks["G"](sides.real["a"]) - sides.real["b"]).abs().mean())
+    assert [p.name for p in task.phases] == ["g"]
+    loss, stats = phase(task, "g", sides)
+    assert "features" not in stats and stats["loss/g"] == 0
+    assert_close(loss, (task.networks["G"](sides.real["a"]) - sides.real["b"]).abs().mean())
+    flags = f"{flags_of('srgan', pairs)} --batch_size 2 {flags} --norm_g none"
+    assert call(f"{flags} --log_name whole --n_steps 4", tmp_path) == 0
+    assert call(f"{flags} --log_name part --n_steps 2", tmp_path) == 0
+    assert call("--log_name part --resume --n_steps 4", tmp_path) == 0
+    saved, before = state(tmp_path, "whole", 4), state(tmp_path, "part", 2)
+    assert differing(saved, state(tmp_path, "part", 4)) == []
+    assert differing(saved, before, ("networks",)) != []
+    assert not any(name.startswith("/D/") for name in differing(saved, before, ("networks",)))
 
 
 def test_low_resolution_is_pillows(pairs: Path) -> None:
@@ -711,7 +725,8 @@ def test_standing_statistics_make_pictures_independent(pairs: Path, tmp_path: Pa
     own = own[name] if model == "cyclegan" else own
     kept = {k: v.clone() for k, v in own.state_dict().items() if k in statistics}
     assert statistics and any(not torch.equal(v, kept[k]) for k, v in statistics.items())
-    a, _ = loop.task.both(*loop.task.batches.micro(0, 0, Shard(10)))  # all training pictures
+    every = Shard(len(loop.task.data.train))
+    a, _ = loop.task.both(*loop.task.batches.micro(0, 0, every))
     standing_statistics(own, a.split(4))
     assert_close({k: own.state_dict()[k] for k in statistics}, statistics)
 
