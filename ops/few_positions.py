@@ -2,7 +2,8 @@
 
 On a CPU a convolution brings its weights into another order first, and their gradient back out of it. For the innermost
 layers of a U-Net, millions of weights on a few positions, that is the larger part of their time. The references are
-torch's own, which larger maps and other devices get.
+torch's own, which larger maps and other devices get. Positions are the products' rows: as columns, two to eight of them
+take five times as long.
 """
 
 from torch import Tensor
@@ -23,9 +24,9 @@ def halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not pays(x, n_positions):
         return F.conv2d(x, weight, bias, 2, 1)
     patches = F.unfold(x, 4, padding=1, stride=2).view(n, -1, 16, n_positions)  # (N, C, 16, L)
-    patches = patches.permute(2, 1, 0, 3) if taps_first(weight) else patches.permute(1, 2, 0, 3)
-    y = as_matrix(weight) @ patches.reshape(-1, n * n_positions)
-    y = y.view(-1, n, height // 2, width // 2).transpose(0, 1)
+    patches = patches.permute(0, 3, 2, 1) if taps_first(weight) else patches.permute(0, 3, 1, 2)
+    y = patches.reshape(n * n_positions, -1) @ as_matrix(weight).t()  # (N * L, C')
+    y = y.view(n, height // 2, width // 2, -1).permute(0, 3, 1, 2)
     return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
@@ -34,11 +35,11 @@ def doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     n, c, height, width = x.shape
     if not pays(x, height * width):
         return F.conv_transpose2d(x, weight, bias, 2, 1)
-    patches = as_matrix(weight).t() @ x.transpose(0, 1).reshape(c, -1)  # (16 * C', N * L)
+    patches = x.permute(0, 2, 3, 1).reshape(-1, c) @ as_matrix(weight)  # (N * L, 16 * C')
     if taps_first(weight):
-        patches = patches.view(16, -1, n, height * width).permute(2, 1, 0, 3)  # (N, C', 16, L)
+        patches = patches.view(n, height * width, 16, -1).permute(0, 3, 2, 1)  # (N, C', 16, L)
     else:
-        patches = patches.view(-1, 16, n, height * width).permute(2, 0, 1, 3)
+        patches = patches.view(n, height * width, -1, 16).permute(0, 2, 3, 1)
     y = F.fold(patches.flatten(1, 2), (2 * height, 2 * width), 4, padding=1, stride=2)
     return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
