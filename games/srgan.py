@@ -88,9 +88,8 @@ class SRGAN(OneWay):
         found = {"l1": F.l1_loss(x_fake, x_real)}
         if self.weights["features"]:
             with torch.no_grad():
-                wanted = self.lite0.maps(x_real)[:N_MAPS]
-            distances = (F.l1_loss(*maps) for maps in zip(self.lite0.maps(x_fake), wanted, strict=False))
-            found["features"] = sum(distances) / N_MAPS
+                wanted = self.lite0.maps(x_real, N_MAPS)
+            found["features"] = sum(map(F.l1_loss, self.lite0.maps(x_fake, N_MAPS), wanted)) / N_MAPS
         return found
 
     def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:

@@ -27,6 +27,7 @@ from modelling.layers import (
     widths,
 )
 from modelling.sizes import Sides, check_source
+from ops.few_positions import doubled, halved
 
 MOST = 8  # halvings unless told otherwise: 256 px to one
 INNERMOST = 8  # px of the shorter side to which fewer lead
@@ -46,6 +47,28 @@ def usual_depth(img_size: Size) -> int:
         f"{size_text(as_size(img_size))} does not allow: the nearest is --img_size "
         f"{size_text(nearest)}, or give a depth"
     )
+
+
+class Halving(nn.Conv2d):
+    """4x4, stride 2."""
+
+    def __init__(self, c_in: int, c_out: int, bias: bool) -> None:
+        super().__init__(c_in, c_out, 4, 2, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/2, W/2)."""
+        return halved(x, self.weight, self.bias)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """4x4, stride 2."""
+
+    def __init__(self, c_in: int, c_out: int, bias: bool = True) -> None:
+        super().__init__(c_in, c_out, 4, 2, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', 2H, 2W)."""
+        return doubled(x, self.weight, self.bias)
 
 
 class Dropout(nn.Dropout):
@@ -103,15 +126,15 @@ class Generator(nn.Module):
         for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
             outermost, innermost = i == 0, i == depth - 1
             after = None if outermost or innermost else norm_layer(norm, c_out)
-            down = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=bias)
+            down = Halving(c_in, c_out, bias)
             self.downs.append(hidden_block(down, after, "relu" if innermost else "leaky_relu"))
         for i in range(depth - 1):  # from the innermost: outputs have the channels of the skip
             c_in, c_out = channels[depth - i], channels[depth - i - 1]
-            up = nn.ConvTranspose2d(c_in if i == 0 else 2 * c_in, c_out, 4, 2, 1, bias=bias)
+            up = Doubling(c_in if i == 0 else 2 * c_in, c_out, bias)
             self.ups.append(hidden_block(up, norm_layer(norm, c_out), None))
             if dropout and 0 < i <= N_DROPOUT and c_out == 8 * width:
                 self.ups[-1].add_module("dropout", Dropout(dropout, sampling_dropout))
-        self.to_image = nn.ConvTranspose2d(width if depth == 1 else 2 * width, img_channels, 4, 2, 1)
+        self.to_image = Doubling(width if depth == 1 else 2 * width, img_channels)
         init_normal(self)
 
     def forward(self, a: Tensor) -> Tensor:
