@@ -489,10 +489,6 @@ class Translation(Task):
 
     # -- beside training ---------------------------------------------------------------------------------------------
 
-    def network_in(self, weights: nn.Module, way: Way) -> nn.Module:
-        """A way's network in a weight set."""
-        return weights if len(self.averaged) == 1 else weights[way.network]
-
     def reals(self) -> Image.Image:
         """The first pictures of both sides as training sees them."""
         a, b = self.both(*self.batches.micro(0, 0, Shard(min(SHOWN, len(self.data.train)))))

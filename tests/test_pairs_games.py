@@ -137,11 +137,16 @@ def test_pix2pix_by_hand(play: Callable, method: str, accumulate: int) -> None:
 
 
 @pytest.mark.parametrize("method", HAND)
-@pytest.mark.parametrize("identity", [5, 0])
-def test_cyclegan_by_hand(play: Callable, method: str, identity: int) -> None:
+@pytest.mark.parametrize(
+    ("weights", "adversarial", "cycled", "identity"),
+    [("", 1, 10, 5), ("--term_weights adversarial=3 cycle=2 identity=0", 3, 2, 0)],
+)
+def test_cyclegan_by_hand(
+    play: Callable, method: str, weights: str, adversarial: float, cycled: float, identity: float
+) -> None:
     """Two games, ways back 10 times both, pictures that stay as they are 5 times both."""
     of_d, of_g = HAND[method]
-    task = play("cyclegan", f"--method {method} --pool_size 0 --term_weights identity={identity}")
+    task = play("cyclegan", f"--method {method} --pool_size 0 {weights}")
     sides, nets = inputs(task), task.networks
     a, b = sides.real["a"], sides.real["b"]
     assert not torch.equal(a, -b)  # no partners
@@ -150,7 +155,7 @@ def test_cyclegan_by_hand(play: Callable, method: str, identity: int) -> None:
     same = (nets["G_AB"](b) - b).abs().mean() + (nets["G_BA"](a) - a).abs().mean()
     fooling = of_g(nets["D_B"](b), nets["D_B"](fake_b)) + of_g(nets["D_A"](a), nets["D_A"](fake_a))
     loss, stats = phase(task, "g", sides)
-    assert_close(loss, fooling + 10 * cycle + identity * same)
+    assert_close(loss, adversarial * fooling + cycled * cycle + identity * same)
     assert_close(stats["loss/g"], fooling.detach())
     assert ("identity" in stats) == bool(identity)
     loss, stats = phase(task, "d", sides)
@@ -387,6 +392,10 @@ def test_every_penalty_moves_its_network(play: Callable, model: str) -> None:
         without = moved(play(model, norm), side)
         active = moved(play(model, f"{norm} {weight} --penalty_interval {name}=1"), side)
         lazy = moved(play(model, f"{norm} {weight} --penalty_interval {name}=2"), side)
+        phases = [
+            p for p in play(model, f"{norm} {weight} --penalty_interval {name}=2").phases if p.interval > 1
+        ]
+        assert [p.interval for p in phases] == [2] * n_networks and phases[0].due(3) and not phases[0].due(4)
         assert not values[0] and len(values[1]) == len(values[2]) == n_networks, name
         assert all(v.isfinite() and v != 0 for held in values[1:] for v in held.values()), name
         differs = [a is not None and not torch.equal(a, w) for a, w in zip(active, without, strict=True)]
@@ -408,6 +417,33 @@ def test_r1_is_of_the_picture_as_it_is(play: Callable, model: str) -> None:
     assert wanted > 0 and (grad == 0).all(1).flatten(1).any()  # what was moved out counts for nothing
     _, stats = phase(task, "d", sides)
     assert_close(stats["penalty/r1" + ("" if name == "D" else "_d_b")], wanted)
+
+
+@pytest.mark.parametrize("model", ["pix2pix", "cyclegan"])
+def test_penalties_see_augmented_pictures(play: Callable, model: str) -> None:
+    """R2's own forward is of pictures as D sees them, with draws of its own."""
+    task = play(model, "--penalty r2 --augment translation cutout")  # a pool of 50 shows the fakes themselves
+    sides, name = inputs(task), "D" if model == "pix2pix" else "D_B"
+    _, stats = phase(task, "d", sides)
+    x = task.fakes_for_d(name, sides).clone().requires_grad_()
+    (grad,) = torch.autograd.grad(task.judge(name, sides, "penalty", x, sides.real["a"]).sum(), x)
+    assert (grad == 0).all(1).flatten(1).any()
+    found = stats["penalty/r2" + ("" if name == "D" else "_d_b")]
+    assert_close(found, grad.square().flatten(1).sum(1).mean() / 2)
+
+
+@pytest.mark.parametrize("model", ["pix2pix", "cyclegan"])
+def test_adas_strength_follows_each_d(play: Callable, model: str) -> None:
+    """By the mean sign of its logits of reals over the micro-batches: up by 4 images of 100 where all are known."""
+    task = play(model, "--augment ada --ada_p 0.5 --ada_kimg 0.1 --ada_interval 1 --accumulate 2")
+    with torch.no_grad():
+        for name in task.judges:
+            task.networks[name].to_logits.bias.fill_(100)  # real, whatever it sees
+    for j in range(2):
+        phase(task, "d", task.inputs(micro(4, 0, j, accumulate=2)))
+    assert all(float(augmenter.signs) == 1 for augmenter in task.augmenters.values())
+    task.end_step(0)
+    assert all(float(a.p) == pytest.approx(0.5 + 4 / 100) for a in task.augmenters.values())
 
 
 class Compare(nn.Module):
