@@ -318,14 +318,21 @@ class Translation(Task):
         return (x, source) if cls.conditions else (x,)
 
     def judge(
-        self, name: str, sides: Sides, purpose: str, x: Tensor, source: Tensor | None, *, twice: bool = False
+        self,
+        name: str,
+        sides: Sides,
+        purpose: str,
+        x: Tensor,
+        source: Tensor | None,
+        *,
+        double_backward: bool = False,
     ) -> Tensor:
         """A D's logits of augmented pictures; `purpose` keeps the draws of one use apart from those of another.
 
-        twice: what comes out can be differentiated twice.
+        double_backward: what comes out can be differentiated twice.
         """
         seen = self._augmented(name, sides, purpose, x, source)
-        with self.place.autocast(), twice_differentiable() if twice else nullcontext():
+        with self.place.autocast(), twice_differentiable() if double_backward else nullcontext():
             return upcast(self.forwards[name](*seen))
 
     def _augmented(
@@ -347,7 +354,7 @@ class Translation(Task):
         share_forward = self.reuse_logits and "r1" in names
         if share_forward:
             x_real = x_real.detach().requires_grad_()
-        d_real = self.judge(name, sides, "d-real", x_real, source, twice=share_forward)
+        d_real = self.judge(name, sides, "d-real", x_real, source, double_backward=share_forward)
         d_fake = self.judge(name, sides, "d-fake", x_fake, source)
         if self.config.label_smoothing:
             loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
