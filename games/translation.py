@@ -39,7 +39,7 @@ from generation.state import non_finite
 from generation.translator import export_translator, translating_copy
 from images.batches import ImageData, Shard
 from images.pairing import Found, find_pairs
-from images.pairs import PairBatches, Pairs, channels_of, load_pairs
+from images.pairs import PairBatches, Pairs, channels_of, load_pairs, loaded_shape
 from losses import METHODS, PENALTIES, PenaltyContext
 from modelling import find_model
 from modelling.layers import image_shape
@@ -184,14 +184,6 @@ class Translation(Task):
         return find_pairs(Path(config.data).expanduser(), second, cls.pairing_of(config), config.direction)
 
     @classmethod
-    def load_shape(cls, config: TrainConfig) -> tuple[int, int] | None:
-        """(H, W) that pictures are brought to before pieces are cut out."""
-        if config.load_size is None:
-            return None
-        sides = image_shape(config.img_size)
-        return tuple(round(side * config.load_size / min(sides)) for side in sides)
-
-    @classmethod
     def rehearse(
         cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
     ) -> None:
@@ -215,7 +207,7 @@ class Translation(Task):
         return load_pairs(
             cls.found(config),
             img_size=config.img_size,
-            load_size=cls.load_shape(config),
+            load_size=loaded_shape(config.img_size, config.load_size),
             img_channels=(shapes["a"][0], shapes["b"][0]),
             crop=config.crop,
             value_range=config.value_range,
@@ -533,7 +525,8 @@ class Translation(Task):
     @property
     def about(self) -> dict[str, Any]:
         """generator/config.json: how to rebuild each G, and on what they were trained."""
-        config, shapes = self.config, self.shapes_of(self.config)
+        config, shapes, train = self.config, self.shapes_of(self.config), self.data.train
+        sides = {"a": train.a or train.b, "b": train.b}
         translates = {
             name: {
                 "network": way.network,
@@ -545,16 +538,19 @@ class Translation(Task):
             "model": config.model,
             "build": {},
             "translates": translates,
-            "dataset": self.data.train.name,
+            "dataset": train.name,
             "img_size": config.img_size,
             "multi_hot": False,
             "seed": config.seed,
             "data": {
-                "name": self.data.train.name,
+                "name": train.name,
                 "files": Path(config.data).name,
-                "fingerprint": self.data.train.fingerprint,
+                "fingerprint": train.fingerprint,
                 "crop": config.crop,
-                "scale": self.data.train.there[0].scale,
+                "load_size": config.load_size,
+                "value_range": config.value_range or None,
+                # of pictures that are translated
+                "scales": {name: sides[way.source].scale for name, way in self.ways.items()},
                 "pairing": self.pairing_of(config),
                 "direction": config.direction,
             },

@@ -210,6 +210,13 @@ def load_pairs(
     return Pairs(train, load_split("val", (train.a, train.b)))
 
 
+def loaded_shape(img_size: Size, load_size: int | None) -> tuple[int, int] | None:
+    """(H, W) that pictures are brought to before pieces of img_size are cut out, its shorter side load_size; None where
+    that is None."""
+    sides = image_shape(img_size)
+    return None if load_size is None else tuple(round(side * load_size / min(sides)) for side in sides)
+
+
 def without_partner(found: Found, split: str, a: ImageData, b: ImageData) -> frozenset[str]:
     """Keys that one side alone has."""
     sides = zip(found.sides, (a, b), strict=True)
