@@ -63,6 +63,7 @@ class CycleGAN(Translation):
         self.pools = {
             name: Pool(config.pool_size, shapes[side], place.device) for name, side in self.judges.items()
         }
+        self.ranges |= {f"pool.{name}.n": (0, config.pool_size) for name in self.pools}
 
     def phases_of(self) -> Iterator[Phase]:
         """g, then d, which sees what g has made."""
@@ -109,7 +110,7 @@ class CycleGAN(Translation):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
         super().load_state_dict(state)
-        for name, pool in state["pool"].items():
+        for name, pool in state.get("pool", {}).items():
             self.pools[name].load_state_dict(pool)
 
     def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:

@@ -245,6 +245,7 @@ class Translation(Task):
         self.penalties = {name: Penalties(config, self.device, "d") for name in self.judges}
         self.penalties |= {name: Penalties(config, self.device, "g") for name in self.averaged}
         self.running = [x for penalties in self.penalties.values() for x in penalties.running]
+        self.ranges = {f"augmentation.{name}.p": (0.0, 1.0) for name in self.augmenters}
         self.rates = network_rates(config, self.networks, of_d=self.judges)
         self.beta2 = network_beta2(config, self.networks, of_d=self.judges)
         self.g_due = every(config.train_g_interval)
