@@ -119,6 +119,8 @@ class Translation(Task):
                 raise UserError(
                     f"--term_weights {name}: the terms of {config.model} are {', '.join(cls.usual_terms)}"
                 )
+        if not any(cls.weights_of(config).values()):
+            raise UserError("--term_weights: all terms weigh 0, of which nothing is learned: leave one above")
         for name in config.penalties():
             if {"z", "generate"} & set(PENALTIES[name].asks):
                 raise UserError(f"--penalty {name} moves latents, and {config.model} has none; leave it out")
@@ -251,11 +253,25 @@ class Translation(Task):
         self.g_due = every(config.train_g_interval)
         self.phases = list(self.phases_of())
 
+    @property
+    def plays(self) -> bool:
+        """Whether there is a game at all, or G learns by its other terms alone: then D stays as it began."""
+        return self.weights["adversarial"] > 0
+
     def phases_of(self) -> Iterator[Phase]:
-        """The phases in their order: d, its lazy penalties, g, its lazy penalties."""
-        yield Phase("d", tuple(self.judges), self.d_loss, every(1))
-        yield from self.lazy_phases("d", self.judges, self.lazy_d_loss)
-        # After g: the graph that d keeps of G for g must meet G's weights unchanged.
+        """The phases in their order: d's and g's."""
+        yield from self.d_phases()
+        # Lazy ones after g: the graph that d keeps of G for g must meet G's weights unchanged.
+        yield from self.g_phases()
+
+    def d_phases(self) -> Iterator[Phase]:
+        """d and its lazy penalties; none where there is no game."""
+        if self.plays:
+            yield Phase("d", tuple(self.judges), self.d_loss, every(1))
+            yield from self.lazy_phases("d", self.judges, self.lazy_d_loss)
+
+    def g_phases(self) -> Iterator[Phase]:
+        """g and its lazy penalties."""
         yield Phase("g", self.averaged, self.g_loss, self.g_due)
         yield from self.lazy_phases("g", self.averaged, self.lazy_g_loss)
 
