@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from games.pool import Pool
-from games.task import Phase, Place, Stats, every, total
+from games.task import Phase, Place, Stats, total
 from games.translation import Sides, Translation, Way
 from images.pairs import Pairs
 from settings import TrainConfig
@@ -63,24 +63,22 @@ class CycleGAN(Translation):
         self.pools = {
             name: Pool(config.pool_size, shapes[side], place.device) for name, side in self.judges.items()
         }
+        self.ranges |= {f"pool.{name}.n": (0, config.pool_size) for name in self.pools}
 
     def phases_of(self) -> Iterator[Phase]:
         """g, then d, which sees what g has made."""
-        yield Phase("g", self.averaged, self.g_loss, self.g_due)
-        yield from self.lazy_phases("g", self.averaged, self.lazy_g_loss)
-        yield Phase("d", tuple(self.judges), self.d_loss, every(1))
-        yield from self.lazy_phases("d", self.judges, self.lazy_d_loss)
+        yield from self.g_phases()
+        yield from self.d_phases()
 
     def g_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
         """Both generators: fooling, ways back, identities."""
-        real, fake = (
-            sides.real,
-            {way.target: self.translate(way, sides.real[way.source]) for way in WAYS.values()},
-        )
-        fooling = sum(self.fooling(name, sides, fake[side]) for name, side in self.judges.items())
-        found = {
-            "cycle": sum(F.l1_loss(self.translate(w, fake[w.source]), real[w.target]) for w in WAYS.values())
-        }
+        real, found, fooling = sides.real, {}, torch.zeros((), device=self.device)
+        fake = {way.target: self.translate(way, real[way.source]) for way in WAYS.values()}
+        if self.plays:
+            fooling = sum(self.fooling(name, sides, fake[side]) for name, side in self.judges.items())
+        if self.weights["cycle"]:
+            back = (F.l1_loss(self.translate(w, fake[w.source]), real[w.target]) for w in WAYS.values())
+            found["cycle"] = sum(back)
         if self.weights["identity"]:
             same = (F.l1_loss(self.translate(w, real[w.target]), real[w.target]) for w in WAYS.values())
             found["identity"] = sum(same)
@@ -109,7 +107,7 @@ class CycleGAN(Translation):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
         super().load_state_dict(state)
-        for name, pool in state["pool"].items():
+        for name, pool in state.get("pool", {}).items():
             self.pools[name].load_state_dict(pool)
 
     def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:

@@ -1,13 +1,12 @@
 """Games of one G, which makes side B of side A, against one D."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from games.task import Phase, Stats, total, trainable
+from games.task import Stats, total, trainable
 from games.translation import Sides, Translation, Way
 from settings import TrainConfig
 
@@ -31,15 +30,6 @@ class OneWay(Translation):
             "D": cls.built(config, "d", shapes["a"], shapes["b"]),
             "G": cls.built(config, "g", shapes["a"], shapes["b"]),
         }
-
-    @property
-    def plays(self) -> bool:
-        """Whether there is a game at all, or G learns by its other terms alone: then D stays as it began."""
-        return self.weights["adversarial"] > 0
-
-    def phases_of(self) -> Iterator[Phase]:
-        """Of G alone where it plays no game."""
-        return (phase for phase in super().phases_of() if self.plays or phase.trains != ("D",))
 
     def generate(self, sides: Sides) -> Tensor:
         """B as G makes it of A."""

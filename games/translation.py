@@ -39,7 +39,7 @@ from generation.state import non_finite
 from generation.translator import export_translator, translating_copy
 from images.batches import ImageData, Shard
 from images.pairing import Found, find_pairs
-from images.pairs import PairBatches, Pairs, channels_of, load_pairs
+from images.pairs import PairBatches, Pairs, channels_of, load_pairs, loaded_shape
 from losses import METHODS, PENALTIES, PenaltyContext
 from modelling import find_model
 from modelling.layers import image_shape
@@ -119,6 +119,8 @@ class Translation(Task):
                 raise UserError(
                     f"--term_weights {name}: the terms of {config.model} are {', '.join(cls.usual_terms)}"
                 )
+        if not any(cls.weights_of(config).values()):
+            raise UserError("--term_weights: all terms weigh 0, of which nothing is learned: leave one above")
         for name in config.penalties():
             if {"z", "generate"} & set(PENALTIES[name].asks):
                 raise UserError(f"--penalty {name} moves latents, and {config.model} has none; leave it out")
@@ -184,14 +186,6 @@ class Translation(Task):
         return find_pairs(Path(config.data).expanduser(), second, cls.pairing_of(config), config.direction)
 
     @classmethod
-    def load_shape(cls, config: TrainConfig) -> tuple[int, int] | None:
-        """(H, W) that pictures are brought to before pieces are cut out."""
-        if config.load_size is None:
-            return None
-        sides = image_shape(config.img_size)
-        return tuple(round(side * config.load_size / min(sides)) for side in sides)
-
-    @classmethod
     def rehearse(
         cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
     ) -> None:
@@ -215,7 +209,7 @@ class Translation(Task):
         return load_pairs(
             cls.found(config),
             img_size=config.img_size,
-            load_size=cls.load_shape(config),
+            load_size=loaded_shape(config.img_size, config.load_size),
             img_channels=(shapes["a"][0], shapes["b"][0]),
             crop=config.crop,
             value_range=config.value_range,
@@ -253,16 +247,31 @@ class Translation(Task):
         self.penalties = {name: Penalties(config, self.device, "d") for name in self.judges}
         self.penalties |= {name: Penalties(config, self.device, "g") for name in self.averaged}
         self.running = [x for penalties in self.penalties.values() for x in penalties.running]
+        self.ranges = {f"augmentation.{name}.p": (0.0, 1.0) for name in self.augmenters}
         self.rates = network_rates(config, self.networks, of_d=self.judges)
         self.beta2 = network_beta2(config, self.networks, of_d=self.judges)
         self.g_due = every(config.train_g_interval)
         self.phases = list(self.phases_of())
 
+    @property
+    def plays(self) -> bool:
+        """Whether there is a game at all, or G learns by its other terms alone: then D stays as it began."""
+        return self.weights["adversarial"] > 0
+
     def phases_of(self) -> Iterator[Phase]:
-        """The phases in their order: d, its lazy penalties, g, its lazy penalties."""
-        yield Phase("d", tuple(self.judges), self.d_loss, every(1))
-        yield from self.lazy_phases("d", self.judges, self.lazy_d_loss)
-        # After g: the graph that d keeps of G for g must meet G's weights unchanged.
+        """The phases in their order: d's and g's."""
+        yield from self.d_phases()
+        # Lazy ones after g: the graph that d keeps of G for g must meet G's weights unchanged.
+        yield from self.g_phases()
+
+    def d_phases(self) -> Iterator[Phase]:
+        """d and its lazy penalties; none where there is no game."""
+        if self.plays:
+            yield Phase("d", tuple(self.judges), self.d_loss, every(1))
+            yield from self.lazy_phases("d", self.judges, self.lazy_d_loss)
+
+    def g_phases(self) -> Iterator[Phase]:
+        """g and its lazy penalties."""
         yield Phase("g", self.averaged, self.g_loss, self.g_due)
         yield from self.lazy_phases("g", self.averaged, self.lazy_g_loss)
 
@@ -318,14 +327,21 @@ class Translation(Task):
         return (x, source) if cls.conditions else (x,)
 
     def judge(
-        self, name: str, sides: Sides, purpose: str, x: Tensor, source: Tensor | None, *, twice: bool = False
+        self,
+        name: str,
+        sides: Sides,
+        purpose: str,
+        x: Tensor,
+        source: Tensor | None,
+        *,
+        double_backward: bool = False,
     ) -> Tensor:
         """A D's logits of augmented pictures; `purpose` keeps the draws of one use apart from those of another.
 
-        twice: what comes out can be differentiated twice.
+        double_backward: what comes out can be differentiated twice.
         """
         seen = self._augmented(name, sides, purpose, x, source)
-        with self.place.autocast(), twice_differentiable() if twice else nullcontext():
+        with self.place.autocast(), twice_differentiable() if double_backward else nullcontext():
             return upcast(self.forwards[name](*seen))
 
     def _augmented(
@@ -347,7 +363,7 @@ class Translation(Task):
         share_forward = self.reuse_logits and "r1" in names
         if share_forward:
             x_real = x_real.detach().requires_grad_()
-        d_real = self.judge(name, sides, "d-real", x_real, source, twice=share_forward)
+        d_real = self.judge(name, sides, "d-real", x_real, source, double_backward=share_forward)
         d_fake = self.judge(name, sides, "d-fake", x_fake, source)
         if self.config.label_smoothing:
             loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
@@ -522,7 +538,8 @@ class Translation(Task):
     @property
     def about(self) -> dict[str, Any]:
         """generator/config.json: how to rebuild each G, and on what they were trained."""
-        config, shapes = self.config, self.shapes_of(self.config)
+        config, shapes, train = self.config, self.shapes_of(self.config), self.data.train
+        sides = {"a": train.a or train.b, "b": train.b}
         translates = {
             name: {
                 "network": way.network,
@@ -534,16 +551,19 @@ class Translation(Task):
             "model": config.model,
             "build": {},
             "translates": translates,
-            "dataset": self.data.train.name,
+            "dataset": train.name,
             "img_size": config.img_size,
             "multi_hot": False,
             "seed": config.seed,
             "data": {
-                "name": self.data.train.name,
+                "name": train.name,
                 "files": Path(config.data).name,
-                "fingerprint": self.data.train.fingerprint,
+                "fingerprint": train.fingerprint,
                 "crop": config.crop,
-                "scale": self.data.train.there[0].scale,
+                "load_size": config.load_size,
+                "value_range": config.value_range or None,
+                # of pictures that are translated
+                "scales": {name: sides[way.source].scale for name, way in self.ways.items()},
                 "pairing": self.pairing_of(config),
                 "direction": config.direction,
             },

@@ -89,8 +89,7 @@ class TranslationEvaluator:
         if self.n < 1:
             raise UserError(f"--n {n}: give at least 1")
         least = min(targets.images.shape[1:3])
-        usual = [name for name in USUAL[paired] if name not in PAIRWISE or PAIRWISE[name].least <= least]
-        self.metrics = usual if metrics is None else list(metrics)
+        self.metrics = self._usual(paired, least) if metrics is None else list(metrics)
         self.reader, self.split, self.seed = reader, split, seed
         self.said = {
             "pairing": about.get("data", {}).get("pairing"),
@@ -108,6 +107,18 @@ class TranslationEvaluator:
         self.evaluator = self._evaluator(of_sets, cache_dir) if of_sets else None
         self.G: nn.Module | None = None  # while it is scored
         self._values: dict[int, Tensor] = {}  # of PAIRWISE, by the number of a chunk's first image
+
+    def _usual(self, paired: bool, least: int) -> list[str]:
+        """Those of USUAL that pictures of so many px a side bear; of sides without partners all, so that a refusal says
+        what they lack."""
+        few, odd = min(self.n, len(self.targets)), self.targets.img_channels not in CHANNELS
+
+        def bear(name: str) -> bool:
+            if name in PAIRWISE:
+                return PAIRWISE[name].least <= least
+            return not paired or (few >= METRICS[name].least and not odd)
+
+        return list(filter(bear, USUAL[paired]))
 
     def _evaluator(self, metrics: list[str], cache_dir: Path) -> Evaluator:
         """What scores the translations as a set; UserError."""

@@ -169,9 +169,9 @@ def load_pairs(
     """The pictures of both sides, decoded once and cached.
 
     Those of training have load_size (None: img_size), of which pieces of img_size are cut later; those of validation
-    have img_size at once. crop: a row of CROPS, by which pictures are brought to their size; value_range: as of
-    load_dataset, of both sides; img_channels: of source and target. Partners of a picture that cannot be read are left
-    out. Only the main process decodes, the others wait. UserError.
+    have img_size at once, and the scale of training's. crop: a row of CROPS, by which pictures are brought to their
+    size; value_range: as of load_dataset, of both sides; img_channels: of source and target. Partners of a picture that
+    cannot be read are left out. Only the main process decodes, the others wait. UserError.
     """
     size = legal_shape(img_size, FREE_SIZES, "images")
     load = size if load_size is None else image_shape(load_size)
@@ -187,25 +187,34 @@ def load_pairs(
             say(note)
     check = cache(partial(check_aspects, found))
 
-    def load_side(i: int, split: str, without: frozenset[str]) -> ImageData | None:
+    def load_side(i: int, split: str, like: ImageData | None, without: frozenset[str]) -> ImageData | None:
         if (side := found.sides[i]) is None:
             return None
-        source = SideSource(side, split, found.name, crop, scale, check, without)
+        known = scale if like is None or like.scale is None else like.scale
+        source = SideSource(side, split, found.name, crop, known, check, without)
         shape = (*(load if split == "train" else size), img_channels[i])
         table = load_table(lambda: source, shape, cache_dir, is_main)
         return selected(table, split, found.name, fitting_of(crop, table.scale))
 
-    def load_split(split: str) -> PairSplit:
-        a, b = (load_side(i, split, frozenset()) for i in (0, 1))
+    def load_split(split: str, likes: Sequence[ImageData | None] = (None, None)) -> PairSplit:
+        a, b = (load_side(i, split, likes[i], frozenset()) for i in (0, 1))
         if found.pairing == "paired" and (alone := without_partner(found, split, a, b)):
             if is_main:
                 what = f"warning: {len(alone):,} pairs of {found.where} ({split}) are left out"
                 say(f"{what}, one picture of which is missing or cannot be read")
-            a, b = (load_side(i, split, alone) for i in (0, 1))
+            a, b = (load_side(i, split, likes[i], alone) for i in (0, 1))
             assert not without_partner(found, split, a, b), "they were left out"
         return PairSplit(found.name, found.pairing, a, b)
 
-    return Pairs(load_split("train"), load_split("val"))
+    train = load_split("train")
+    return Pairs(train, load_split("val", (train.a, train.b)))
+
+
+def loaded_shape(img_size: Size, load_size: int | None) -> tuple[int, int] | None:
+    """(H, W) that pictures are brought to before pieces of img_size are cut out, its shorter side load_size; None where
+    that is None."""
+    sides = image_shape(img_size)
+    return None if load_size is None else tuple(round(side * load_size / min(sides)) for side in sides)
 
 
 def without_partner(found: Found, split: str, a: ImageData, b: ImageData) -> frozenset[str]:

@@ -345,6 +345,21 @@ def test_training_is_loaded_larger_and_validation_whole(tmp_path: Path) -> None:
     assert x.shape == (2, 3, 8, 12)
 
 
+def test_validation_has_the_scale_of_training(tmp_path: Path) -> None:
+    """One value is one level in both parts, whatever the largest of each part is; each side has its own scale."""
+    value = {"trainA": (4000, 1000), "valA": (1000, 500), "trainB": (60000, 1000), "valB": (1000, 500)}
+    for name, values in value.items():
+        for i in range(3):
+            pixels = np.full((SIZE, SIZE), values[min(i, 1)], np.uint16)
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    pairs = load_pairs(find_pairs(tmp_path), img_size=SIZE, img_channels=(1, 1), cache_dir=tmp_path / "cache")
+    for side, most in (("a", 4095), ("b", 65535)):
+        train, val = (getattr(part, side) for part in (pairs.train, pairs.val))
+        assert train.scale == val.scale == (0, most)
+        assert np.unique(train.images[1]) == np.unique(val.images[0]) == round(1000 * 255 / most)
+
+
 def test_fingerprints_are_of_the_pixels_of_both_sides(tmp_path: Path) -> None:
     prints = set()
     for k, changed in enumerate(({}, {"trainA/2.png": coded(9)}, {"trainB/2.png": coded(9)})):

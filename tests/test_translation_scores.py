@@ -148,6 +148,11 @@ def test_what_the_pictures_do_not_bear_is_said(reader: Extractor, tmp_path: Path
     with pytest.raises(UserError, match="metrics ssim: it needs 11 px a side, the images have 10 x 16"):
         make(reader, torch.zeros(4, 1, 10, 16), small, tmp_path, metrics=["ssim"])
     assert make(reader, torch.zeros(4, 1, 10, 16), small, tmp_path).metrics == ["l1", "psnr", "fid"]
+    assert make(reader, torch.zeros(4, 2, 10, 16), deep, tmp_path).metrics == ["l1", "psnr"]
+    one = as_image_data(torch.zeros(1, 1, 10, 16, dtype=torch.uint8))
+    assert make(reader, torch.zeros(1, 1, 10, 16), one, tmp_path).metrics == ["l1", "psnr"]
+    with pytest.raises(UserError, match="fid needs at least 2 reals and 2 fakes"):
+        make(reader, torch.zeros(1, 1, 10, 16), one, tmp_path, paired=False)
     with pytest.raises(UserError, match="metrics fid: a network must read the pictures"):
         make(None, torch.zeros(4, 1, 10, 16), small, tmp_path, metrics=["fid"])
     with pytest.raises(UserError, match="metrics fid: pictures have 2 channels"):

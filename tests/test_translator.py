@@ -557,6 +557,7 @@ def test_what_cannot_be_translated_is_one_line(
         ((one, "--data", photos, "--out", "x.png"), "--out x.png: name a folder"),
         ((one, "--data", photos, "--out", tmp_path / "full"), "full is not empty: choose another folder, or"),
         ((one, "--data", photos, "--out", photos / "out"), "lies in --data"),
+        ((one, "--data", photos / "a.png", "--out", photos, "--overwrite"), "a.png stands: choose another folder"),
         ((one, "--data", photos, "--out", out, "--direction", "BtoA"), "--direction BtoA: this run translates AtoB"),
         ((one, "--data", photos, "--out", out, "--tile", "0"), "must be a whole number of at least 1"),
         ((one, "--data", photos, "--out", out, "--weights", "x"), "--weights x: this run has ema, raw"),

@@ -210,6 +210,33 @@ def test_other_pictures_are_scored(
     assert "warning: the pictures are not those that the run was trained on" in capsys.readouterr().err
 
 
+def test_a_generator_alone_says_how_pictures_were_loaded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """16 bits, pieces cut out: the pictures are known again, and each direction has the scale of its sources."""
+    for side, most in (("A", 1000), ("B", 60000)):
+        for split in ("train", "val"):
+            place = tmp_path / "deep" / f"{split}{side}"
+            place.mkdir(parents=True)
+            for i in range(3):
+                x = np.random.default_rng(i).integers(0, most, (20, 20)).astype(np.uint16)
+                Image.fromarray(x).save(place / f"{i}.png")
+    config = TrainConfig(
+        dataset="folder", model="cyclegan", data=str(tmp_path / "deep"), img_size=16, load_size=18, batch_size=2,
+        n_steps=1, log_name="deep", runs_dir=str(tmp_path / "runs"), cache_dir=str(folder / "runs" / "cache"),
+        **SETTINGS["cyclegan"],
+    )  # fmt: skip
+    train(config)
+    alone = shutil.copytree(tmp_path / "runs" / "deep" / "generator", tmp_path / "generator")
+    found = load_translator(alone)
+    assert translate.scale_of(found, None) == translate.scale_of(found, "AtoB") == (0, 1023)
+    assert translate.scale_of(found, "BtoA") == (0, 65535)
+    argv = [alone, "--data", tmp_path / "deep", "--extractor", "digits-cnn", "--device", "cpu"]
+    capsys.readouterr()
+    assert evaluate.main([str(word) for word in argv]) == 0
+    assert "not those that the run" not in capsys.readouterr().err
+
+
 def test_what_cannot_be_scored_is_one_line(
     folder: Path, runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

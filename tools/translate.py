@@ -84,6 +84,8 @@ def check_places(data: Path, out: Path, overwrite: bool) -> None:
     """UserError for an --out that is no folder, that holds something, or that lies among the pictures."""
     if out.suffix.lower() in SUFFIXES or (out.exists() and not out.is_dir()):
         raise UserError(f"--out {out}: name a folder, in which each picture has a file of its own")
+    if data.is_file() and out.resolve() == data.resolve().parent:
+        raise UserError(f"--out {out} is where --data {data} stands: choose another folder")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"--out {out} lies in --data {data}, whose pictures are read: choose another folder")
     try:
@@ -166,9 +168,12 @@ def beside(x: Tensor, found: Tensor) -> Tensor:
     return torch.cat([x, found], dim=2)
 
 
-def scale_of(about: dict) -> Scale | None:
-    """What became 0 and 255 of the run's own pictures of more than 8 bits; None where there were none."""
-    scale = about["data"].get("scale")
+def scale_of(translator: Translator, direction: str | None) -> Scale | None:
+    """What became 0 and 255 of the run's own pictures of more than 8 bits that are translated in a direction; None
+    where there were none."""
+    scales = translator.about["data"].get("scales")
+    direction = translator.directions[0] if direction is None else direction
+    scale = scales.get(direction) if isinstance(scales, dict) else None
     return tuple(scale) if is_scale(scale) else None
 
 
@@ -177,7 +182,7 @@ def scale_of(about: dict) -> Scale | None:
 
 def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pictures, out: Path) -> int:
     """Translate and write one picture after the other; how many. UserError where none could be read."""
-    G, stems, scale = translator.network(args.direction), Stems(), scale_of(translator.about)
+    G, stems, scale = translator.network(args.direction), Stems(), scale_of(translator, args.direction)
     most = (Image.MAX_IMAGE_PIXELS or 2**27) // G.factor**2
     n_written, n_bad, bad = 0, 0, []
     make_folder(out)

@@ -24,7 +24,7 @@ from generation.translator import Translator, load_translator
 from images.batches import ImageData
 from images.cache import cache_folder
 from images.pairing import find_pairs
-from images.pairs import PairBatches, Pairs, PairSplit, load_pairs
+from images.pairs import PairBatches, Pairs, PairSplit, load_pairs, loaded_shape
 from images.scan import is_scale
 from metrics.pairwise import PAIRWISE
 from modelling.layers import image_shape
@@ -63,16 +63,15 @@ def run_pairs(args: argparse.Namespace, translator: Translator) -> Pairs:
         raise UserError(f"{args.run} was trained on {what}: name them, or others, with --data, and --data_b")
     places = (None if path is None else Path(path).expanduser() for path in (data, data_b))
     found = find_pairs(*places, word_of(held, "pairing") or "paired", word_of(held, "direction") or "AtoB")
-    size, load_size = image_shape(about["img_size"]), saved.get("load_size")
-    if type(load_size) is int and load_size >= min(size):
-        load_size = tuple(round(side * load_size / min(size)) for side in size)
+    load_size = held.get("load_size")
+    fits = type(load_size) is int and load_size >= min(image_shape(about["img_size"]))
     return load_pairs(
         found,
         img_size=about["img_size"],
         img_channels=(G.source_channels, G.img_channels),
-        load_size=load_size if isinstance(load_size, tuple) else None,
+        load_size=loaded_shape(about["img_size"], load_size if fits else None),
         crop=word_of(held, "crop") or "centre",
-        value_range=saved["value_range"] if is_scale(saved.get("value_range")) else (),
+        value_range=held["value_range"] if is_scale(held.get("value_range")) else (),
         cache_dir=args.cache_dir,
         is_main=process() == 0,
     )
