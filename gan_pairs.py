@@ -2,7 +2,7 @@
 
 python gan_pairs.py --data facades/ --preset pix2pix --log_name facades
 python gan_pairs.py --data photos/ --pairing grey --img_size 128 --batch_size 4 --log_name colours
-python gan_pairs.py --model cyclegan --data horses/ --data_b zebras/ --log_name horse2zebra
+python gan_pairs.py --preset cyclegan --data horses/ --data_b zebras/ --log_name horse2zebra
 python gan_pairs.py --model srgan --data photos/ --img_size 128 --factor 4 --batch_size 16 --log_name sharper
 
 --data: pictures side by side, or folders A and B (trainA, testB, ...), also of a .zip or .tar.

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import UserError
+from errors import UserError, tell
 from games.pool import Pool
 from games.task import Phase, Place, Stats, total
 from games.translation import Sides, Translation, Way
+from images.batches import ImageData
 from images.pairs import Pairs
 from settings import TrainConfig
 
@@ -29,6 +30,22 @@ class CycleGAN(Translation):
     averaged = ("G_AB", "G_BA")
     judges: ClassVar = {"D_A": "a", "D_B": "b"}
     unfit: ClassVar = (*Translation.unfit, "direction", "factor")
+
+    @classmethod
+    def refuse_unfit(cls, config: TrainConfig) -> None:
+        """As every translation; UserError for a direction, since both are learned."""
+        if "direction" in config.asked and config.direction != TrainConfig.direction:
+            raise UserError("--direction: cyclegan learns both; leave it out, and give it to tools.translate")
+        super().refuse_unfit(config)
+
+    @classmethod
+    def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:
+        """As every translation; says that the paper has another loss."""
+        if fresh and "method" not in config.asked:
+            tell(
+                f"note: --method {config.method}; the paper's is lsgan, --preset cyclegan has all of its settings"
+            )
+        return super().looked_at(config, images, fresh=fresh)
 
     @classmethod
     def ways_of(cls, config: TrainConfig) -> dict[str, Way]:

@@ -11,7 +11,7 @@ what is near to a tile's end, where its network saw no neighbours, is left out.
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,8 +171,8 @@ def as_input(x: Tensor, G: nn.Module) -> Tensor:
 class Translator:
     """The networks of a run by direction, AtoB and perhaps BtoA, and what is known of it, see load_translator."""
 
-    networks: Mapping[str, nn.Module]
-    about: dict[str, Any]
+    networks: Mapping[str, nn.Module] = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -206,6 +206,10 @@ class Translator:
         if tile < 1:
             raise UserError(f"--tile {tile}: give at least 1")
         for picture in x:
+            if not isinstance(picture, Tensor):
+                raise UserError(
+                    f"x: pictures are torch tensors (C, h, w) of uint8, not {type(picture).__name__}"
+                )
             if picture.dtype != torch.uint8 or picture.dim() != 3 or 0 in picture.shape:
                 raise UserError(
                     f"x: pictures are uint8 (C, h, w), not {picture.dtype} {tuple(picture.shape)}"

@@ -22,7 +22,7 @@ from images.sources import set_name
 PAIRINGS = ("paired", "unpaired", "grey", "alone")
 DIRECTIONS = ("AtoB", "BtoA")
 TENTH = 10  # one picture in so many is held out where no folder says which
-WIDE = 1.5  # times as wide as high: most files of pairs side by side are, and of other pictures few
+WIDE = 1.8  # times as wide as high: most files of pairs side by side are, and photographs are not
 LOOKED_AT = 32  # pictures, for whether they are pairs side by side
 NAMED = 3  # pictures that a message names
 # trainA, test_b, A: a folder of one side, with or without the name of a split
@@ -295,8 +295,14 @@ def joined(a: Side, b: Side) -> tuple[Side, Side]:
                 f"{some_of(alone)}"
             )
     if lacking:
+        found = any(set(a.splits[split].values()) & set(b.splits[split].values()) for split in a.splits)
+        advice = (
+            ""
+            if found
+            else "; two sets without partners are for --model cyclegan, whose --pairing is unpaired"
+        )
         raise UserError(
-            f"{'; '.join(lacking)} (partners bear one name, in folders of one split): mend or remove them"
+            f"{'; '.join(lacking)} (partners bear one name, in folders of one split): mend or remove them{advice}"
         )
     return a, b
 

@@ -45,7 +45,7 @@ def usual_depth(img_size: Size) -> int:
     raise UserError(
         f"unet halves the sides 1 to {MOST} times, until the shorter is at most {INNERMOST} px, which "
         f"{size_text(as_size(img_size))} does not allow: the nearest is --img_size "
-        f"{size_text(nearest)}, or give a depth"
+        f"{size_text(nearest)}, or give --g_kwargs depth="
     )
 
 

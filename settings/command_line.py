@@ -190,6 +190,14 @@ class Request:
         return settled(config)
 
 
+def in_proportion(preset: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset whose rates fall for the same share of a run that is asked to be of another length."""
+    length, start, asked = preset.get("n_steps"), preset.get("lr_decay_from"), above.get("n_steps")
+    if start and "lr_decay_from" not in above and isinstance(asked, int) and isinstance(length, int):
+        return dict(preset) | {"lr_decay_from": start * asked // length}
+    return dict(preset)
+
+
 def parse_config(
     script: str,
     datasets: Sequence[str],
@@ -216,6 +224,7 @@ def parse_config(
     if file is not None:
         from_file = read_config_file(file)
         one_of("dataset", from_file.get("dataset", datasets[0]), alike)
+    from_preset = in_proportion(from_preset, from_file | flags)
     if DATASETS[{"dataset": datasets[0], **from_file, **flags}["dataset"]].of_data:
         # whether left and right may be swapped in own pictures, no recipe knows
         from_preset = without(("flip",), from_preset)

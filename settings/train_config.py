@@ -124,7 +124,9 @@ class TrainConfig(
                 f"--n_steps {self.n_steps}: G is updated at step {first} for the first time: give more"
             )
         if self.lr_decay_from is not None and self.lr_decay_from >= self.n_steps:
-            raise UserError(f"--lr_decay_from {self.lr_decay_from} must be below --n_steps {self.n_steps}")
+            raise UserError(
+                f"--lr_decay_from {self.lr_decay_from} must be below --n_steps {self.n_steps}, or left out"
+            )
 
     def _check_sides(self) -> None:
         """A second side stands beside a first; what is cut out is no larger than what it is cut out of."""

@@ -361,6 +361,16 @@ def check_settings_of_networks(config):
         check_settings(config.model, network, getattr(config, f"{side}_kwargs"), "")
 
 
+def test_rates_fall_for_the_same_share_of_a_shorter_run():
+    """Of a preset; a start that is asked for, or that is 0, stays."""
+    assert resolve("--preset pix2pix --data x --n_steps 100", "gan_pairs").lr_decay_from == 50
+    assert (
+        resolve("--preset pix2pix --data x --n_steps 100 --lr_decay_from 7", "gan_pairs").lr_decay_from == 7
+    )
+    assert resolve("--preset pix2pix --data x", "gan_pairs").lr_decay_from == 40_000
+    assert resolve("--preset sngan --n_steps 100").lr_decay_from == 0
+
+
 def test_presets_belong_to_their_scripts():
     assert {script for name, script in OFFERED if name == "stylegan2"} == set(SCRIPTS) - set(OF_THEIR_OWN)
     assert [script for name, script in OFFERED if name == "cifar10-stylegan2-ada"] == ["gan_cifar10"]

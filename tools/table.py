@@ -45,6 +45,7 @@ NO_SETTING = {
 }  # fmt: skip
 # Of these, what says when --eval_patience ends a run: settings of one that has it.
 OF_PATIENCE = {"eval_interval", "eval_n", "extractor", "metric_weights", "metrics"}
+OF_PICTURES = {"pix2pix", "cyclegan", "srgan"}  # models without latents, which a script of their own trains
 OF_OWN_DATA = ("img_size", "flip")  # what a script says of its own data sets alone
 # What a protocol says of a model or a machine, in which the rows of a table may differ; those of one row only in the
 # latter.
@@ -262,6 +263,8 @@ def script_of(asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The script that trains on the data set that was asked for, and what it takes for granted then."""
     for name, (datasets, defaults) in scripts().items():
         usual = {"dataset": datasets[0], **defaults}
+        if (asked.get("model") in OF_PICTURES) != (usual.get("model") in OF_PICTURES):
+            continue
         # another script takes less for granted on data that are not its own
         if asked.get("dataset") in datasets and usual.keys() <= asked.keys():
             return name, usual

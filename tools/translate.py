@@ -34,6 +34,7 @@ from images.archives import Files, open_files
 from images.arrays import SUFFIX, Scale
 from images.decoding import SUFFIXES, BadImage, Fit, Member, decode, only_bombs_warn, read_member
 from images.files import unread_notes
+from images.pairing import WIDE
 from images.scan import header_of, is_scale
 from tools import tool_parser
 from tools.common import (
@@ -184,7 +185,7 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
     """Translate and write one picture after the other; how many. UserError where none could be read."""
     G, stems, scale = translator.network(args.direction), Stems(), scale_of(translator, args.direction)
     most = (Image.MAX_IMAGE_PIXELS or 2**27) // G.factor**2
-    n_written, n_bad, bad = 0, 0, []
+    n_written, n_bad, n_wide, bad = 0, 0, 0, []
     make_folder(out)
     with tqdm(desc="translating", unit="img", leave=False, disable=None) as bar:
         for number, member in enumerate(pictures):
@@ -197,6 +198,7 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
                 n_bad += 1
                 bad += [f"{shown(member.name)}: {error}"] if n_bad <= LISTED else []
                 continue
+            n_wide += x.shape[2] >= WIDE * x.shape[1]
             found = translator.translate([x], args.direction, args.seed, first=number, tile=args.tile)[0]
             stem.parent.mkdir(parents=True, exist_ok=True)
             save_image(beside(x, found) if args.side_by_side else found, stem)
@@ -206,6 +208,10 @@ def translate_all(args: argparse.Namespace, translator: Translator, pictures: Pi
         raise UserError(f"--data {args.data}: {what} be read: {bad[0]}")
     for note in pictures.notes:
         tell(note)
+    if n_wide == n_written and args.half is None:
+        tell(
+            "note: all pictures are about twice as wide as high: --half left, or right, is for pairs side by side"
+        )
     for line in bad:
         warn(line)
     if n_bad:
