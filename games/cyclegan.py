@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from errors import UserError, tell
 from games.pool import Pool
 from games.task import Phase, Place, Stats, total
-from games.translation import Sides, Translation, Way
+from games.translation import PairBatch, Translation, Way
 from images.batches import ImageData
 from images.pairs import Pairs
 from settings import TrainConfig
@@ -87,7 +87,7 @@ class CycleGAN(Translation):
         yield from self.g_phases()
         yield from self.d_phases()
 
-    def g_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
+    def g_loss(self, sides: PairBatch) -> tuple[Tensor, Stats]:
         """Both generators: fooling, ways back, identities."""
         real, found, fooling = sides.real, {}, torch.zeros((), device=self.device)
         fake = {way.target: self.translate(way, real[way.source]) for way in WAYS.values()}
@@ -106,7 +106,7 @@ class CycleGAN(Translation):
         sides.fake = {side: x.detach() for side, x in fake.items()}
         return loss, stats
 
-    def fakes_for_d(self, name: str, sides: Sides) -> Tensor:
+    def fakes_for_d(self, name: str, sides: PairBatch) -> Tensor:
         """Of earlier steps too; the same for all phases of a step."""
         side = self.judges[name]
         if f"{side}/shown" not in sides.fake:

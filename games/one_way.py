@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from games.task import Stats, total, trainable
-from games.translation import Sides, Translation, Way
+from games.translation import PairBatch, Translation, Way
 from settings import TrainConfig
 
 
@@ -31,12 +31,12 @@ class OneWay(Translation):
             "G": cls.built(config, "g", shapes["a"], shapes["b"]),
         }
 
-    def generate(self, sides: Sides) -> Tensor:
+    def generate(self, sides: PairBatch) -> Tensor:
         """B as G makes it of A."""
         (way,) = self.ways.values()
         return self.translate(way, sides.real[way.source])
 
-    def fakes_for_d(self, name: str, sides: Sides) -> Tensor:
+    def fakes_for_d(self, name: str, sides: PairBatch) -> Tensor:
         """Cut off from G; where G trains next on the same pictures its graph is kept for it."""
         if "b" not in sides.fake:
             if sides.keep_graph:
@@ -47,7 +47,7 @@ class OneWay(Translation):
                     sides.fake["b"] = self.generate(sides)
         return sides.fake["b"].detach()
 
-    def g_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
+    def g_loss(self, sides: PairBatch) -> tuple[Tensor, Stats]:
         """Fooling D, and what else holds G to the target."""
         x_fake = sides.fake["b"] if sides.keep_graph and self.plays else self.generate(sides)
         fooling = self.fooling("D", sides, x_fake) if self.plays else torch.zeros((), device=self.device)

@@ -38,6 +38,7 @@ class Pool:
         ):
             picture = fake
             if self.n < size:
+                self.images[self.n] = self.images[max(self.n - 1, 0)]
                 self._put(self.n, fake)
                 self.n += 1
             elif swap < 0.5:
@@ -49,7 +50,7 @@ class Pool:
         return torch.stack(shown)
 
     def _put(self, at: int, fake: Tensor) -> None:
-        """One that is not finite is left out: its step is skipped, and the pool would keep it."""
+        """One that is not finite is left out for what stands there: its step is skipped, the pool would keep it."""
         self.images[at] = torch.where(torch.isfinite(fake).all(), fake, self.images[at])
 
     def state_dict(self) -> dict[str, Any]:

@@ -74,9 +74,10 @@ class SRGAN(OneWay):
         found.pop("source_channels", None)
         return found | ({"factor": cls.factor_of(config)} if side == "g" else {})
 
-    def both(self, a: Tensor | None, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The low resolution is made here, on the device."""
-        return low_resolution(b, self.factor_of(self.config)), b
+    @classmethod
+    def source_of(cls, a: Tensor | None, b: Tensor, factor: int) -> Tensor:
+        """The low resolution, made on the device."""
+        return low_resolution(b, factor)
 
     @cached_property
     def lite0(self) -> Lite0:

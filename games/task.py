@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from images.batches import ImageData, Shard
+from modelling import model_title
 from modelling.layers import Size
 from ops.rng import generator
 from settings import TrainConfig
@@ -228,7 +229,7 @@ class Task:
         """UserError for settings asked for that mean nothing to the game."""
         given = [name for name in config.unlike_defaults() if name in cls.unfit and name in config.asked]
         for name in given:
-            raise UserError(f"--{name}: {cls.__name__} does not know it; leave the flag out")
+            raise UserError(f"--{name}: {model_title(config.model)} does not know it; leave the flag out")
 
     @classmethod
     def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:

@@ -36,7 +36,7 @@ from games.task import (
 from games.validation import TranslationScorer, Validation, rows_of_pictures
 from generation.sampling import undisturbed
 from generation.state import non_finite
-from generation.translator import export_translator, translating_copy
+from generation.translator import export_translator, translating_copy, translator_batch_norm
 from images.batches import ImageData, Shard
 from images.pairing import Found, find_pairs
 from images.pairs import PairBatches, Pairs, channels_of, load_pairs, loaded_shape
@@ -64,7 +64,7 @@ class Way(NamedTuple):
     target: str
 
 
-class Sides:
+class PairBatch:
     """What one micro-batch offers to the phases of a step: pictures (n, C, H, W) in [-1, 1] of both sides, and fakes.
 
     fake: of either side, once they are made; keep_graph: whether G trains on these right after D.
@@ -236,6 +236,9 @@ class Translation(Task):
             for name, network in self.networks.items()
         }
         self.method, self.weights = METHODS[config.method], self.weights_of(config)
+        self.share = (
+            1.0 if self.method.halved else 0.5
+        )  # of D's loss, penalties included: they weigh as elsewhere
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else dict.fromkeys(self.judges, clip)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
@@ -306,15 +309,20 @@ class Translation(Task):
         """Have the rows of a coming step fetched."""
         self.batches.announce(self.schedule.images(step))
 
-    def inputs(self, micro: Micro) -> Sides:
+    def inputs(self, micro: Micro) -> PairBatch:
         """Pictures of both sides."""
         a, b = self.batches.micro(micro.start, micro.j, micro.draws.shard)
         keep_graph = self.config.accumulate == 1 and self.g_due(micro.step)
-        return Sides(micro, *self.both(a, b), keep_graph)
+        return PairBatch(micro, *self.both(a, b), keep_graph)
+
+    @classmethod
+    def source_of(cls, a: Tensor | None, b: Tensor, factor: int) -> Tensor:
+        """What side A is to the networks: its own pictures, or what is made of those of B; factor: of G."""
+        return a
 
     def both(self, a: Tensor | None, b: Tensor) -> tuple[Tensor, Tensor]:
         """The sides as the networks see them."""
-        return a, b
+        return self.source_of(a, b, self.networks[self.averaged[0]].factor), b
 
     def translate(self, way: Way, x: Tensor) -> Tensor:
         """What a way's network makes of pictures."""
@@ -329,7 +337,7 @@ class Translation(Task):
     def judge(
         self,
         name: str,
-        sides: Sides,
+        sides: PairBatch,
         purpose: str,
         x: Tensor,
         source: Tensor | None,
@@ -345,7 +353,7 @@ class Translation(Task):
             return upcast(self.forwards[name](*seen))
 
     def _augmented(
-        self, name: str, sides: Sides, purpose: str, x: Tensor, source: Tensor | None
+        self, name: str, sides: PairBatch, purpose: str, x: Tensor, source: Tensor | None
     ) -> tuple[Tensor, ...]:
         """What a D is called with: a picture and its source are moved alike."""
         if name not in self.augmenters:
@@ -355,7 +363,7 @@ class Translation(Task):
         joined = self.augmenters[name](torch.cat([x, source], 1), sides, f"{name}/{purpose}")
         return joined.split([x.shape[1], source.shape[1]], 1)
 
-    def told_apart(self, name: str, sides: Sides, x_fake: Tensor) -> tuple[Tensor, Stats]:
+    def told_apart(self, name: str, sides: PairBatch, x_fake: Tensor) -> tuple[Tensor, Stats]:
         """Loss of one D, half of its sum, on reals and on fakes that are cut off from G, with its penalties of interval
         1."""
         x_real, source, label = sides.real[self.judges[name]], sides.real["a"], name.lower()
@@ -369,32 +377,31 @@ class Translation(Task):
             loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
         else:
             loss = self.method.d(d_real, d_fake)
-        loss = loss if self.method.halved else loss / 2
         sign = d_real.detach().sign().mean()  # near 1: D knows its training pictures
         if name in self.augmenters:
             self.augmenters[name].follow(sign)
         stats = {f"{label}/real": d_real.detach().mean(), f"{label}/fake": d_fake.detach().mean()}
-        stats |= {f"{label}/real_sign": sign, "loss/d": loss.detach()}
+        stats |= {f"{label}/real_sign": sign, "loss/d": self.share * loss.detach()}
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         terms = self.penalty_terms(names, name, sides, x_real, x_fake, **logits)
-        return total(loss, terms, stats), stats
+        return self.share * total(loss, terms, stats), stats
 
-    def d_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
+    def d_loss(self, sides: PairBatch) -> tuple[Tensor, Stats]:
         """Sum of the losses of all D, which have no weights in common."""
         found = [self.told_apart(name, sides, self.fakes_for_d(name, sides)) for name in self.judges]
         stats = {key: value for _, of_one in found for key, value in of_one.items()}
         stats["loss/d"] = sum(of_one["loss/d"] for _, of_one in found)
         return sum(loss for loss, _ in found), stats
 
-    def fakes_for_d(self, name: str, sides: Sides) -> Tensor:
+    def fakes_for_d(self, name: str, sides: PairBatch) -> Tensor:
         """What a D is shown as fakes, cut off from G."""
         raise NotImplementedError
 
-    def g_loss(self, sides: Sides) -> tuple[Tensor, Stats]:
+    def g_loss(self, sides: PairBatch) -> tuple[Tensor, Stats]:
         """Loss of all G together."""
         raise NotImplementedError
 
-    def fooling(self, name: str, sides: Sides, x_fake: Tensor) -> Tensor:
+    def fooling(self, name: str, sides: PairBatch, x_fake: Tensor) -> Tensor:
         """G's part of the game with one D."""
         source, d_real = sides.real["a"], None
         if self.method.g_needs_real:
@@ -407,7 +414,7 @@ class Translation(Task):
         """Terms of G's loss with their weights."""
         return {name: (self.weights[name], value) for name, value in values.items()}
 
-    def lazy_d_loss(self, penalty: str, name: str, sides: Sides) -> tuple[Tensor, Stats]:
+    def lazy_d_loss(self, penalty: str, name: str, sides: PairBatch) -> tuple[Tensor, Stats]:
         """One penalty of one D alone, in a phase of its own."""
         stats: Stats = {}
         x_fake = None
@@ -415,21 +422,21 @@ class Translation(Task):
             with torch.no_grad():
                 x_fake = self.fakes_for_d(name, sides)
         terms = self.penalty_terms([penalty], name, sides, sides.real[self.judges[name]], x_fake)
-        return total(torch.zeros((), device=self.device), terms, stats), stats
+        return self.share * total(torch.zeros((), device=self.device), terms, stats), stats
 
-    def lazy_g_loss(self, penalty: str, name: str, sides: Sides) -> tuple[Tensor, Stats]:
+    def lazy_g_loss(self, penalty: str, name: str, sides: PairBatch) -> tuple[Tensor, Stats]:
         """One penalty of one G alone."""
         stats: Stats = {}
         return total(torch.zeros((), device=self.device), self._of_g([penalty], name, sides), stats), stats
 
-    def g_penalties(self, sides: Sides) -> Terms:
+    def g_penalties(self, sides: PairBatch) -> Terms:
         """Penalties of interval 1 of every G."""
         terms: Terms = {}
         for name in self.averaged:
             terms |= self._of_g(self.penalties[name].every_step["g"], name, sides)
         return terms
 
-    def _of_g(self, names: list[str], name: str, sides: Sides) -> Terms:
+    def _of_g(self, names: list[str], name: str, sides: PairBatch) -> Terms:
         """Penalties on the weights of one G."""
         context = PenaltyContext(
             D=lambda x: x, G=self.networks[name], x_real=sides.real["b"], x_fake=None, uniform=sides.uniform
@@ -441,7 +448,7 @@ class Translation(Task):
         self,
         names: list[str],
         name: str,
-        sides: Sides,
+        sides: PairBatch,
         x_real: Tensor,
         x_fake: Tensor | None,
         **logits: Tensor,
@@ -512,7 +519,8 @@ class Translation(Task):
 
     def for_sampling(self, weights: nn.Module) -> nn.Module:
         """A copy in eval mode, its batch norm measured anew by training pictures; NotFinite."""
-        G = translating_copy(weights, self._measured_by, self.config.seed)
+        measured = translator_batch_norm(weights) != "none"
+        G = translating_copy(weights, self._measured_by if measured else None, self.config.seed)
         if bad := non_finite({"networks": {"G": G.state_dict()}}):
             raise NotFinite(f"a generator for sampling is not finite: {bad[0].removeprefix('networks.G.')}")
         return G

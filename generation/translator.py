@@ -83,7 +83,7 @@ def mirrored_index(start: int, stop: int, length: int) -> Tensor:
     return torch.minimum(at, period - at)
 
 
-def joined(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
+def faded(pieces: Iterable[Tensor], cut: Cut, dim: int) -> Iterator[Tensor]:
     """The pieces of an axis as parts that follow each other along dim: in the middle of each overlap one fades into the
     next, along a straight line."""
     share = (torch.arange(cut.fade, dtype=torch.float32) + 0.5) / cut.fade
@@ -118,11 +118,11 @@ def translated(G: nn.Module, x: Tensor, tile: int = TILE) -> Tensor:
 
     def strip(top: int) -> Tensor:
         tiles = (piece(top, left) for left in columns.starts)
-        return torch.cat([*joined(tiles, columns.times(factor), 2)], dim=2)[:, :, : width * factor]
+        return torch.cat([*faded(tiles, columns.times(factor), 2)], dim=2)[:, :, : width * factor]
 
     whole = torch.empty(G.img_channels, height * factor, width * factor, dtype=torch.uint8)
     done = 0
-    for part in joined(map(strip, rows.starts), rows.times(factor), 1):
+    for part in faded(map(strip, rows.starts), rows.times(factor), 1):
         part = part[:, : len(whole[0]) - done]
         whole[:, done : done + part.shape[1]] = to_uint8(part)
         done += part.shape[1]

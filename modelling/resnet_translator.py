@@ -24,7 +24,7 @@ from modelling.sizes import Sides, check_source
 SIDES = Sides(4, 8)  # so that a block sees at least 2 px, which can be mirrored
 
 
-def mirrored(x: Tensor, n: int, dim: int) -> Tensor:
+def reflected_axis(x: Tensor, n: int, dim: int) -> Tensor:
     """x with n more entries at both ends of an axis, mirrored at the outermost, which is not repeated."""
     size = x.shape[dim]
     before, after = x.narrow(dim, 1, n).flip(dim), x.narrow(dim, size - 1 - n, n).flip(dim)
@@ -44,7 +44,7 @@ class Reflect(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same type."""
         if x.is_cuda and torch.are_deterministic_algorithms_enabled():
-            return mirrored(mirrored(x, self.n, 2), self.n, 3)
+            return reflected_axis(reflected_axis(x, self.n, 2), self.n, 3)
         return F.pad(x, [self.n] * 4, mode="reflect")
 
 

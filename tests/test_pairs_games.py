@@ -24,7 +24,7 @@ from games.penalties import Penalties
 from games.pool import Pool
 from games.srgan import low_resolution
 from games.task import Draws, Micro, Place
-from games.translation import Sides, Translation
+from games.translation import PairBatch, Translation
 from generation.translator import Translator, load_translator
 from images.batches import Shard
 from losses import PENALTIES
@@ -78,11 +78,11 @@ def micro(batch_size: int, step: int = 0, j: int = 0, **shard: int) -> Micro:
     return Micro(Draws(share, torch.device("cpu"), 0, 0, step, first=step * batch_size), step, j)
 
 
-def inputs(task: Translation, step: int = 0) -> Sides:
+def inputs(task: Translation, step: int = 0) -> PairBatch:
     return task.inputs(micro(task.config.batch_size, step, accumulate=task.config.accumulate))
 
 
-def phase(task: Translation, name: str, sides: Sides) -> tuple[Tensor, dict[str, Tensor]]:
+def phase(task: Translation, name: str, sides: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and logged values of a phase."""
     (found,) = [p for p in task.phases if p.name == name]
     return found.loss(sides)
@@ -548,7 +548,7 @@ def test_running_means_are_of_each_network(play: Callable) -> None:
 
 REFUSED = [
     ("pix2pix", "--conditional", "pix2pix sees no labels"),
-    ("pix2pix", "--z_dim 8", "--z_dim: Pix2Pix does not know it; leave the flag out"),
+    ("pix2pix", "--z_dim 8", "--z_dim: pix2pix does not know it; leave the flag out"),
     ("pix2pix", "--term_weights cycle=1", "--term_weights cycle: the terms of pix2pix are adversarial, l1"),
     ("cyclegan", "--term_weights l1=1", "the terms of cyclegan are adversarial, cycle, identity"),
     ("pix2pix", "--term_weights l1=-1", "--term_weights l1 -1.0 must be a number of at least 0"),
@@ -560,15 +560,15 @@ REFUSED = [
         "--pairing grey --direction BtoA",
         "--direction BtoA: the grey of a picture needs no network",
     ),
-    ("cyclegan", "--direction BtoA", "--direction: CycleGAN does not know it"),
+    ("cyclegan", "--direction BtoA", "--direction: cyclegan learns both"),
     ("pix2pix", "--img_size 18", "the nearest is --img_size 20"),
     ("cyclegan", "--img_size 22", "the nearest is --img_size 24"),
     ("srgan", "--factor 4 --img_size 30", "the nearest is --img_size 32"),
     ("srgan", "--factor 3", "factor of srgan"),
     ("pix2pix", "--load_size 12", "--load_size 12 must be at least 16"),
     ("pix2pix", "--factor 2", "--factor: pix2pix makes pictures as large as those it is given"),
-    ("pix2pix", "--pool_size 5", "--pool_size: Pix2Pix does not know it"),
-    ("srgan", "--direction BtoA", "--direction: SRGAN does not know it"),
+    ("pix2pix", "--pool_size 5", "--pool_size: pix2pix does not know it"),
+    ("srgan", "--direction BtoA", "--direction: srgan does not know it"),
     (
         "srgan",
         "--g_kwargs factor=2 --factor 2",

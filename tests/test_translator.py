@@ -23,7 +23,7 @@ from generation.translator import (
     Cut,
     cut,
     export_translator,
-    joined,
+    faded,
     mirrored_index,
     translate,
     translated,
@@ -132,7 +132,7 @@ def test_tiles_reach_over_the_axis_and_over_each_other(multiple: int) -> None:
 def test_overlaps_fade_along_a_line() -> None:
     """Zeros, then ones: tiles of 32, 16 apart: 4 of the first, 8 that rise by eighths, 4 of the second."""
     tiles = [torch.zeros(1, 32), torch.ones(1, 32), torch.zeros(1, 32)]
-    found = torch.cat([*joined(tiles, Cut(32, (0, 16, 40), 8), 1)], 1)[0]
+    found = torch.cat([*faded(tiles, Cut(32, (0, 16, 40), 8), 1)], 1)[0]
     rise = [(i + 0.5) / 8 for i in range(8)]
     assert found.tolist() == [0.0] * 20 + rise + [1.0] * 12 + rise[::-1] + [0.0] * 24
 

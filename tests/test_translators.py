@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from errors import UserError
 from modelling import own_settings, patchgan, resnet_translator, srgan, unet
 from modelling.layers import NORMS
-from modelling.resnet_translator import Reflect, mirrored
+from modelling.resnet_translator import Reflect, reflected_axis
 from modelling.sizes import Sides
 from ops.spectral_norm import apply_spectral_norm
 
@@ -428,7 +428,7 @@ REFUSALS = {
     "unet size": (
         lambda: unet.Generator(img_size=(100, 90), img_channels=3),
         "unet halves the sides 1 to 8 times, until the shorter is at most 8 px, which 100x90 does not allow: the "
-        "nearest is img_size 96, or give a depth",
+        "nearest is img_size 96, or give --g_kwargs depth=",
     ),
     "unet depth": (
         lambda: unet.Generator(img_size=(100, 64), img_channels=3, depth=4),
@@ -661,14 +661,14 @@ def test_a_generator_is_convolutional(name: str) -> None:
 
 def test_mirrored_by_hand() -> None:
     x = torch.arange(4.0).view(1, 1, 1, 4)
-    assert mirrored(x, 2, 3).flatten().tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
+    assert reflected_axis(x, 2, 3).flatten().tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_both_ways_to_mirror(n: int) -> None:
     """In value, gradient and second gradient."""
     found = []
-    for way in (Reflect(n), lambda x: mirrored(mirrored(x, n, 2), n, 3)):
+    for way in (Reflect(n), lambda x: reflected_axis(reflected_axis(x, n, 2), n, 3)):
         x = torch.linspace(-1, 1, 2 * 5 * 4).double().view(1, 2, 5, 4).requires_grad_()
         out = way(x)
         weights = torch.arange(out.numel()).double().sin().view_as(out)

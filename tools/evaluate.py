@@ -62,7 +62,7 @@ from tools.common import (
     warn,
     whole,
 )
-from tools.validation import UNFIT, saved_settings, score_translations
+from tools.validation import UNFIT, run_settings, score_translations
 
 # Flags that mean something for a run alone, and those for two folders alone.
 OF_RUNS = (
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
 
 def places_of(run: str) -> dict[str, Any]:
     """Where a run's config.json says that its data stand; nothing for a generator/ folder alone."""
-    saved = saved_settings(run)
+    saved = run_settings(run)
     return {name: saved[name] for name in ("data", "data_root") if isinstance(saved.get(name), str)}
 
 

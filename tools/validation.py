@@ -1,7 +1,7 @@
 """What tools.evaluate does with a run that translates pictures: scores of its validation part, of each direction."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 import disk
 from errors import UserError, shown
-from games.srgan import low_resolution
+from games import GAMES
+from games.translation import Translation
 from generation.extractors import open_extractor
 from generation.translation_scores import (
     Sources,
@@ -38,7 +39,7 @@ UNFIT = (
 )  # fmt: skip
 
 
-def saved_settings(run: str) -> dict[str, Any]:
+def run_settings(run: str) -> dict[str, Any]:
     """A run's config.json; nothing for a generator/ folder alone."""
     try:
         return disk.read_json(scores_file(run).with_name("config.json"), dict[str, Any])
@@ -53,7 +54,7 @@ def word_of(settings: Mapping[str, Any], name: str) -> str | None:
 
 def run_pairs(args: argparse.Namespace, translator: Translator) -> Pairs:
     """Both sides of the run's pictures, as in its training, or those of --data and --data_b. UserError."""
-    about, saved = translator.about, saved_settings(args.run)
+    about, saved = translator.about, run_settings(args.run)
     held, G = about["data"], translator.network()
     data, data_b = args.data, args.data_b
     if data is None:
@@ -77,13 +78,13 @@ def run_pairs(args: argparse.Namespace, translator: Translator) -> Pairs:
     )
 
 
-def sources_of(val: PairSplit, side: int, factor: int, device: str) -> Callable[[int, int], Tensor]:
-    """What validation pictures [start, stop) are translated from: those of a side, or the other's at 1/factor."""
+def sources_of(val: PairSplit, side: int, game: type[Translation], factor: int, device: str) -> Sources:
+    """What validation pictures [start, stop) are translated from: those of a side, as the game has them."""
     batches = PairBatches(val, None, 0, False, device)
 
     def sources(start: int, stop: int) -> Tensor:
-        both = batches.in_order(start, stop - start)
-        return low_resolution(both[1], factor) if both[side] is None else both[side]
+        a, b = batches.in_order(start, stop - start)
+        return b if side else game.source_of(a, b, factor)
 
     return sources
 
@@ -105,7 +106,7 @@ def score_translations(args: argparse.Namespace, device: str) -> tuple[dict[str,
     """A line of scores of the run's networks, equal on all processes: the first direction decides; and lines of what it
     is to be held against, where pictures have partners. UserError."""
     translator = load_translator(args.run, args.weights, device, args.checkpoint)
-    about = translator.about
+    about, game = translator.about, GAMES[translator.about["model"]]
     if args.metrics is not None:
         check_metrics(args.metrics, word_of(about["data"], "pairing") != UNPAIRED)
     pairs = run_pairs(args, translator)
@@ -120,7 +121,7 @@ def score_translations(args: argparse.Namespace, device: str) -> tuple[dict[str,
         given = getattr(pairs.val, source)
         evaluator = TranslationEvaluator(
             reader,
-            sources=sources_of(pairs.val, number, G.factor, device),
+            sources=sources_of(pairs.val, number, game, G.factor, device),
             targets=getattr(pairs.val, target),
             paired=pairs.val.pairing != UNPAIRED,
             about=about,
