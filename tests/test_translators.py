@@ -428,7 +428,7 @@ REFUSALS = {
     "unet size": (
         lambda: unet.Generator(img_size=(100, 90), img_channels=3),
         "unet halves the sides 1 to 8 times, until the shorter is at most 8 px, which 100x90 does not allow: the "
-        "nearest is img_size 96, or give --g_kwargs depth=",
+        "nearest is img_size 96, or give g_kwargs depth=",
     ),
     "unet depth": (
         lambda: unet.Generator(img_size=(100, 64), img_channels=3, depth=4),
