@@ -41,11 +41,12 @@ class CycleGAN(Translation):
     @classmethod
     def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:
         """As every translation; says that the paper has another loss."""
+        config = super().looked_at(config, images, fresh=fresh)
         if fresh and "method" not in config.asked:
             tell(
                 f"note: --method {config.method}; the paper's is lsgan, --preset cyclegan has all of its settings"
             )
-        return super().looked_at(config, images, fresh=fresh)
+        return config
 
     @classmethod
     def ways_of(cls, config: TrainConfig) -> dict[str, Way]:
