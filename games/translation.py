@@ -236,9 +236,8 @@ class Translation(Task):
             for name, network in self.networks.items()
         }
         self.method, self.weights = METHODS[config.method], self.weights_of(config)
-        self.share = (
-            1.0 if self.method.halved else 0.5
-        )  # of D's loss, penalties included: they weigh as elsewhere
+        # of D's loss, penalties included: they weigh as elsewhere
+        self.share = 1.0 if self.method.halved else 0.5
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else dict.fromkeys(self.judges, clip)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
