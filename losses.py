@@ -119,7 +119,7 @@ class Method:
     `penalties` are names added to D's loss by default; `weight_clip` bounds every weight of D after its
     step; g's d_real is None unless `g_needs_real`; `d_smooth` (d_real, d_fake, smoothing) is D's loss with
     the real target 1 - smoothing, None where label smoothing means nothing; ac_weight_g is the customary weight of
-    AC-GAN's classes in G's loss.
+    AC-GAN's classes in G's loss; halved: both are half the sum of their terms, which others take whole.
     """
 
     d: Callable[[Tensor, Tensor], Tensor]
@@ -129,6 +129,7 @@ class Method:
     g_needs_real: bool = False
     d_smooth: Callable[[Tensor, Tensor, float], Tensor] | None = None
     ac_weight_g: float = 1.0
+    halved: bool = False
 
 
 METHODS = {
@@ -137,8 +138,8 @@ METHODS = {
     "wgan": Method(wgan_d, wgan_g, weight_clip=0.01),
     "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",), ac_weight_g=0.1),  # the authors' AC-GAN
     "hinge": Method(hinge_d, wgan_g),
-    "lsgan": Method(lsgan_d, lsgan_g),
-    "ragan": Method(ragan_d, ragan_g, g_needs_real=True),
+    "lsgan": Method(lsgan_d, lsgan_g, halved=True),
+    "ragan": Method(ragan_d, ragan_g, g_needs_real=True, halved=True),
     "rpgan": Method(rpgan_d, rpgan_g, g_needs_real=True),
 }
 

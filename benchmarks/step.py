@@ -5,15 +5,18 @@ python -m benchmarks.step --device cuda --rounds 11
 python -m benchmarks.step --model stylegan2 --case "32x32x3 b8 narrow"
 python -m benchmarks.step --model stylegan2 --device cuda --case "64x64x3 b32" "128x128x3 b32"
 python -m benchmarks.step --model biggan --case "32x32x3 b50" --variant fp32
+python -m benchmarks.step --model pix2pix --case "256x256x3 b1" --variant fp32 "fp32 channels_last"
 
-One JSON line a case: medians over rounds of `steps` steps each, the ratio ours / naive, and where our time
+One JSON line a case: medians over rounds of `steps` steps each, of the ratio ours / naive too, and where our time
 goes (data, D, G, optimiser, EMA, the power iterations of spectral norm and their share of a step). The naive loop has
 its images in memory as floats, a sigmoid and binary cross entropy, two passes of D, the default optimiser and .item()
 on its losses at each step; both train the same networks on the same number of images, with an averaged copy of G. For
 StyleGAN2 (R1 each 16th step, path length each 4th on half a batch) it has a weight for each sample in every
 convolution, as the published code has, and makes the fakes anew for G; a measurement is 16 steps. For BigGAN (hinge,
 10 classes) it is the same layers under torch's own spectral norm, which iterates at each forward in training, with one
-pass of D over reals and fakes together; a measurement is 4 steps, of which `hinge-d4` updates G in one.
+pass of D over reals and fakes together; a measurement is 4 steps, of which `hinge-d4` updates G in one. For pix2pix,
+CycleGAN and SRGAN it is the loop of their papers' texts, which waits for no loss and averages nothing
+(benchmarks/written_out.py), and ours has no average either.
 """
 
 import argparse
@@ -33,8 +36,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrizations
 
+from benchmarks import written_out
 from errors import cli
 from games import game_of
+from images.pairs import Pairs, PairSplit
 from images.sources import ImageData
 from modelling import biggan, build_discriminator, build_generator, stylegan2
 from ops.spectral_norm import iterate_spectral_norm
@@ -56,7 +61,11 @@ CASES = {
         "128x128x3 b32": (128, 3, 32, WIDE),
     },
     "biggan": {"32x32x3 b50 narrow": (32, 3, 50, {"width": 8}), "32x32x3 b50": (32, 3, 50, {"width": 64})},
+    "pix2pix": {"64x64x3 b1 narrow": (64, 3, 1, {"width": 16}), "256x256x3 b1": (256, 3, 1, {})},
+    "cyclegan": {"64x64x3 b1 narrow": (64, 3, 1, {"width": 16}), "128x128x3 b1": (128, 3, 1, {})},
+    "srgan": {"64x64x3 b4 narrow": (64, 3, 4, {"width": 16}), "96x96x3 b16": (96, 3, 16, {})},
 }
+TRANSLATORS = {"pix2pix": "paired", "cyclegan": "unpaired", "srgan": "alone"}  # and what their images are
 LOSSES = {
     "dcgan": {"gan": "--method gan", "wgan-gp": "--method wgan-gp", "r1": "--method gan --r1_weight 10"},
     "stylegan2": {
@@ -67,8 +76,12 @@ LOSSES = {
         "hinge": "--method hinge --conditional",
         "hinge-d4": "--method hinge --conditional --train_g_interval 4",
     },
+    "pix2pix": {"gan": "--method gan"},
+    "cyclegan": {"lsgan": "--method lsgan"},
+    "srgan": {"gan": "--method gan --lr 1e-4 --beta1 0.9"},
 }
-STEPS = {"stylegan2": 16, "biggan": 4}  # of a measurement: as often as the laziest phase
+# of a measurement: as often as the laziest phase, and few of steps that are long
+STEPS = {"stylegan2": 16, "biggan": 4, "pix2pix": 2, "cyclegan": 1, "srgan": 1}
 # Of our loop -> precision, channels_last.
 VARIANTS = {
     "fp32": ("no", False),
@@ -78,16 +91,24 @@ VARIANTS = {
     "fp16": ("fp16", False),
     "fp16 channels_last": ("fp16", True),
 }
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 Z_DIM = {"dcgan": 100, "stylegan2": 100, "biggan": 128}
-N_IMAGES, N_CLASSES = 2048, 10
+N_IMAGES, N_PAIRS, N_CLASSES = 2048, 64, 10
 
 
-def synthetic(img_size: int, channels: int) -> ImageData:
+def synthetic(img_size: int, channels: int, n: int = N_IMAGES, seed: int = 0) -> ImageData:
     """Random uint8 images in memory, of random classes."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (N_IMAGES, img_size, img_size, channels), dtype=np.uint8)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (n, img_size, img_size, channels), dtype=np.uint8)
     names = tuple(f"class {i}" for i in range(N_CLASSES))
-    return ImageData(pixels, rng.integers(0, N_CLASSES, N_IMAGES), names, "synthetic", "synthetic")
+    return ImageData(pixels, rng.integers(0, N_CLASSES, n), names, "synthetic", "synthetic")
+
+
+def pairs_of(model: str, a: ImageData, b: ImageData) -> Pairs:
+    """Both sides as the model's game takes them."""
+    pairing = TRANSLATORS[model]
+    split = PairSplit("synthetic", pairing, None if pairing == "alone" else a, b)
+    return Pairs(split, split)
 
 
 def floats(data: ImageData, device: str) -> Tensor:
@@ -125,7 +146,8 @@ class TimedLoop:
         batches.micro = self._timed("data", plain[0])
         loop._apply = self._timed("optimiser", plain[1])
         loop._average = self._timed("ema", plain[2])
-        loop._run_phase = lambda phase, *rest: self._timed(phase.trains[0].lower(), plain[3])(phase, *rest)
+        side = {phase.name: phase.trains[0][0].lower() for phase in loop.task.phases}  # D_A is a D
+        loop._run_phase = lambda phase, *rest: self._timed(side[phase.name], plain[3])(phase, *rest)
         power = self._timed("power_iteration", iterate_spectral_norm)
         with mock.patch.object(training_loop, "iterate_spectral_norm", power):
             for _ in range(steps):
@@ -141,16 +163,21 @@ def synchronise(device: torch.device) -> None:
 
 
 def ours(
-    stack: ExitStack, model: str, data: ImageData, case: tuple, loss: str, variant: str, device: str
+    stack: ExitStack, model: str, data: ImageData | Pairs, case: tuple, loss: str, variant: str, device: str
 ) -> Loop:
     """Our loop on these images, writing nothing; its place lasts as long as the stack."""
     precision, channels_last = VARIANTS[variant]
     layout = "--channels_last" if channels_last else "--no-channels_last"
-    words = f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]} --z_dim {Z_DIM[model]}"
-    words += f" --ema --loggers {layout} --device {device} --mixed_precision {precision}"
+    words = f"--model {model} {LOSSES[model][loss]} --batch_size {case[2]}"
+    words += f" --loggers {layout} --device {device} --mixed_precision {precision}"
     for side in ("g", "d") if case[3] else ():
         words += f" --{side}_kwargs " + " ".join(f"{name}={value}" for name, value in case[3].items())
-    config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
+    if model in TRANSLATORS:
+        words += f" --data synthetic --img_size {case[0]} --img_channels {case[1]} --no-flip --no-ema"
+        config = parse_config("gan_pairs", ("folder",), {}, words.split()).config()
+    else:
+        words += f" --ema --z_dim {Z_DIM[model]}"
+        config = parse_config("gan_mnist", ("mnist",), {}, words.split()).config()
     stack.enter_context(own_states())  # each variant has a precision of its own, and they take turns
     accelerator = make_accelerator(config)
     set_switches(config, accelerator)
@@ -308,14 +335,21 @@ def with_torch_norm(data: ImageData, case: tuple, loss: str, device: str) -> Cal
     return step
 
 
-def seconds_of(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Wall time of so many steps."""
+def of_the_papers(model: str, a: ImageData, b: ImageData, case: tuple, device: str) -> Callable[[], None]:
+    """One step of a translator, in full precision."""
+    size, channels, batch, widths = case
+    nets = {name: net.to(device) for name, net in written_out.networks(model, size, channels, widths).items()}
+    return written_out.STEPS[model](nets, floats(a, device), floats(b, device), batch)
+
+
+def seconds_of(step: Callable[[], None], steps: int, device: torch.device, clock: str = "wall") -> float:
+    """Time of so many steps, by a row of CLOCKS."""
     synchronise(device)
-    start = time.perf_counter()
+    start = CLOCKS[clock]()
     for _ in range(steps):
         step()
     synchronise(device)
-    return time.perf_counter() - start
+    return CLOCKS[clock]() - start
 
 
 def run_case(model: str, name: str, loss: str, args: argparse.Namespace, stack: ExitStack) -> None:
@@ -323,12 +357,16 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace, stack: 
     case = CASES[model][name]
     size, channels, batch, _ = case
     torch.manual_seed(0)
-    data = synthetic(size, channels)
+    if model in TRANSLATORS:
+        a, b = (synthetic(size, channels, N_PAIRS, seed) for seed in (0, 1))
+        data, sides = pairs_of(model, a, b), (a, b)
+    else:
+        data = synthetic(size, channels)
     makers = {
         "dcgan": lambda: naive(data, batch, loss, args.device),
         "stylegan2": lambda: published(data, case, loss, args.device),
         "biggan": lambda: with_torch_norm(data, case, loss, args.device),
-    }
+    } | dict.fromkeys(TRANSLATORS, lambda: of_the_papers(model, *sides, case, args.device))
     variants: dict[str, Callable[[], None]] = {"naive": makers[model]()}
     loops: dict[str, Loop] = {}
     for variant in args.variant or VARIANTS:
@@ -342,14 +380,16 @@ def run_case(model: str, name: str, loss: str, args: argparse.Namespace, stack: 
     times: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(args.rounds):
         for variant, step in variants.items():
-            times[variant].append(seconds_of(step, steps, device))
-    base = statistics.median(times["naive"])
+            times[variant].append(seconds_of(step, steps, device, args.clock))
     for variant, values in times.items():
         median = statistics.median(values)
+        ratios = [
+            base / own for base, own in zip(times["naive"], values, strict=True)
+        ]  # of neighbours in time
         line = {
             "case": f"{model} {name}", "loss": loss, "variant": variant, "device": describe(device),
-            "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "img_per_s": round(batch * steps / median, 1), "ratio": round(base / median, 3),
+            "threads": torch.get_num_threads(), "clock": args.clock, "torch": torch.__version__,
+            "img_per_s": round(batch * steps / median, 1), "ratio": round(statistics.median(ratios), 3),
         }  # fmt: skip
         if variant in loops:
             line["ms"] = TimedLoop(loops[variant]).measure(steps)
@@ -376,7 +416,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="dcgan", choices=tuple(CASES))
     parser.add_argument("--rounds", type=int, default=7, help="interleaved measurements a variant")
-    parser.add_argument("--steps", type=int, help="steps a measurement (default: 10; StyleGAN2 16, BigGAN 4)")
+    parser.add_argument("--steps", type=int, help="steps a measurement (default: 10; of long steps fewer)")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=tuple(CLOCKS),
+        help="processor: of this program alone, beside other ones",
+    )
     parser.add_argument("--case", nargs="*", help="sizes (default: all of the model)")
     parser.add_argument("--loss", nargs="*", help="losses (default: all of the model)")
     parser.add_argument("--variant", nargs="*", help="ours (default: all; fp16 on a GPU only)")

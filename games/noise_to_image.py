@@ -1,8 +1,8 @@
 """The ordinary game: D tells images from G(z), with any row of METHODS and PENALTIES."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from errors import NotFinite
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
+from games.penalties import Penalties
 from games.pictures import channels_of, shape_in_words, with_channels
 from games.preview import GeneratorScorer, Preview
 from games.schedule import check_batches, schedule_of, size_name
@@ -31,6 +32,7 @@ from games.task import (
     network_beta2,
     network_rates,
     total,
+    trainable,
     warm_schedule,
 )
 from generation.generator import export_generator, sampling_copy
@@ -38,7 +40,7 @@ from generation.state import non_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import load_dataset
-from losses import MEAN_DECAY, METHODS, PENALTIES, PenaltyContext, StyleContext
+from losses import METHODS, PENALTIES, PenaltyContext, StyleContext
 from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
@@ -88,17 +90,6 @@ class Inputs:
     def part(self, share: int) -> "Inputs":
         """Those of a micro-batch of 1/share as many samples."""
         return Inputs(self.micro.part(share), self.batches, self.z_dim)
-
-
-@contextmanager
-def trainable(network: nn.Module) -> Iterator[None]:
-    """Let a frozen network's forward record its graph."""
-    frozen = [p for p in network.parameters() if not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_(True)
-    yield
-    for p in frozen:
-        p.requires_grad_(False)
 
 
 class NoiseToImage(Task):
@@ -179,34 +170,22 @@ class NoiseToImage(Task):
 
     def _list_phases(self) -> None:
         """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""
-        config, active = self.config, self.config.penalties()
-        self.weights = {name: weight for name, (weight, _) in active.items()}
-        self.every_step = {
-            side: [name for name, (_, n) in active.items() if n == 1 and PENALTIES[name].side == side]
-            for side in ("d", "g")
-        }
-        self.means = {name: self._zero() for penalty in active for name in self.mean_names(penalty).values()}
-        self.seen = {name: self._zero() for name in self.means}  # in this step's micro-batches so far
-        self.running = [*self.means.values(), *self.seen.values()]
+        config = self.config
+        self.penalties = Penalties(config, self.device)
+        self.running = self.penalties.running
         self.g_due = (warm_schedule if config.critic_warmup else every)(config.train_g_interval)
-        lazy = {name: n for name, (_, n) in active.items() if n > 1}
-        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d", lazy)]
+        self.phases = [Phase("d", ("D",), self.d_loss, every(1)), *self._lazy_phases("d")]
         # After g: the graph that d keeps of G for g must meet G's weights unchanged.
-        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g", lazy)]
+        self.phases += [Phase("g", ("G",), self.g_loss, self.g_due), *self._lazy_phases("g")]
 
-    def _lazy_phases(self, side: str, lazy: dict[str, int]) -> list[Phase]:
+    def _lazy_phases(self, side: str) -> list[Phase]:
         # steps from one update of the network to the next
         updates = 1 if side == "d" else self.config.train_g_interval
         return [
             Phase(name, (side.upper(),), partial(self.lazy_loss, name), every(n * updates), interval=n)
-            for name, n in lazy.items()
+            for name, n in self.penalties.lazy.items()
             if PENALTIES[name].side == side
         ]
-
-    @staticmethod
-    def mean_names(penalty: str) -> dict[str, str]:
-        """Names in the state by parameter: path_length of `mean`, lecam_real of `mean_real`."""
-        return {name: penalty + name.removeprefix("mean") for name in PENALTIES[penalty].means}
 
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self.device)
@@ -296,7 +275,7 @@ class NoiseToImage(Task):
 
     def stats(self, step: int) -> Stats:
         """Path length, augmentation and stage."""
-        values = {f"state/{name}": value for name, value in self.means.items()}
+        values = {f"state/{name}": value for name, value in self.penalties.means.items()}
         if self.augmenter is not None:
             values |= self.augmenter.stats()
         if self.growth is not None:
@@ -307,12 +286,11 @@ class NoiseToImage(Task):
     def state_dict(self) -> dict[str, Any]:
         """Running means of penalties, and the augmentation's."""
         augmentation = {} if self.augmenter is None else self.augmenter.state_dict()
-        return {"penalties": dict(self.means), "augmentation": augmentation}
+        return {"penalties": self.penalties.state_dict(), "augmentation": augmentation}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what state_dict gave."""
-        for name, value in state.get("penalties", {}).items():
-            self.means[name].copy_(value)
+        self.penalties.load_state_dict(state.get("penalties", {}))
         if self.augmenter is not None:
             self.augmenter.load_state_dict(state.get("augmentation", {}))
 
@@ -374,7 +352,7 @@ class NoiseToImage(Task):
     def d_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """Loss of D, with D's penalties of interval 1."""
         x_fake, x_real = self.fakes_for_d(batch), self.reals_of(batch)
-        share_forward = self.reuse_logits and "r1" in self.every_step["d"]
+        share_forward = self.reuse_logits and "r1" in self.penalties.every_step["d"]
         if share_forward:
             x_real = x_real.detach().requires_grad_()
         real = self.judge(batch, "d-real", x_real, double_backward=share_forward)
@@ -391,7 +369,9 @@ class NoiseToImage(Task):
         stats["d/real_sign"] = sign
         reused = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         terms = self.d_terms(batch, real, fake)
-        terms |= self.penalties(self.every_step["d"], "d-penalty", batch, x_real, x_fake, **reused)
+        terms |= self.penalty_terms(
+            self.penalties.every_step["d"], "d-penalty", batch, x_real, x_fake, **reused
+        )
         return total(loss, terms, stats), stats
 
     def g_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
@@ -405,8 +385,8 @@ class NoiseToImage(Task):
         loss = self.method.g(d_real, fake.logit)
         stats = {"loss/g": loss.detach()}
         terms = self.g_terms(batch, fake)
-        if self.every_step["g"]:
-            terms |= self.penalties(self.every_step["g"], "g-penalty", batch, self.reals_of(batch), x_fake)
+        if names := self.penalties.every_step["g"]:
+            terms |= self.penalty_terms(names, "g-penalty", batch, self.reals_of(batch), x_fake)
         return total(loss, terms, stats), stats
 
     def lazy_loss(self, name: str, batch: Inputs) -> tuple[Tensor, Stats]:
@@ -418,7 +398,7 @@ class NoiseToImage(Task):
                 with torch.no_grad():
                     x_fake = self.generate(batch) if batch.x_fake is None else batch.x_fake.detach()
         stats: Stats = {}
-        return total(self._zero(), self.penalties([name], name, batch, x_real, x_fake), stats), stats
+        return total(self._zero(), self.penalty_terms([name], name, batch, x_real, x_fake), stats), stats
 
     def d_terms(self, batch: Inputs, real: DOutput, fake: DOutput) -> Terms:
         """Further terms of D's loss, by name: weight and value."""
@@ -428,7 +408,7 @@ class NoiseToImage(Task):
         """Further terms of G's loss."""
         return {}
 
-    def penalties(
+    def penalty_terms(
         self,
         names: list[str],
         purpose: str,
@@ -438,29 +418,28 @@ class NoiseToImage(Task):
         **logits: Tensor,
     ) -> Terms:
         """Weight and value of the penalties of these names; logits: d_real, d_fake where they may be reused."""
-        terms = {}
-        for name in names:
+
+        def context(name: str) -> PenaltyContext | StyleContext:
             row = PENALTIES[name]
             if row.styles:
-                context = self._style_context(name, batch)
-            else:
-                # what is compared with logits of other draws would differ by these
-                known = {} if row.moves and self.augmenter is not None else logits
-                context = PenaltyContext(
-                    D=partial(self.plain_logit, batch, purpose),
-                    G=self.G,
-                    x_real=x_real,
-                    x_fake=x_fake,
-                    uniform=batch.uniform,
-                    normal=batch.normal,
-                    y=batch.y,
-                    z=batch.z if "z" in row.asks else None,
-                    generate=partial(self.plain_images, batch),
-                    **known,
-                    **self._means_of(name, batch.micro),
-                )
-            terms[f"penalty/{name}"] = (self.weights[name], row(context))
-        return terms
+                return self._style_context(name, batch)
+            # what is compared with logits of other draws would differ by these
+            known = {} if row.moves and self.augmenter is not None else logits
+            return PenaltyContext(
+                D=partial(self.plain_logit, batch, purpose),
+                G=self.G,
+                x_real=x_real,
+                x_fake=x_fake,
+                uniform=batch.uniform,
+                normal=batch.normal,
+                y=batch.y,
+                z=batch.z if "z" in row.asks else None,
+                generate=partial(self.plain_images, batch),
+                **known,
+                **self.penalties.means_of(name, batch.micro),
+            )
+
+        return self.penalties.terms(names, context)
 
     def _style_context(self, name: str, batch: Inputs) -> StyleContext:
         """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""
@@ -470,28 +449,8 @@ class NoiseToImage(Task):
             ws=ws,
             x=self.G.synthesis(ws, double_backward=True),
             normal=half.normal,
-            **self._means_of(name, batch.micro),
+            **self.penalties.means_of(name, batch.micro),
         )
-
-    def _means_of(self, penalty: str, micro: Micro) -> dict[str, Any]:
-        """A penalty's running means by parameter, and `follow`, which moves them; {} for one that has none."""
-        names = self.mean_names(penalty)
-        if not names:
-            return {}
-
-        def follow(*values: Tensor) -> None:
-            for name, value in zip(names.values(), values, strict=True):
-                self._follow(name, value, micro)
-
-        return {parameter: self.means[name] for parameter, name in names.items()} | {"follow": follow}
-
-    def _follow(self, name: str, value: Tensor, micro: Micro) -> None:
-        """Move a running mean, once a step, by its mean over the micro-batches."""
-        mean, seen = self.means[name], self.seen[name]
-        seen += value / self.config.accumulate
-        if micro.j == self.config.accumulate - 1:
-            mean.lerp_(seen, 1 - MEAN_DECAY)
-            seen.zero_()
 
     # -- beside training ---------------------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ file stands too):
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from images.batches import ImageData, Shard
+from modelling import model_title
 from modelling.layers import Size
 from ops.rng import generator
 from settings import TrainConfig
@@ -150,6 +151,17 @@ def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
     return loss
 
 
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[None]:
+    """Let a frozen network's forward record its graph."""
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    yield
+    for p in frozen:
+        p.requires_grad_(False)
+
+
 def every(n: int) -> Callable[[int], bool]:
     """Due at the last step of each n, so that n updates of D come before one of G."""
     return lambda step: (step + 1) % n == 0
@@ -217,7 +229,7 @@ class Task:
         """UserError for settings asked for that mean nothing to the game."""
         given = [name for name in config.unlike_defaults() if name in cls.unfit and name in config.asked]
         for name in given:
-            raise UserError(f"--{name}: {cls.__name__} does not know it; leave the flag out")
+            raise UserError(f"--{name}: {model_title(config.model)} does not know it; leave the flag out")
 
     @classmethod
     def looked_at(cls, config: TrainConfig, images: ImageData | None, *, fresh: bool) -> TrainConfig:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
 from metrics.features import save_tensors
 from metrics.lines import best_step
-from modelling import MODELS, build_generator, check_revision, find_model
+from modelling import MODELS, Model, build_generator, check_revision, find_model
 from modelling.layers import standing_statistics
 from ops.precision import repeatable
 from ops.rng import generator as seeded
@@ -54,7 +54,6 @@ def without_sync(network: nn.Module) -> nn.Module:
     return network
 
 
-@torch.no_grad()
 def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float | None = None) -> nn.Module:
     """A copy of G in eval mode that is right for any batch size, one image included.
 
@@ -63,19 +62,30 @@ def sampling_copy(G: nn.Module, labels: dict, seed: int = 0, truncation: float |
     truncation: threshold of these latents as of those that the copy is for, None for none. Whatever memory layout G
     trains in, the copy has the plain one: convolutions round by it, and a copy that is loaded from a file has that.
     """
+    return measured_copy(
+        G, lambda G: standing_statistics(G, _standing_batches(G, labels, seed, truncation)), seed
+    )
+
+
+@torch.no_grad()
+def measured_copy(G: nn.Module, measure: Callable[[nn.Module], nn.Module], seed: int) -> nn.Module:
+    """What `measure` makes of a copy of G without gradients, in the plain memory layout, its spectral norms iterated;
+    what is drawn meanwhile follows the seed."""
     G = without_sync(copy.deepcopy(G)).requires_grad_(False)
     for tensor in (*G.parameters(), *G.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     param = next(G.parameters())
     with torch.random.fork_rng([param.device] if param.is_cuda else []), repeatable():
         torch.manual_seed(key(seed, "standing noise"))
-        return _measured(G, labels, seed, truncation)
+        iterate_spectral_norm(G, 15)
+        return measure(G)
 
 
-def _measured(G: nn.Module, labels: dict, seed: int, truncation: float | None) -> nn.Module:
-    """G with sigma of its spectral norms and statistics of its batch norms measured anew, in eval mode."""
+def _standing_batches(
+    G: nn.Module, labels: dict, seed: int, truncation: float | None
+) -> list[tuple[Tensor, Tensor | None]]:
+    """The latents, with labels, that batch norm's statistics are measured over."""
     param = next(G.parameters())
-    iterate_spectral_norm(G, 15)
     source = seeded(seed, "standing")
     z = torch.randn(STANDING_LATENTS, G.z_dim, generator=source)
     if truncation is not None:
@@ -84,17 +94,18 @@ def _measured(G: nn.Module, labels: dict, seed: int, truncation: float | None) -
     y = label_rows(labels, STANDING_LATENTS, seed)
     if y is not None and y.dim() == 1 and labels["n_labels"] > STANDING_LATENTS:  # all over the classes
         y = torch.arange(STANDING_LATENTS) * labels["n_labels"] // STANDING_LATENTS
-    batches = [
+    return [
         (z[i : i + DRAWN_AT_ONCE], None if y is None else y[i : i + DRAWN_AT_ONCE].to(z.device))
         for i in range(0, STANDING_LATENTS, DRAWN_AT_ONCE)
     ]
-    return standing_statistics(G, batches)
 
 
-def batch_norm_of(network: nn.Module) -> str:
-    """What a protocol says of the batch norm of a sampling copy."""
+def batch_norm_of(
+    network: nn.Module, measured: str = f"standing statistics over {STANDING_LATENTS} latents"
+) -> str:
+    """What a protocol says of the batch norm of a sampling copy; measured: of one that has any."""
     has = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
-    return f"standing statistics over {STANDING_LATENTS} latents" if has else "none"
+    return measured if has else "none"
 
 
 def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Module], step: int) -> None:
@@ -106,8 +117,13 @@ def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Modul
     for name, network in networks.items():
         tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         save_tensors(folder / f"{name}.safetensors", tensors, {"step": str(step)})
-    full = {"format": FORMAT, **config, "weights": list(networks), "step": step}
-    full["batch_norm"] = batch_norm_of(network)
+    full = {
+        "format": FORMAT,
+        "batch_norm": batch_norm_of(network),
+        **config,
+        "weights": list(networks),
+        "step": step,
+    }
     disk.put(folder / "config.json", json.dumps(full, indent=2) + "\n")
 
 
@@ -210,42 +226,57 @@ def read_config(folder: Path) -> dict[str, Any]:
     return about
 
 
+def known_model(folder: Path, about: Mapping[str, Any]) -> Model:
+    """The row of MODELS that a generator/ is of, which holds no user's networks; UserError."""
+    if about["model"] not in MODELS:
+        raise UserError(
+            f"{folder} is of the model {shown(str(about['model']))}, which is none of {', '.join(MODELS)}"
+        )
+    return MODELS[about["model"]]
+
+
+def building(what: str, build: Callable[[], nn.Module], whose: str) -> nn.Module:
+    """build(), of the settings of a config.json; UserError in one line for those that no network can be built with.
+
+    what: the network's name; whose: the place of the settings.
+    """
+    try:
+        return build()
+    except UserError as error:
+        raise UserError(f"{whose}: {error.for_command_line}") from None
+    except Exception as error:  # sizes and types that no layer takes, whatever torch says of them
+        reason = shown(str(error).split("\n")[0], 200)
+        raise UserError(f"{whose}: no {what} can be built: {reason}") from None
+
+
 def _rebuilt(
     folder: Path, about: dict[str, Any], model_file: str | os.PathLike[str] | None
 ) -> Callable[[], nn.Module]:
     """What builds G without its weights, by name or from a user's file; says in `about` whether it has styles."""
-    name = about["model"]
-    if name is None:
+    if about["model"] is None:
         raise UserError(
             f"the networks of {folder} were given as objects in Python: load_generator(..., G=) needs one of the same "
             "class and sizes, into which the weights are loaded"
         )
     file = find_model_file(folder, about, model_file)
-    if file is None and name not in MODELS:
-        raise UserError(f"{folder} is of the model {shown(name)}, which is none of {', '.join(MODELS)}")
-    network = name if file is None else str(file)
-    about["styles"] = find_model(network).styles
-
-    def build() -> nn.Module:
-        try:
-            return build_generator(network, **about["build"])
-        except UserError as error:
-            raise UserError(f"{folder / 'config.json'}, build: {error.for_command_line}") from None
-        except Exception as error:  # sizes and types that no layer takes, whatever torch says of them
-            reason = shown(str(error).split("\n")[0], 200)
-            raise UserError(f"{folder / 'config.json'}, build: no {network} can be built: {reason}") from None
-
-    return build
+    row = known_model(folder, about) if file is None else find_model(str(file))
+    about["styles"] = row.styles
+    network = about["model"] if file is None else str(file)
+    whose = f"{folder / 'config.json'}, build"
+    return lambda: building(network, lambda: build_generator(network, **about["build"]), whose)
 
 
-def _trained(
-    folder: Path, about: dict[str, Any], checkpoint: str | int | None
+def trained_weights(
+    folder: Path, about: dict[str, Any], checkpoint: str | int | None, names: Sequence[str] = ("G",)
 ) -> tuple[Path, dict[str, Tensor]]:
-    """(file, the chosen weights in it), exported or of a checkpoint; says in `about` of which step they are."""
+    """(file, the chosen weights in it), exported or of a checkpoint; says in `about` of which step they are.
+
+    names: of the networks that a weight set is of: where there are several, each one's begin with its name.
+    """
     if checkpoint is not None:
         file = find_checkpoint(folder, str(checkpoint))
         state = load_checkpoint(file, lambda state: converted(state, SampledState, "state"))
-        found = state["ema"] | {"raw": state["networks"].get("G")}
+        found = state["ema"] | {"raw": _several(state["networks"], names)}
         if found.get(about["chosen"]) is None:
             raise UserError(f"{file} has no {about['chosen']} weights")
         about["step"] = state["step"]
@@ -257,6 +288,48 @@ def _trained(
     except (KeyError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
     return file, state
+
+
+def _several(networks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any] | None:
+    """The state of one network, or of several as a ModuleDict of them has it; None where one is missing."""
+    if any(name not in networks for name in names):
+        return None
+    if len(names) == 1:
+        return networks[names[0]]
+    return {f"{name}.{key}": value for name in names for key, value in networks[name].items()}
+
+
+def opened(path: str | os.PathLike[str], weights: str | None) -> tuple[Path, dict[str, Any]]:
+    """(generator/ folder of a run, its config.json with the `chosen` name of the weights); UserError."""
+    folder = find_generator(path)
+    about = read_config(folder)
+    known = about["weights"]
+    chosen = known[0] if weights is None else weights
+    if chosen not in known:
+        raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
+    return folder, about | {"chosen": chosen}
+
+
+def filled(
+    build: Callable[[], nn.Module],
+    weights: tuple[Path, dict[str, Tensor]],
+    folder: Path,
+    revision: int,
+    own: bool = False,
+) -> nn.Module:
+    """What is built, with the weights of a file; UserError where they do not fit. own: whether it is the user's."""
+    file, state = weights
+    with torch.device("meta"):  # sizes are those of the file before any memory is taken for them
+        like = build()
+        wanted = like.state_dict()
+    check_revision(like, revision, str(folder))
+    if reason := in_one_line(faults_of(state, wanted)):
+        what = "does not fit G" if own else "is damaged"
+        advice = "give the networks of the training" if own else "resume the run to write it anew"
+        raise UserError(f"{file} {what} ({shown(reason)}); {advice}")
+    network = build()
+    network.load_state_dict(state)
+    return network
 
 
 def load_generator(
@@ -275,31 +348,20 @@ def load_generator(
     checkpoint: "best" or a step, None for the newest exported weights.
     A generator from a user's file needs that file, which is run: the copy in the run's folder, or model_file. One that
     was given as an object needs another such G, into which the weights are loaded.
-    Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, or networks that are
-    not to be had.
+    Raises UserError for a folder that is no run, unknown weights or checkpoint, a damaged file, networks that are not
+    to be had, or that translate pictures: translator.load_translator is for those.
     """
     check_device(device)
-    folder = find_generator(path)
-    about = read_config(folder)
-    known = about["weights"]
-    chosen = known[0] if weights is None else weights
-    if chosen not in known:
-        raise UserError(f"--weights {chosen}: this run has {', '.join(known)}")
-    styled = tuple(row.Generator for row in MODELS.values() if row.styles)
-    about |= {"chosen": chosen, "styles": isinstance(G, styled)}
+    folder, about = opened(path, weights)
+    if about["translates"] is not None:
+        raise UserError(
+            f"{path} translates pictures: python -m tools.translate {path} --data FOLDER --out DIR"
+        )
+    about["styles"] = isinstance(G, tuple(row.Generator for row in MODELS.values() if row.styles))
     own = G is not None or about.get("model_file") is not None
-    build = _rebuilt(folder, about, model_file) if G is None else None
-    file, state = _trained(folder, about, checkpoint)
-    with torch.device("meta"):  # sizes are those of the file before any memory is taken for them
-        like = build() if G is None else G
-        wanted = like.state_dict()
-    check_revision(like, about["revision"], str(folder))
-    if reason := in_one_line(faults_of(state, wanted)):
-        what = "does not fit G" if own else "is damaged"
-        advice = "give the networks of the training" if own else "resume the run to write it anew"
-        raise UserError(f"{file} {what} ({shown(reason)}); {advice}")
-    G = build() if G is None else G
-    G.load_state_dict(state)
+    build = _rebuilt(folder, about, model_file) if G is None else lambda: G
+    found = trained_weights(folder, about, checkpoint)
+    G = filled(build, found, folder, about["revision"], own)
     if checkpoint is not None:
         return sampling_copy(G.to(device), about, about["seed"]), about
     return G.requires_grad_(False).eval().to(device), about

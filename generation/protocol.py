@@ -24,7 +24,7 @@ from metrics.lines import GENERATOR, read_lines
 
 
 def image_protocol(
-    extractor: Extractor,
+    extractor: Extractor | None,
     data: ImageData,
     *,
     fakes: str,
@@ -37,9 +37,10 @@ def image_protocol(
 ) -> dict[str, Any]:
     """What is to be said of n_fake images held against n_real of `data`, as an extractor reads them.
 
-    fakes: what they are; split: the part of the data; settings: of each metric that has any; labels: how fakes were
-    given theirs, None without.
+    extractor: None where nothing but their pixels is compared; fakes: what they are; split: the part of the data;
+    settings: of each metric that has any; labels: how fakes were given theirs, None without.
     """
+    read_by = {} if extractor is None else _reader_protocol(extractor)
     return {
         "fakes": fakes,
         "n_real": n_real,
@@ -49,14 +50,21 @@ def image_protocol(
         "data_fingerprint": data.fingerprint,
         "size": list(data.images.shape[1:]),
         "crop": "as they are" if data.fitting is None else data.fitting,
-        "resize": extractor.module.resize,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.checksum,
-        "extractor_accuracy": extractor.metadata.get("accuracy"),
+        **read_by,
         "quantised": "round and clamp to uint8",
         "settings": dict(settings),
         "labels": labels,
         "seed": seed,
+    }
+
+
+def _reader_protocol(extractor: Extractor) -> dict[str, Any]:
+    """What is to be said of the network that reads the images."""
+    return {
+        "resize": extractor.module.resize,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.checksum,
+        "extractor_accuracy": extractor.metadata.get("accuracy"),
     }
 
 

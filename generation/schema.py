@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -105,6 +105,13 @@ class ModelFile(Struct):
 Scalar = bool | int | float | str | None
 
 
+class Translation(Struct):
+    """How pictures are translated in one direction: the name of the network, and its keyword arguments."""
+
+    network: Annotated[str, Meta(pattern=r"^G\w{0,99}$")]
+    build: dict[str, Scalar | list[Scalar]]
+
+
 class GeneratorConfig(Struct):
     """generator/config.json. What newer versions add is left as it is, unless `format` says that it matters."""
 
@@ -125,6 +132,7 @@ class GeneratorConfig(Struct):
     batch_norm: Word = "unknown"
     model_file: ModelFile | None = None
     revision: Count = 0
+    translates: Annotated[dict[Literal["AtoB", "BtoA"], Translation], Meta(min_length=1)] | None = None
     data: dict[str, Any] = {}
     format: int = FORMAT
 

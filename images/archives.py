@@ -6,8 +6,9 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -77,6 +78,7 @@ class Files:
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, shown(str(path))
         self.n_images: int | None = None  # known after listing, None where only reading tells
+        self.chosen: Callable[[str], bool] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -87,6 +89,25 @@ class Files:
         self.ignored: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.strays: set[str] = set()
+
+    def part(self, chosen: Callable[[str], bool], where: str | None = None) -> "Files":
+        """Of the same files those alone whose names are chosen, read anew; where: what messages call them.
+
+        No .npy is a stray there: it was chosen.
+        """
+        part = copy(self)
+        part.chosen, part.n_images = chosen, None
+        part.where = self.where if where is None else where
+        part._clear()
+        return part
+
+    def is_chosen(self, name: str) -> bool:
+        """Whether a file of this name belongs to the part, if this is one."""
+        return self.chosen is None or self.chosen(name)
+
+    def strays_among(self, names: Sequence[str]) -> set[str]:
+        """The .npy that are left out beside other pictures."""
+        return stray_arrays(names) if self.chosen is None else set()
 
     def texts_beside(self) -> list[Path]:
         """CelebA's lists in the same folder as its images, and as nobody else's."""
@@ -120,6 +141,8 @@ class Files:
 
     def wanted_member(self, name: str) -> bool:
         """As wanted, for the next name of an archive; Refused where names or other files are too many."""
+        if not self.is_chosen(name):
+            return False
         wanted = self.wanted(name)
         if wanted:
             self.n_characters += len(name)
@@ -135,7 +158,11 @@ class Files:
 
     def leave_link(self, name: str, target: str) -> None:
         """List a link that is not followed."""
-        if PurePosixPath(name).suffix.lower() in SUFFIXES and len(self.problems) < MAX_MEMBERS:
+        if (
+            self.is_chosen(name)
+            and PurePosixPath(name).suffix.lower() in SUFFIXES
+            and len(self.problems) < MAX_MEMBERS
+        ):
             self.problems.append((name, f"{LINK} to {shown(target, 80)}"))
 
     def keep_text(self, name: str, data: bytes) -> None:
@@ -249,8 +276,8 @@ class Folder(Files):
     def wanted_names(self) -> list[str]:
         """Names of images and label lists."""
         self.problems, self.ignored, self.examples = [], Counter(), {}
-        names = [name for name in self.listing() if self.wanted(name)]
-        self.strays = stray_arrays([name for name in names if not is_text(name)])
+        names = [name for name in self.listing() if self.is_chosen(plain_name(name)) and self.wanted(name)]
+        self.strays = self.strays_among([name for name in names if not is_text(name)])
         return [name for name in names if name not in self.strays]
 
     def stamp(self) -> list[Stamp]:
@@ -280,7 +307,7 @@ class Folder(Files):
     def _keep(self, name: str) -> None:
         """Keep a label list; one that cannot be read is a problem of its own, what is too large for one is no list."""
         try:
-            self.keep_text(tars.text_of(os.fsencode(name)), read_bytes(self.path / name, most_text(name)))
+            self.keep_text(plain_name(name), read_bytes(self.path / name, most_text(name)))
         except Unreadable as error:
             if not is_side(name):
                 raise error
@@ -288,7 +315,7 @@ class Folder(Files):
 
     def _member(self, name: str, limit: int | None) -> Iterator[Member]:
         """An image as its path, or its first bytes where that is asked for; those of a stack one by one."""
-        path, plain = self.path / name, tars.text_of(os.fsencode(name))
+        path, plain = self.path / name, plain_name(name)
         if limit is not None:
             yield Member(plain, head_of(path, limit))
         elif name.lower().endswith(arrays.SUFFIX):
@@ -339,7 +366,7 @@ class ZipArchive(Files):
             total += info.file_size
             entries.append((name, info))
         check_total(self.path, total)
-        self.strays = stray_arrays([name for name, _ in entries if not is_text(name)])
+        self.strays = self.strays_among([name for name, _ in entries if not is_text(name)])
         kept = [entry for entry in entries if entry[0] not in self.strays]
         return sorted(kept, key=lambda entry: entry[0])
 
@@ -421,7 +448,7 @@ class TarArchive(Files):
         with open_regular(self.path) as file, tars.unpacked(file) as stream:
             members = islice(tars.Tar(stream, most_bytes(self.path)), MAX_MEMBERS)
             names = [checked_name(entry.name, self.path) for entry in members if entry.is_file]
-        self.strays = stray_arrays([name for name in names if other.wanted(name) and not is_text(name)])
+        self.strays = self.strays_among([name for name in names if other.wanted(name) and not is_text(name)])
         return True
 
     def harmless(self, entry: tars.Entry, name: str, seen: set[str]) -> bool:
@@ -435,7 +462,13 @@ class Stack(Files):
     """A .npy of pictures of one shape."""
 
     def read(self, limit: int | None) -> Iterator[Member]:
-        yield from members_of_file(self.path.name, self.path, alone=True)
+        members = members_of_file(self.path.name, self.path, alone=True)
+        yield from (member for member in members if self.is_chosen(member.name))
+
+
+def plain_name(name: str) -> str:
+    """A file's name as text, whatever its bytes are."""
+    return tars.text_of(os.fsencode(name))
 
 
 def evenly(items: Sequence, n: int) -> Sequence:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from modelling.layers import Size, as_size
+from modelling.layers import Size, as_size, image_shape
 from ops.rng import generator
 
 MAX_SHARE_OF_DEVICE = 0.25
@@ -118,8 +118,8 @@ class Batches:
     """Serves the global batch that starts at a given image number, cut for processes and micro-batches.
 
     Image number i is image permutation(seed, i // N)[i % N]: each epoch shows every image once. flip mirrors each image
-    with probability one half. Raises UserError for a batch larger than the data and for `data_device="device"` without
-    enough memory.
+    with probability one half; crop_size: of the piece that is cut out of each at random, None for the whole. Raises
+    UserError for a batch larger than the data and for `data_device="device"` without enough memory.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Batches:
         device: torch.device | str,
         data_device: str = "auto",
         channels_last: bool = False,
+        crop_size: Size | None = None,
     ) -> None:
         if shard.batch_size > len(data):
             raise UserError(
@@ -138,6 +139,12 @@ class Batches:
             )
         self.shard, self.n_images, self.seed, self.flip = shard, len(data), seed, flip
         self.device, self.channels_last = torch.device(device), channels_last
+        size = image_shape(data.img_size)
+        self.crop_size = size if crop_size is None else image_shape(crop_size)
+        # how many places there are for a piece, down and across
+        self.places = tuple(whole - piece + 1 for whole, piece in zip(size, self.crop_size, strict=True))
+        if min(self.places) < 1:
+            raise ValueError(f"pieces of {self.crop_size} cannot be cut out of images of {size}")
         images = torch.as_tensor(data.images)
         on_device = goes_to_device(images, self.device, data_device)
         self.images = copied(images, self.device) if on_device else images
@@ -175,12 +182,15 @@ class Batches:
         """
         shard = self.shard if shard is None else shard
         block = shard.block(j)
-        indices = self.indices(start_image + block.start, shard.n)
-        x = self.gather(indices)
-        if self.flip:
-            x = mirrored(x, self.flips(start_image, shard.batch_size)[block])
-        y = None if self.labels is None else self.labels_at(indices)
-        return to_input(x, self.channels_last), y
+        y = self.labels_of(start_image, block)
+        return to_input(self.pixels(start_image, block, shard.batch_size), self.channels_last), y
+
+    def pixels(self, start_image: int, block: slice, batch_size: int) -> Tensor:
+        """The images of a block of the global batch, cut and mirrored, (n, H, W, C) on the device, as they are held."""
+        x = self.gather(self.indices(start_image + block.start, block.stop - block.start))
+        if max(self.places) > 1:
+            x = cropped(x, self.corners(start_image, batch_size)[block], self.crop_size)
+        return mirrored(x, self.flips(start_image, batch_size)[block]) if self.flip else x
 
     def labels_of(self, start_image: int, block: slice) -> Tensor | None:
         """Labels of the images of a block alone, None without labels."""
@@ -209,6 +219,11 @@ class Batches:
             )
             < 0.5
         )
+
+    def corners(self, start_image: int, batch_size: int) -> Tensor:
+        """Top and left of the piece that is cut out of each image of the global batch, int64 (B, 2)."""
+        source = generator(self.seed, "crop", start_image)
+        return torch.stack([torch.randint(n, (batch_size,), generator=source) for n in self.places], dim=1)
 
     def labels_at(self, indices: Tensor) -> Tensor:
         """Labels of the images at these indices, on the device; multi-hot ones in the default dtype."""
@@ -257,6 +272,13 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
         raise UserError(
             f"--data_device device: {size:.1f} GiB of images do not fit on {device}; use auto or cpu"
         ) from None
+
+
+def cropped(x: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """x (n, H, W, C) cut to (h, w), each from its own top and left on; corners (n, 2), on the CPU."""
+    height, width = size
+    pairs = zip(x, corners.tolist(), strict=True)
+    return torch.stack([image[top : top + height, left : left + width] for image, (top, left) in pairs])
 
 
 def mirrored(x: Tensor, flips: Tensor) -> Tensor:

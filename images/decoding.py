@@ -181,14 +181,28 @@ CROPS: Mapping[str, Crop] = {
 @dataclass(frozen=True)
 class Fit:
     """How pictures are brought to one shape and to 8 bits: a row of CROPS, and the values that become 0 and 255 where
-    there are more than 8 bits; None: those of each picture alone."""
+    there are more than 8 bits; None: those of each picture alone. half: "left" or "right" of two pictures that stand
+    side by side in a file, None for the whole."""
 
     crop: str = "centre"
     scale: Scale | None = None
+    half: str | None = None
 
 
-def placed(image: Image.Image, height: int, width: int, crop: Crop) -> Image.Image:
-    """The image at a size, antialiased."""
+def half_of(image: Image.Image, half: str) -> Image.Image:
+    """The left or the right one of two pictures side by side; a column in the middle is nobody's. BadImage."""
+    width = image.width // 2
+    if image.width <= image.height:
+        raise BadImage(f"{image.height} high, {image.width} wide: no two pictures side by side")
+    left = {"left": 0, "right": image.width - width}[half]
+    return image.crop((left, 0, left + width, image.height))
+
+
+def placed(image: Image.Image, height: int, width: int, fit: Fit) -> Image.Image:
+    """The image, or a half of it, at a size, antialiased."""
+    crop = CROPS[fit.crop]
+    if fit.half is not None:
+        image = half_of(image, fit.half)
     box = crop.box(image.size, height, width)
     w, h = width, height
     if crop.padded:
@@ -279,9 +293,10 @@ def by_pillow(data: bytes, shape: Shape, fit: Fit) -> Image.Image:
             f"a picture of Pillow's mode {image.mode}, where {channels} channels are read: --img_channels says how many"
         )
     # the longer side both ways, since EXIF may yet turn the image
-    cost = checked_cost(image, data, 4 * max(height, width))
+    reach = 4 * max(height, width) * (1 if fit.half is None else 2)
+    cost = checked_cost(image, data, reach)
     with one_large() if cost > LARGE_COST else nullcontext():
-        return placed(to_plain(upright(image), channels, fit.scale), height, width, CROPS[fit.crop])
+        return placed(to_plain(upright(image), channels, fit.scale), height, width, fit)
 
 
 def checked_cost(image: Image.Image, data: bytes, reach: int) -> int:
@@ -311,7 +326,7 @@ def decode(data: bytes, shape: Shape, fit: Fit | None = None) -> np.ndarray:
         if values is None:
             return np.asarray(by_pillow(data, shape, fit)).reshape(shape)
         images = of_array(values, shape[2], fit, turn_of(data))
-        parts = [np.asarray(placed(image, *shape[:2], CROPS[fit.crop])) for image in images]
+        parts = [np.asarray(placed(image, *shape[:2], fit)) for image in images]
     return parts[0].reshape(shape) if len(parts) == 1 else np.stack(parts, axis=2)
 
 

@@ -22,12 +22,19 @@ class FileSource:
     """Images of a folder or archive as a source for the cache.
 
     crop: a row of CROPS; scale: what becomes 0 and 255 of more than 8 bits, None for what the values of all pictures
-    ask for.
+    ask for; half: see Fit.
     """
 
-    def __init__(self, files: Files, name: str, crop: str = "centre", scale: Scale | None = None) -> None:
+    def __init__(
+        self,
+        files: Files,
+        name: str,
+        crop: str = "centre",
+        scale: Scale | None = None,
+        half: str | None = None,
+    ) -> None:
         self.files, self.name, self.where = files, name, files.where
-        self.crop, self.given, self.scale = crop, scale, None
+        self.crop, self.given, self.scale, self.half = crop, scale, None, half
         usual = crop == "centre" and scale is None
         self.how = PLAIN if usual else f"{crop}, {scale}"
 
@@ -50,7 +57,7 @@ class FileSource:
         members, colours = self.files.members(), Counter[bool]()
         if shape[2] == 1 and self.files.first_alone:
             members = counting_colours(members, colours)
-        yield from decode_all(members, shape, Fit(self.crop, self.scale))
+        yield from decode_all(members, shape, Fit(self.crop, self.scale, self.half))
         if colours[True]:
             say(
                 f"warning: of {colours.total():,} pictures looked at all over {self.where}, {colours[True]:,} are in "
@@ -61,11 +68,7 @@ class FileSource:
     def layout(self, names: list[str]) -> Layout:
         """Splits and labels by folders and label lists; says what was found."""
         layout = read_layout(names, self.files.texts, self.files.sides, self.files.by_dot)
-        left = {suffix: n for suffix, n in self.files.ignored.items() if suffix in UNREAD}
-        layout.notes += [
-            f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"
-            for suffix, n in left.items()
-        ]
+        layout.notes += unread_notes(self.files)
         if strays := sorted(self.files.strays):
             some = ", ".join(shown(name, 80) for name in strays[:3]) + (", ..." if len(strays) > 3 else "")
             layout.notes.append(
@@ -81,6 +84,15 @@ class FileSource:
         splits = ", ".join(f"{split} {b - a:,}" for split, (a, b) in layout.splits.items())
         layout.notes.append(f"{self.where}: {splits} images, {kind}")
         return layout
+
+
+def unread_notes(files: Files) -> list[str]:
+    """A warning for each kind of pictures that are not read here."""
+    left = {suffix: n for suffix, n in files.ignored.items() if suffix in UNREAD}
+    return [
+        f"warning: {n:,} files in {shown(suffix)} are not read here: {UNREAD[suffix]}"
+        for suffix, n in left.items()
+    ]
 
 
 def counting_colours(members: Iterable[Member], counts: Counter[bool]) -> Iterator[Member]:

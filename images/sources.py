@@ -461,11 +461,7 @@ def load_dataset(
     else:
         sides = legal_shape(img_size, FREE_SIZES, "images of --data")
     check_channels(img_channels, kind, data is not None)
-    if not isinstance(crop, str) or crop not in CROPS:
-        raise UserError(f"--crop {shown(str(crop), 80)}: choose one of {', '.join(CROPS)}")
-    if value_range is not None and not is_scale(value_range):
-        raise UserError(f"--value_range {shown(str(value_range), 80)}: give two numbers, the smaller first")
-    value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
+    value_range = check_fit(crop, value_range)
     if split not in (*SPLIT_ORDER, "all"):
         raise UserError(f"split {split!r}: choose one of {', '.join(SPLIT_ORDER)}, all")
     shape = (*sides, img_channels)
@@ -483,6 +479,15 @@ def load_dataset(
     return selected(
         table, split, name, fitting_of(crop, table.scale) if cut else padding(row.side, row.side, shape)
     )
+
+
+def check_fit(crop: str, value_range: Scale | Sequence[float] | None) -> Scale | None:
+    """The scale as two floats; UserError for a crop that nobody knows, and for what is no scale."""
+    if not isinstance(crop, str) or crop not in CROPS:
+        raise UserError(f"--crop {shown(str(crop), 80)}: choose one of {', '.join(CROPS)}")
+    if value_range is not None and not is_scale(value_range):
+        raise UserError(f"--value_range {shown(str(value_range), 80)}: give two numbers, the smaller first")
+    return None if value_range is None else (float(value_range[0]), float(value_range[1]))
 
 
 def check_channels(img_channels: int, kind: Kind, own: bool) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 from disk import JSON_LIMIT, Unreadable, decode_json, read_bytes
 
 GENERATOR = "generator"  # what a protocol says of fakes that are a generator's
+TRANSLATIONS = "translations of the validation part"  # and that are made of pictures
+GENERATED = (GENERATOR, TRANSLATIONS)
 # What two scores must share to be compared.
 COMPARABLE = (
     "best_by", "n_fake", "n_real", "data_fingerprint", "split", "size", "labels", "weights", "truncation",
     "truncation_layers", "batch_norm", "seed", "extractor_sha256",
 )  # fmt: skip
 # And what was said later: without it a key is as it was, which checkpoints hold.
-COMPARABLE_TOO = ("layer_noise", "best_by_settings")
+COMPARABLE_TOO = ("layer_noise", "best_by_settings", "source_fingerprint")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -56,7 +58,7 @@ def best_lines(lines: Iterable[Mapping[str, Any]]) -> list[tuple[int, Mapping[st
             whole = {"protocol": {}, **line}
             step, key, (name, better) = whole["step"], protocol_key(whole), best_by(whole)
             value = whole[name] if better == "low" else -whole[name]
-            counts = math.isfinite(value) and whole["protocol"].get("fakes", GENERATOR) == GENERATOR
+            counts = math.isfinite(value) and whole["protocol"].get("fakes", GENERATOR) in GENERATED
             counts = counts and type(step) is int and step >= 0
         # another's line
         except (ValueError, KeyError, AttributeError, TypeError, StopIteration, OverflowError):

@@ -100,13 +100,14 @@ class Lite0(nn.Module):
         self._bn1 = nn.BatchNorm2d(HEAD, EPS)
         self._fc = nn.Linear(HEAD, N_CLASSES)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """The last maps of each size of (N, 1 or 3, H, W): 16, 24, 40, 112, 320 channels of 1/2, 1/4, ... 1/32 H."""
+    def maps(self, x: Tensor, n: int = 5) -> list[Tensor]:
+        """The last maps of the first n sizes of (N, 1 or 3, H, W): 16, 24, 40, 112, 320 channels of 1/2, 1/4, ... 1/32
+        H."""
         # TensorFlow's network reads (pixel - 127) / 128, pixel = 127.5 x + 127.5
         x = (x * (127.5 / 128) + 0.5 / 128).expand(-1, 3, -1, -1)
         x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         found = []
-        for i, block in enumerate(self._blocks, 1):
+        for i, block in enumerate(self._blocks[: self.ends[n - 1]], 1):
             x = block(x)
             if i in self.ends:
                 found.append(x)

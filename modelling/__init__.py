@@ -11,14 +11,18 @@ from modelling import (
     dcgan,
     infogan,
     mlp,
+    patchgan,
     progressive_gan,
     rect_dcgan,
+    resnet_translator,
     sagan,
     simple_cnn,
     sndcgan,
     sngan,
+    srgan,
     stylegan,
     stylegan2,
+    unet,
     veegan,
 )
 from modelling.cgan import ConditionalDiscriminator, ConditionalGenerator
@@ -60,6 +64,7 @@ _SNGAN = {
     "conditions_d": (*_HEADS, "concat"),
     "spectral_norm": "d",
 }
+_OF_PICTURES = {"conditions_g": (), "conditions_d": (), "latents": False}
 _STYLED = {"conditions_g": ("mapping",), "conditions_d": ("projection",), "styles": True}
 
 MODELS = {
@@ -78,6 +83,9 @@ MODELS = {
     "progressive_gan": Model(progressive_gan.Generator, progressive_gan.Discriminator, grows_from=4),
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),
     "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, **_STYLED),
+    "pix2pix": Model(unet.Generator, patchgan.Discriminator, **_OF_PICTURES),
+    "cyclegan": Model(resnet_translator.Generator, resnet_translator.Discriminator, **_OF_PICTURES),
+    "srgan": Model(srgan.Generator, srgan.Discriminator, **_OF_PICTURES),
 }
 
 STYLED = ", ".join(name for name, row in MODELS.items() if row.styles)  # for messages
@@ -89,7 +97,7 @@ CONDITIONS = {
 }
 
 # What the builders give a network: no settings of its own.
-_GIVEN = ("self", "img_size", "img_channels", "z_dim", "n_labels", "condition")
+_GIVEN = ("self", "img_size", "img_channels", "source_channels", "z_dim", "n_labels", "condition")
 
 
 def find_model(name: str) -> Model:

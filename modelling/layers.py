@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import UserError, shown
@@ -20,7 +21,7 @@ Size = int | tuple[int, int]  # of an image: a number for a square, else (height
 def check_choice(what: str, given: object, known: Iterable[object]) -> None:
     """ValueError that lists what is known unless `given` is."""
     if not any(given == choice for choice in known):
-        raise ValueError(f"unknown {what} {given!r}: choose from {', '.join(map(str, known))}")
+        raise UserError(f"unknown {what} {given!r}: choose from {', '.join(map(str, known))}")
 
 
 def check_number(name: str, given: float, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -87,11 +88,29 @@ class PixelNorm(nn.Module):
         return (lifted * (lifted.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """torch's instance norm, on a CPU by what has faster kernels: batch norm of one sample, or groups of one channel.
+
+    torch's turns maps whose channels stand last in memory round and back, at ten times the cost.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape and memory layout; ValueError for maps of one position."""
+        if x.device.type != "cpu" or x.dim() != 4 or x.shape[2] * x.shape[3] == 1:
+            return super().forward(x)
+        if x.is_contiguous():
+            return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        if len(x) > 1:
+            return torch.cat([self(one) for one in x.split(1)])
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
     "batch": nn.BatchNorm2d,
     "layer": lambda channels: nn.GroupNorm(1, channels),
-    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "instance": lambda channels: InstanceNorm(channels, affine=True),
+    "plain_instance": lambda channels: InstanceNorm(channels),  # without gain and shift
     "pixel": lambda channels: PixelNorm(),
 }
 
@@ -220,10 +239,15 @@ def batch_statistics(
 # Blocks
 
 
+def widths(width: int, n: int) -> list[int]:
+    """Channels of n levels, the image's end first: twice as many a level, at most 8 times the width."""
+    return [width * min(1 << i, 8) for i in range(n)]
+
+
 def hidden_block(
     layer: nn.Module,
     norm: nn.Module | None,
-    activation: str,
+    activation: str | None,
     *,
     dropout: float = 0.0,
     noise_std: float = 0.0,
@@ -235,7 +259,7 @@ def hidden_block(
         "noise": GaussianNoise(noise_std) if noise_std else None,
         "layer": layer,
         "norm": norm,
-        "activation": activation_layer(activation),
+        "activation": None if activation is None else activation_layer(activation),
         "dropout": nn.Dropout(dropout) if dropout else None,
     }
     return sequence(OrderedDict((name, part) for name, part in parts.items() if part is not None))

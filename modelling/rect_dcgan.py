@@ -31,6 +31,7 @@ from modelling.layers import (
     noise_stds,
     norm_layer,
     size_text,
+    widths,
 )
 from modelling.sizes import STARTS, Shape, counts_text, doubled, nearest_size
 
@@ -60,11 +61,6 @@ def plan(img_size: Size) -> tuple[Shape, Shape, int]:
         f"{STARTS[-1]} and {counts_text(DOUBLINGS)}, not {size_text(as_size(img_size))}: "
         f"the nearest is --img_size {nearest}"
     )
-
-
-def widths(width: int, n: int) -> list[int]:
-    """Channels of n levels, the image's end first: twice as many a level, at most 8 times the width."""
-    return [width * min(1 << i, 8) for i in range(n)]
 
 
 class Generator(nn.Module):

@@ -1,6 +1,9 @@
-"""Sizes of images that are a small map doubled: which a network makes, and the nearest to one that it does not."""
+"""Sizes of images: which a network makes, or translates, and the nearest to one that it does not."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from errors import UserError
 from modelling.layers import Size, as_size, check_number, image_shape, size_text
@@ -82,3 +85,46 @@ def level_channels(levels: Sequence[Shape], channel_base: int, channel_max: int)
     check_number("channel_base", channel_base, sides[-1], whole=True)
     check_number("channel_max", channel_max, 1, whole=True)
     return [min(channel_base // side, channel_max) for side in sides]
+
+
+# Of networks that are convolutional from end to end
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which sides of an image a network takes: multiples of a number of px, from a least one on."""
+
+    multiple: int
+    least: int
+
+    def __str__(self) -> str:
+        return f"multiples of {self.multiple}, from {self.least} on"
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether it takes an image of this size."""
+        return height % self.multiple == width % self.multiple == 0 and min(height, width) >= self.least
+
+    def nearest(self, height: int, width: int) -> Shape:
+        """The size that it takes with the least |H - h| + |W - w|, of several the largest."""
+        first = -(-self.least // self.multiple)
+        return tuple(
+            self.multiple * max((side + self.multiple // 2) // self.multiple, first)
+            for side in (height, width)
+        )
+
+    def check(self, model: str, img_size: Size) -> None:
+        """UserError that names the nearest size unless it takes this one."""
+        shape = image_shape(img_size)
+        if not self.fits(*shape):
+            raise UserError(
+                f"{model} takes sides of {self}, not {size_text(as_size(img_size))}: "
+                f"the nearest is --img_size {size_text(as_size(self.nearest(*shape)))}"
+            )
+
+
+def check_source(a: Tensor, source_channels: int, sides: Sides) -> None:
+    """ValueError unless a is (N, source_channels, H, W) of sides that fit."""
+    if a.dim() != 4 or a.shape[1] != source_channels or not sides.fits(*a.shape[2:]):
+        raise ValueError(
+            f"G takes images of shape (N, {source_channels}, H, W), H and W {sides}, not {tuple(a.shape)}"
+        )

@@ -162,6 +162,16 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
     return [part[:n].cpu() for part, n in zip(held, counts, strict=True)]
 
 
+def all_rows(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all processes one after the other, (W n, ...), on every one; detached. As many of each."""
+    rows = rows.detach()
+    if n_processes() == 1:
+        return rows
+    held = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(n_processes())]
+    dist.all_gather(held, rows.contiguous())
+    return torch.cat(held)
+
+
 def global_mean(x: Tensor, dim: int | None = None) -> Tensor:
     """Mean of x over all its elements (dim None) or over `dim`, and over all processes.
 

@@ -104,7 +104,7 @@ def make_parser(
     texts = {
         ("-h", "--help"): partial(short_help, script, description, defaults),
         ("--help_all",): partial(all_flags, script, defaults),
-        ("--list_presets",): partial(preset_list, script, kind_of(datasets[0]), defaults),
+        ("--list_presets",): partial(preset_list, script, defaults),
     }
     for names, text in texts.items():
         parser.add_argument(*names, action=Show, text=text, dest="shown")
@@ -190,6 +190,14 @@ class Request:
         return settled(config)
 
 
+def in_proportion(preset: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset whose rates fall for the same share of a run that is asked to be of another length."""
+    length, start, asked = preset.get("n_steps"), preset.get("lr_decay_from"), above.get("n_steps")
+    if start and "lr_decay_from" not in above and isinstance(asked, int) and isinstance(length, int):
+        return dict(preset) | {"lr_decay_from": start * asked // length}
+    return dict(preset)
+
+
 def parse_config(
     script: str,
     datasets: Sequence[str],
@@ -211,11 +219,12 @@ def parse_config(
     flags = read_settings(typed | pairs)
     from_preset, from_file = {}, {}
     if preset is not None:
-        one_of("preset", preset, known_presets(script, kind))
+        one_of("preset", preset, known_presets(script, {"dataset": datasets[0], **defaults}))
         from_preset = read_settings(PRESETS[preset].settings, f"preset {preset}")
     if file is not None:
         from_file = read_config_file(file)
         one_of("dataset", from_file.get("dataset", datasets[0]), alike)
+    from_preset = in_proportion(from_preset, from_file | flags)
     if DATASETS[{"dataset": datasets[0], **from_file, **flags}["dataset"]].of_data:
         # whether left and right may be swapped in own pictures, no recipe knows
         from_preset = without(("flip",), from_preset)

@@ -6,7 +6,7 @@ from typing import Any
 
 from errors import UserError
 from images.sources import DATASETS, KINDS
-from modelling import find_model
+from modelling import MODELS, find_model, own_settings
 from modelling.conditioning import CLASS_HEADS
 from settings.sections.data import kind_of
 from settings.sections.model import AC_WEIGHTS, names_where
@@ -48,6 +48,15 @@ def _no_growth(name: str, config: Any) -> str:
     return f"--{name} {getattr(config, name)}: {why}; leave the flag out"
 
 
+def _translates(config: Any) -> bool:
+    return not find_model(config.model).latents
+
+
+def _no_translation(name: str, config: Any) -> str:
+    able = ", ".join(model for model, row in MODELS.items() if not row.latents)
+    return f"--{name}: {config.model} makes pictures of latents ({able} make them of pictures); leave the flag out"
+
+
 def _of_pictures(dataset: str) -> bool:
     return DATASETS[dataset].of_pictures or DATASETS[dataset].of_data
 
@@ -78,6 +87,29 @@ DEPENDENTS = (
         lambda config: _grows(config) and not config.no_grow,
         _no_growth,
         ("model", "no_grow"),
+    ),
+    Dependents(
+        (
+            "data_b",
+            "pairing",
+            "direction",
+            "load_size",
+            "source_channels",
+            "factor",
+            "term_weights",
+            "pool_size",
+        ),
+        _translates,
+        _no_translation,
+        ("model",),
+    ),
+    Dependents(
+        ("factor",),
+        lambda config: "factor" in own_settings(find_model(config.model).Generator),
+        lambda name, config: (
+            f"--factor: {config.model} makes pictures as large as those it is given; leave it out"
+        ),
+        ("model",),
     ),
     Dependents(
         ("ema_decay", "ema_halflife", "ema_rampup", "ema_warmup"),

@@ -58,6 +58,7 @@ def base_of(saved: Mapping[str, Any]) -> dict[str, Any]:
         "extractor",
         "data_name",
         "img_channels",
+        "source_channels",
         *(n for n, value in asked.items() if n == "model" or has_auto(value)),
     ]
     younger = {name: default_of(f) for name, f in FIELDS.items() if name not in saved}

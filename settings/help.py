@@ -6,17 +6,20 @@ from dataclasses import Field, fields
 from typing import Any
 
 from losses import PENALTIES
+from modelling import MODELS, find_model
 from settings.files import shown
 from settings.presets import PRESETS, Preset
 from settings.section import of, scalar_type, takes_many, takes_pairs
 from settings.sections import FIELDS, SECTIONS
 from settings.sections.data import kind_of
 from settings.sections.loss import weight_name
+from settings.sections.pairs import PairSettings
 from settings.train_config import TrainConfig
 
 WIDTH = 110
 COLUMN = 28  # where the texts begin
 USUAL_WEIGHTS = ("r1",)  # penalties whose weight --help shows
+OF_LATENTS = {"z_dim", "conditional", "dataset", "data_root", "penalty"}  # of less use, or none, for pairs
 PRESET = "settings of a paper or of a source; flags win over it"
 # Beside the settings: flag, what it takes, text; of the section of the run.
 OTHERS = (
@@ -34,20 +37,21 @@ OTHERS = (
 )
 
 
-def known_presets(script: str, kind: str) -> list[str]:
-    """Names of the presets a script takes; kind: of its data. Those of no script are recipes for images."""
-    return [
-        name
-        for name, row in PRESETS.items()
-        if row.script == script or (row.script is None and kind == "images")
-    ]
+def known_presets(script: str, defaults: Mapping[str, Any]) -> list[str]:
+    """Names of the presets a script takes; defaults: its own. Those of no script are recipes for images of latents."""
+    model = find_model(defaults.get("model", TrainConfig.model))
+    of_all = kind_of(defaults["dataset"]) == "images" and model.latents
+    return [name for name, row in PRESETS.items() if row.script == script or (row.script is None and of_all)]
 
 
 def short_help(script: str, description: str | None, defaults: Mapping[str, Any]) -> str:
     """The script's examples, and the flags used most with the script's own defaults."""
     lines = [*(description or "").strip().splitlines(), ""]
     lines += [f"The flags used most, with {script}.py's defaults in []; --no-flip is the opposite of --flip:"]
-    for title, entries in _sections(defaults, lambda f: of(f).usual, USUAL_WEIGHTS):
+    of_latents = find_model(TrainConfig(**defaults).model).latents
+    others = {f.name for f in fields(PairSettings)} if of_latents else OF_LATENTS
+    weights = USUAL_WEIGHTS if of_latents else ()
+    for title, entries in _sections(defaults, lambda f: of(f).usual and f.name not in others, weights):
         lines += [f"{title}:", *entries]
     n_flags = sum(of(f).shown for f in FIELDS.values()) + len(PENALTIES) + len(OTHERS)
     lines += [
@@ -108,6 +112,8 @@ def _flag_lines(f: Field, default: Any) -> list[str]:
         choices = about.choices()
         if f.name == "dataset":
             choices = [name for name in choices if kind_of(name) == kind_of(default)]
+        if f.name == "model":
+            choices = [name for name in choices if MODELS[name].latents == find_model(default).latents]
         text += f": {', '.join(choices)}"
     if not (default is None or default is False or default == () or takes_pairs(f)):
         text += f" [{'on' if default is True else shown(f.name, default)}]"
@@ -122,14 +128,14 @@ def _weight_lines(penalty: str) -> list[str]:
     return _entry(f"{names} X", text)
 
 
-def preset_list(script: str, kind: str, defaults: Mapping[str, Any]) -> str:
+def preset_list(script: str, defaults: Mapping[str, Any]) -> str:
     """The presets a script takes: source, published score, length, and every setting."""
     lines = [f"Presets of {script}.py (--preset NAME): source; published score; length; settings."]
-    for name in known_presets(script, kind):
+    for name in known_presets(script, defaults):
         row = PRESETS[name]
         about = [row.source, row.score or "no score published for it", _length(row, defaults)]
         lines += ["", name, *_indented("; ".join(about)), *_indented(_settings(row))]
-    others = [name for name in PRESETS if name not in known_presets(script, kind)]
+    others = [name for name in PRESETS if name not in known_presets(script, defaults)]
     lines += ["", *textwrap.wrap(f"Of other scripts: {', '.join(others)}", WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from settings.recipes import (
+    ADAM,
     CIFAR10_ADA,
+    CYCLEGAN,
     PAPER256,
+    PIX2PIX,
+    PIX2PIX_SOURCE,
     PROGAN,
     SMALL_DATA,
+    SRGAN,
     STYLEGAN,
     STYLEGAN2,
     STYLEGAN2_AUTO,
@@ -25,10 +30,9 @@ class Preset:
     score: str = ""
 
 
-_ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
-_MNIST = _ADAM | {"model": "dcgan", "method": "gan", "batch_size": 32, "n_steps": 100_000}
+_MNIST = ADAM | {"model": "dcgan", "method": "gan", "batch_size": 32, "n_steps": 100_000}
 # all of CelebA's 202,599 images, the test part included
-_CELEBA = _ADAM | {"split": "all", "model": "dcgan", "img_size": 64, "batch_size": 128, "n_steps": 100_000}
+_CELEBA = ADAM | {"split": "all", "model": "dcgan", "img_size": 64, "batch_size": 128, "n_steps": 100_000}
 _CELEBA_WGAN = {
     "split": "all", "model": "dcgan", "method": "wgan", "img_size": 64, "batch_size": 64, "train_g_interval": 5,
     "optimizer": "RMSprop", "lr": 5e-5,
@@ -225,6 +229,10 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
+    "pix2pix": Preset("gan_pairs", PIX2PIX, "arXiv:1611.07004, facades"),
+    "pix2pix-source": Preset("gan_pairs", PIX2PIX_SOURCE, _GAU),
+    "cyclegan": Preset("gan_pairs", CYCLEGAN, "arXiv:1703.10593, horse2zebra"),
+    "srgan": Preset("gan_pairs", SRGAN, "arXiv:1609.04802, with L1 and Lite0's features"),
     "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
         f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)

@@ -1,7 +1,9 @@
-"""Settings that several presets share: NVIDIA's family and little data; BigGAN's and SA-GAN's averages."""
+"""Settings that several presets share, and the longest: NVIDIA's family, little data, pictures of pictures."""
 
 import math
 from typing import Any
+
+ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}  # DCGAN's, and pix2pix's
 
 
 def halflife(decay: float, images: int) -> tuple[float]:
@@ -62,4 +64,30 @@ _NARROW = {"channel_base": "narrow", "channel_max": 256}
 SMALL_DATA: dict[str, Any] = STYLEGAN2 | _AUTO | {
     "path_length_weight": None, "ada_kimg": 100.0, "n_steps": 25_000, "flip": False,
     "g_kwargs": _NARROW | {"mapping_layers": 2}, "d_kwargs": _NARROW,
+}  # fmt: skip
+
+# 200 epochs of the 400 facades, in batches of one; its second half with rates that fall to 0. Norms are instance norms,
+# which batch norm is there. One optimiser's Adam for all.
+PIX2PIX: dict[str, Any] = ADAM | {
+    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 80_000,
+    "lr_decay_from": 40_000, "flip": True, "ema": False, "term_weights": {"l1": 100.0},
+    "g_kwargs": {"sampling_dropout": True},
+}  # fmt: skip
+# Its random translations of up to a fifth are here pieces of pictures a fifth larger.
+PIX2PIX_SOURCE: dict[str, Any] = ADAM | {
+    "model": "pix2pix", "method": "gan", "img_size": 256, "load_size": 307, "batch_size": 16, "n_steps": 30_000,
+    "flip": True, "ema": True, "term_weights": {"l1": 100.0}, "norm_g": "instance", "norm_d": "instance",
+    "g_kwargs": {"depth": 7, "dropout": 0.0}, "d_kwargs": {"last_kernel": 3},
+}  # fmt: skip
+# 200 epochs of horse2zebra's 1,334 zebras.
+CYCLEGAN: dict[str, Any] = ADAM | {
+    "model": "cyclegan", "method": "lsgan", "img_size": 256, "load_size": 286, "batch_size": 1, "n_steps": 266_800,
+    "lr_decay_from": 133_400, "flip": True, "ema": False, "pool_size": 50,
+    "term_weights": {"cycle": 10.0, "identity": 5.0},
+}  # fmt: skip
+# The paper first trains G for a million updates by the mean squared error alone: `--term_weights adversarial=0
+# features=0`, then --init_from. Its rate falls to a tenth in one step, here to 0 along a line.
+SRGAN: dict[str, Any] = {
+    "model": "srgan", "method": "gan", "img_size": 96, "batch_size": 16, "n_steps": 200_000, "lr": 1e-4, "beta1": 0.9,
+    "lr_decay_from": 100_000, "flip": True, "ema": True, "factor": 4,
 }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from errors import UserError
 from losses import PENALTIES
 from modelling import find_model
+from modelling.layers import image_shape
 from settings.dependents import refuse_idle
 from settings.section import default_of, is_auto
 from settings.sections import FIELDS, SECTIONS
@@ -14,13 +15,14 @@ from settings.sections.evaluation import EvaluationSettings
 from settings.sections.loss import LossSettings
 from settings.sections.model import GrowingSettings, ModelSettings, names_where
 from settings.sections.optimisation import EmaSettings, OptimisationSettings, PrecisionSettings
+from settings.sections.pairs import PairSettings
 from settings.sections.run import OutputSettings, RunSettings
 from settings.values import read_settings
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class TrainConfig(
-    RunSettings, DataSettings, AugmentationSettings, ModelSettings, GrowingSettings, LossSettings,
+    RunSettings, DataSettings, PairSettings, AugmentationSettings, ModelSettings, GrowingSettings, LossSettings,
     OptimisationSettings, EmaSettings, PrecisionSettings, EvaluationSettings, OutputSettings,
 ):  # fmt: skip
     """All settings: TrainConfig(lr=1e-4, ema=True, r1_weight=10). None means: derived, see the help text.
@@ -99,6 +101,7 @@ class TrainConfig(
             section.check(self)
         refuse_idle(self, self.unlike_defaults())
         self._check_length()
+        self._check_sides()
         if self.ema_halflife and self.ema_decay != TrainConfig.ema_decay:
             raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
         if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
@@ -121,4 +124,17 @@ class TrainConfig(
                 f"--n_steps {self.n_steps}: G is updated at step {first} for the first time: give more"
             )
         if self.lr_decay_from is not None and self.lr_decay_from >= self.n_steps:
-            raise UserError(f"--lr_decay_from {self.lr_decay_from} must be below --n_steps {self.n_steps}")
+            raise UserError(
+                f"--lr_decay_from {self.lr_decay_from} must be below --n_steps {self.n_steps}, or left out"
+            )
+
+    def _check_sides(self) -> None:
+        """A second side stands beside a first; what is cut out is no larger than what it is cut out of."""
+        if self.data_b is not None and self.data is None:
+            raise UserError("--data_b is side B: name side A with --data")
+        side = None if self.img_size is None else min(image_shape(self.img_size))
+        if side is not None and self.load_size is not None and self.load_size < side:
+            raise UserError(
+                f"--load_size {self.load_size} must be at least {side}, the shorter side of --img_size, which is cut "
+                "out of it"
+            )

@@ -91,6 +91,11 @@ def command(name: str, row: "object", images: Path, runs: Path) -> tuple[str, li
         given += ["--data", str(images), "--cache_dir", str(runs / "cache")]
         if row.settings.get("img_size") not in (28, 32):
             given += ["--img_size", "32"]
+    if script == "gan_pairs":
+        given += {"pix2pix": ["--pairing", "grey"], "cyclegan": ["--data_b", str(images)]}.get(model, [])
+        given += ["--load_size", "34"] if "load_size" in row.settings else []
+        if "depth" in row.settings.get("g_kwargs", {}):
+            given += ["--g_kwargs", *g, "depth=5"]
     if "penalty_interval" in row.settings:
         given += ["--penalty_interval", *(f"{n}=2" for n in row.settings["penalty_interval"])]
     if "ada" in row.settings.get("augment", ()):

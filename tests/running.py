@@ -1,4 +1,4 @@
-"""Runs for tests: tiny networks on the embedded digits, in this process or in new ones."""
+"""Runs for tests: tiny networks on the embedded digits or on pairs of pictures, in this process or in new ones."""
 
 import functools
 import json
@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from PIL import Image
 
 from games.noise_to_image import NoiseToImage
+from games.translation import Translation
 from images.sources import DATASETS, load_digits
 from modelling import MODELS, own_settings
 from settings.command_line import Request, parse_config
@@ -26,10 +29,12 @@ from training.processes import leave_group, peers
 from training.run import run_plan
 
 ROOT = Path(__file__).resolve().parent.parent
+SELDOM = "--loggers --log_interval 5 --sample_interval 1000 --checkpoint_interval 1000 "
 TINY = (
-    "--dataset digits --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 "
-    "--loggers --log_interval 5 --sample_interval 1000 --checkpoint_interval 1000 "
+    f"--dataset digits --img_size 16 --z_dim 8 --batch_size 8 --g_kwargs width=4 --d_kwargs width=4 {SELDOM}"
 )
+# Of models that make pictures of pictures, which the command names with --data.
+TINY_PAIRS = f"--img_size 16 --batch_size 8 {SELDOM}"
 # What makes a network narrow, where it has a setting of that name.
 NARROW = {
     "width": 4,
@@ -38,6 +43,8 @@ NARROW = {
     "w_dim": 8,
     "mapping_layers": 2,
     "n_categories": 3,
+    "n_blocks": 1,
+    "n_layers": 1,
 }
 
 
@@ -74,7 +81,8 @@ def cheap(*, sampled: bool = True) -> Iterator[None]:
         patches.enter_context(patch.dict(DATASETS, digits=ENLARGED))
         if not sampled:
             patches.enter_context(patch.object(Pictures, "previews", lambda *_: None))
-            patches.enter_context(patch.object(NoiseToImage, "export", lambda *_: None))
+            for game in (NoiseToImage, Translation):
+                patches.enter_context(patch.object(game, "export", lambda *_: None))
         yield
 
 
@@ -98,9 +106,28 @@ def request(command: str) -> Request:
     return parse_config("gan_mnist", ("mnist", "digits", "stacked-mnist"), {}, shlex.split(command))
 
 
+def write_pairs(place: Path, n: int = 10, size: int = 24, n_val: int = 2) -> Path:
+    """A folder of n pairs to train on and some to validate: B is noise in colour, A its negative."""
+    for split, count in (("train", n), ("val", n_val)):
+        for i in range(count):
+            pixels = np.random.default_rng([len(split), i]).integers(0, 256, (size, size, 3), dtype=np.uint8)
+            for side, shown in (("A", 255 - pixels), ("B", pixels)):
+                (place / f"{split}{side}").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(shown).save(place / f"{split}{side}" / f"{i:03d}.png")
+    return place
+
+
+def tiny(command: str) -> str:
+    """The flags of a tiny run of the command's model; a resumed run has its own."""
+    words = command.split()
+    model = words[words.index("--model") + 1] if "--model" in words else None
+    of_pictures = model in MODELS and not MODELS[model].latents
+    return "" if "--resume" in words else TINY_PAIRS if of_pictures else TINY
+
+
 def full(command: str, folder: Path) -> str:
-    """The command with TINY's flags before it; a resumed run has its own."""
-    return f"{'' if '--resume' in command else TINY} --runs_dir {folder} {command}"
+    """The command with the flags of a tiny run before it."""
+    return f"{tiny(command)} --runs_dir {folder} {command}"
 
 
 def run(

@@ -32,6 +32,7 @@ SCRIPTS = {
     "gan_celeba": ("celeba",),
     "gan_ring8": ("ring8", "grid25"),
     "gan_folder": ("folder",),
+    "gan_pairs": ("folder",),
 }
 
 
@@ -172,12 +173,14 @@ FLAGS = [
     "--crop",
     "--d_kwargs",
     "--data",
+    "--data_b",
     "--data_device",
     "--data_root",
     "--dataset",
     "--deterministic",
     "--device",
     "--devices",
+    "--direction",
     "--dragan_weight",
     "--drift_penalty",
     "--dry_run",
@@ -190,6 +193,7 @@ FLAGS = [
     "--eval_n",
     "--eval_patience",
     "--extractor",
+    "--factor",
     "--fade_kimg",
     "--flip",
     "--freeze_d",
@@ -207,6 +211,7 @@ FLAGS = [
     "--label_smoothing",
     "--lecam_weight",
     "--list_presets",
+    "--load_size",
     "--log_interval",
     "--log_name",
     "--loggers",
@@ -240,9 +245,11 @@ FLAGS = [
     "--optimizer",
     "--ortho_weight",
     "--overwrite",
+    "--pairing",
     "--path_length_weight",
     "--penalty",
     "--penalty_interval",
+    "--pool_size",
     "--preset",
     "--r1_weight",
     "--r2_weight",
@@ -250,12 +257,14 @@ FLAGS = [
     "--runs_dir",
     "--sample_interval",
     "--seed",
+    "--source_channels",
     "--spectral_norm_d",
     "--spectral_norm_g",
     "--split",
     "--stable_kimg",
     "--sync_bn",
     "--tf32",
+    "--term_weights",
     "--train_g_interval",
     "--value_range",
     "--weight_clip",
@@ -316,11 +325,12 @@ def test_a_config_file_neither_names_nor_replaces_a_run(tmp_path):
     assert (config.log_name, config.overwrite) == ("b", True)
 
 
+OF_THEIR_OWN = ("gan_ring8", "gan_pairs")  # whose data no recipe for images of latents is for
 OFFERED = [
     (name, script)
     for name, row in PRESETS.items()
     for script in SCRIPTS
-    if row.script == script or (row.script is None and script != "gan_ring8")
+    if row.script == script or (row.script is None and script not in OF_THEIR_OWN)
 ]
 
 
@@ -331,7 +341,7 @@ def test_recipes_of_images_are_not_for_points():
 @pytest.mark.parametrize("name, script", OFFERED)
 def test_presets_resolve(name, script):
     config = resolve(f"--preset {name}", script)
-    of_own = {"flip": False} if script == "gan_folder" else {}  # mirrored where their owner says so
+    of_own = {"flip": False} if SCRIPTS[script] == ("folder",) else {}  # mirrored where their owner says so
     for key, value in (PRESETS[name].settings | of_own).items():
         if isinstance(value, dict) and isinstance(word := value.get("channel_base"), str):
             assert flat(config)[key] == value | {
@@ -351,8 +361,18 @@ def check_settings_of_networks(config):
         check_settings(config.model, network, getattr(config, f"{side}_kwargs"), "")
 
 
+def test_rates_fall_for_the_same_share_of_a_shorter_run():
+    """Of a preset; a start that is asked for, or that is 0, stays."""
+    assert resolve("--preset pix2pix --data x --n_steps 100", "gan_pairs").lr_decay_from == 50
+    assert (
+        resolve("--preset pix2pix --data x --n_steps 100 --lr_decay_from 7", "gan_pairs").lr_decay_from == 7
+    )
+    assert resolve("--preset pix2pix --data x", "gan_pairs").lr_decay_from == 40_000
+    assert resolve("--preset sngan --n_steps 100").lr_decay_from == 0
+
+
 def test_presets_belong_to_their_scripts():
-    assert {script for name, script in OFFERED if name == "stylegan2"} == set(SCRIPTS) - {"gan_ring8"}
+    assert {script for name, script in OFFERED if name == "stylegan2"} == set(SCRIPTS) - set(OF_THEIR_OWN)
     assert [script for name, script in OFFERED if name == "cifar10-stylegan2-ada"] == ["gan_cifar10"]
     assert "invalid choice" in refusal("--preset cifar10-stylegan2-ada", "gan_mnist")
     assert {PRESETS[name].settings["model"] for name in PRESETS if PRESETS[name].script is None} == {
@@ -622,7 +642,7 @@ def test_resume_differences():
 
 
 MAY_CHANGE = {
-    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_root", "cache_dir",
+    "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_b", "data_root", "cache_dir",
     "data_name", "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
     "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip

@@ -19,7 +19,7 @@ from settings.command_line import make_parser
 from settings.presets import PRESETS
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
-from tools import evaluate, import_weights, look_at, sample, table, train_classifier, traverse
+from tools import evaluate, import_weights, look_at, sample, table, train_classifier, translate, traverse
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # parsed by others, or translated before argparse sees it
@@ -37,7 +37,7 @@ def feature_rows() -> list[list[str]]:
 
 def test_every_feature_has_its_row_and_a_state() -> None:
     rows = feature_rows()
-    assert [int(row[0]) for row in rows] == list(range(1, 154))
+    assert [int(row[0]) for row in rows] == list(range(1, 163))
     assert {len(row) for row in rows} == {6}
     assert {row[4] for row in rows} <= {"owed", "done", "explained"}
 
@@ -64,6 +64,7 @@ def known_flags(command: str) -> set[str]:
             "sample": sample.parser,
             "table": table.parser,
             "train_classifier": train_classifier.parser,
+            "translate": translate.parser,
             "traverse": traverse.parser,
         }
         return set(parsers[tool[1]]()._option_string_actions)

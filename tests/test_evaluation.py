@@ -49,6 +49,8 @@ from tests.running import ROOT, cheap, small
 from tests.running import run as train
 from tests.test_tools import export, refused
 from tests.test_training import different
+from tests.test_translator import picture
+from tests.test_validation import small_run, write_pictures
 from tools import evaluate
 
 N = 801  # four chunks, the last one short: two processes read two each, in turn
@@ -135,12 +137,13 @@ sys.exit(max(codes))
 
 @dataclass
 class Pair:
-    """What two processes made of five evaluations: all metrics with the strip of neighbours, less than a chunk for
-    each, a generator with layer noise, a broken one, two folders."""
+    """What two processes made of six evaluations: all metrics with the strip of neighbours, less than a chunk for
+    each, a generator with layer noise, a broken one, two folders, a run that translates pictures."""
 
     done: subprocess.CompletedProcess
     lines: list[dict]
     noisy: dict
+    translations: dict
     strip: bytes
     n_statistics: int  # files that the first one left
 
@@ -157,8 +160,20 @@ def two_folders(folder: Path, weights: Path, cache: Path) -> list[str]:
     return flags(weights, *names, "--n_real", 270, "--cache_dir", cache)
 
 
+OF_PAIRS = ["--metrics", "ssim", "fid", "l1"]
+
+
 @pytest.fixture(scope="module")
-def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
+def translating(folder: Path) -> Path:
+    """A run that makes small pictures larger, with more of them to validate than are read at once."""
+    images = torch.stack([picture(32, 32, 1, seed=i) for i in range(READ_AT_ONCE + 4)])
+    for split, part in (("train", images[:4]), ("val", images)):
+        write_pictures(folder / "pictures" / split, part)
+    return small_run("srgan", folder / "pictures", folder).folder
+
+
+@pytest.fixture(scope="module")
+def pair(run: Path, noisy: Path, translating: Path, weights: Path, folder: Path) -> Pair:
     """All under one launch: each start costs seconds."""
     (script := folder / "in_one_group.py").write_text(IN_ONE_GROUP)
     caches = [folder / "cache-2", folder / "cache-few"]
@@ -170,6 +185,7 @@ def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
         [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", caches[1])],
         [str(broken), *flags(weights, "--n_fake", 200, "--cache_dir", caches[1])],
         two_folders(folder, weights, folder / "cache-two"),
+        [str(translating), *flags(weights, *OF_PAIRS, "--cache_dir", caches[1])],
     ]
     before = len(lines_of(run)) if (run / "scores.jsonl").exists() else 0
     done = subprocess.run(
@@ -178,10 +194,15 @@ def pair(run: Path, noisy: Path, weights: Path, folder: Path) -> Pair:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True,
         text=True, timeout=300,
     )  # fmt: skip
-    assert done.stdout.count("exit codes [0, 0, 0, 2, 0]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("exit codes [0, 0, 0, 2, 0, 0]") == 2, done.stdout[-3000:] + done.stderr[-3000:]
     n_statistics = len(list((caches[0] / "statistics").iterdir()))
     return Pair(
-        done, lines_of(run)[before:], last_line(noisy), (folder / "two.png").read_bytes(), n_statistics
+        done,
+        lines_of(run)[before:],
+        last_line(noisy),
+        last_line(translating),
+        (folder / "two.png").read_bytes(),
+        n_statistics,
     )
 
 
@@ -271,8 +292,8 @@ def test_two_processes_equal_one_to_the_last_digit_and_the_library(
 
 def test_two_processes_share_less_than_a_chunk(pair: Pair) -> None:
     assert len(pair.lines) == 2 and pair.lines[1]["protocol"]["n_real"] == 200
-    # and intra_fid, and the two folders: the main process alone prints
-    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 2
+    # and intra_fid, the two folders and the translations: the main process alone prints
+    assert pair.done.stdout.count("fid[digits-cnn]") == 2 * 2 + 3
 
 
 def test_two_processes_draw_the_layer_noise_of_one(
@@ -281,6 +302,15 @@ def test_two_processes_draw_the_layer_noise_of_one(
     argv = [str(noisy), *flags(weights, *FEW_NOISY, "--cache_dir", folder / "cache-1")]
     assert evaluate.main(argv) == 0
     assert last_line(noisy) == pair.noisy and pair.noisy["protocol"]["layer_noise"] == "random"
+
+
+def test_two_processes_score_translations_as_one(
+    translating: Path, weights: Path, folder: Path, pair: Pair
+) -> None:
+    argv = [str(translating), *flags(weights, *OF_PAIRS, "--cache_dir", folder / "cache-1")]
+    assert evaluate.main(argv) == 0
+    one = last_line(translating)
+    assert one["protocol"]["n_fake"] > READ_AT_ONCE and one == pair.translations
 
 
 def test_two_processes_compare_folders_as_one_does(
@@ -729,8 +759,8 @@ def test_the_strip_shows_copies_above_their_originals(
     upper, lower = ([column[start : start + side] for column in columns] for start in (top, top + side + gap))
     assert all(torch.equal(a, b) for a, b in zip(upper, lower, strict=True)) and different(upper)
     known = images_of(data)[:, 0]
-    for picture in upper:  # each pixel as a square of 4
-        assert (picture[::4, ::4, 0] == known).flatten(1).all(1).any()
+    for fake in upper:  # each pixel as a square of 4
+        assert (fake[::4, ::4, 0] == known).flatten(1).all(1).any()
 
 
 # -- the best step ----------------------------------------------------------------------------------

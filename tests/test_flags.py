@@ -20,7 +20,7 @@ from metrics.features import save_extractor
 from settings.section import of
 from settings.sections import FIELDS
 from settings.sections.loss import weight_name
-from tests.running import ROOT, TINY, leaves, request, small
+from tests.running import ROOT, TINY, leaves, request, small, tiny, write_pairs
 from tests.test_data import write_idx, write_mnist
 from tests.test_labels import write_images
 from tests.test_losses import CUSTOMARY
@@ -37,6 +37,7 @@ SCORES = (
     "--eval_interval 1 --eval_n 8 --extractor digits-cnn --metric_weights {files}/a.safetensors --n_steps 4"
 )
 FOUND = "--eval_interval 3 --eval_n 8 --extractor digits-cnn"
+PAIRS = "--data {files}/pairs --batch_size 2"
 MNIST = "--dataset mnist --data_root {files}/mnist --img_size 32 --batch_size 2"
 
 
@@ -113,6 +114,15 @@ CASES = {
     "n_steps": Case("--n_steps 4", witness=logged()),
     "dataset": Case("--dataset mnist", MNIST.replace("mnist ", "digits ", 1), reals),
     "data": Case("--data {files}/images", witness=reals),
+    "data_b": Case("--data_b {files}/pairs", f"{small('cyclegan')} {PAIRS}", reals),
+    "pairing": Case("--pairing grey", f"{small('pix2pix')} {PAIRS}", reals),
+    "direction": Case("--direction BtoA", f"{small('pix2pix')} {PAIRS}", reals),
+    "load_size": Case("--load_size 20", f"{small('pix2pix')} {PAIRS}", reals),
+    "source_channels": Case("--source_channels 1", f"{small('pix2pix')} {PAIRS}", reals),
+    "factor": Case("--factor 2", f"{small('srgan')} {PAIRS} --img_size 32", reals),
+    "term_weights": Case("--term_weights l1=10", f"{small('pix2pix')} {PAIRS}"),
+    # full after a step, of two pictures
+    "pool_size": Case("--pool_size 2", f"{small('cyclegan')} {PAIRS}"),
     "split": Case("--split test", witness=reals),
     "data_root": Case("--data_root {files}/other", MNIST, reals),
     "cache_dir": Case("--cache_dir {files}/decoded", "--data {files}/images", decoded),
@@ -224,8 +234,9 @@ def test_every_flag_has_its_witness() -> None:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What flags name: images, two small MNISTs, an extractor's weights."""
+    """What flags name: images, pairs, two small MNISTs, an extractor's weights."""
     folder = tmp_path_factory.mktemp("given")
+    write_pairs(folder / "pairs")
     write_images(folder / "images", [f"{i}.png" for i in range(16)])
     for i in range(8):
         values = np.random.default_rng(i).integers(0, 4096, (16, 24), dtype=np.uint16)
@@ -271,7 +282,7 @@ def observed(command: str, folder: Path) -> SimpleNamespace:
         switches["tf32"] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        plan = planned(request(f"{TINY} {own} --n_steps {STEPS} {command}"))
+        plan = planned(request(f"{tiny(command)} {own} --n_steps {STEPS} {command}"))
         loop = run_plan(plan, on_step=look).loop
     run = loop.log.folder
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -69,7 +69,7 @@ def test_what_a_game_does_not_know_is_refused(
     play: Callable[[str], int], capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: str
 ) -> None:
     assert play(f"{FLAGS} --log_name a --n_steps 1 {flags}") == 2
-    assert "Pairs does not know it; leave the flag out" in capsys.readouterr().err
+    assert ": pairs does not know it; leave the flag out" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

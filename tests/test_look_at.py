@@ -544,3 +544,25 @@ def test_a_set_of_which_nothing_is_decoded(tmp_path: Path, capsys: pytest.Captur
         file.write_bytes(file.read_bytes()[:200])
     assert look_at.main([str(tmp_path / "set"), "--no_timing"]) == 2
     assert "no image that can be decoded, of 3 that were tried (the first: 0.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "width", "said"),
+    [
+        (["trainA/a.png", "trainB/a.png"], 64, "folders A and B may be pairs"),
+        (["a.png", "b.png"], 128, "pictures about twice as wide as high may be pairs"),
+        (["a.png", "b.png"], 96, None),
+        (["A/a.png", "C/a.png"], 64, None),
+    ],
+)
+def test_what_may_be_pairs_is_said(
+    names: list[str], width: int, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "x", {name: smooth(i, 64, width) for i, name in enumerate(names)})
+    assert look_at.main([str(tmp_path / "x"), "--no_timing"]) == 0
+    out = capsys.readouterr().out
+    assert ("may be pairs" in out) == (said is not None)
+    if said is not None:
+        assert (
+            f"{said}, for pix2pix" in out and f"python gan_pairs.py --data {tmp_path / 'x'} --img_size" in out
+        )

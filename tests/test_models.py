@@ -363,6 +363,7 @@ def test_norms_of_dcgan(norm: str) -> None:
         "batch": nn.BatchNorm2d,
         "layer": nn.GroupNorm,
         "instance": nn.InstanceNorm2d,
+        "plain_instance": nn.InstanceNorm2d,
         "pixel": PixelNorm,
     }
     for net, expected in ((G, [True] * 3), (D, [False, True, True])):
@@ -370,7 +371,7 @@ def test_norms_of_dcgan(norm: str) -> None:
         assert [hasattr(block, "norm") for block in net.blocks] == expected
         assert all(isinstance(block.norm, kinds[norm]) for block in net.blocks if hasattr(block, "norm"))
     # A bias replaces the shift of a norm; D's first layer and both last layers never have one.
-    biased = norm in ("none", "pixel")
+    biased = norm in ("none", "plain_instance", "pixel")
     assert [block.layer.bias is not None for block in G.blocks] == [biased] * 3
     assert [block.layer.bias is not None for block in D.blocks] == [False, biased, biased]
     assert G.to_image.bias is None and D.heads.to_logit.bias is None

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from errors import UserError
 from generation.version import code_version
 from settings import TrainConfig
-from tests.running import differing, drive, leaves, run, small, state
+from tests.running import differing, drive, leaves, run, small, state, write_pairs
 from tests.test_scores import lines_of, scored
 from training.machine import make_accelerator
 
@@ -30,6 +30,17 @@ JOINT = (
     "--g_kwargs width=4 n_categories=3 prior=normal architecture=conv "
     "--d_kwargs width=4 n_categories=3 architecture=conv joint=true"
 )
+# Pictures of pictures: at 64 px pix2pix's G has dropout; CycleGAN's pool is full after 3 steps
+PICTURES = {
+    "pix2pix": "--model pix2pix --data {pairs} --img_size 64 --load_size 72 --flip --batch_size 4 --accumulate 2 "
+    "--g_kwargs width=2 --d_kwargs width=2 n_layers=1 --r1_weight 1 --penalty_interval r1=3 --augment ada translation "
+    "--ada_p 0.5 --ada_kimg 1 --ada_interval 3 --ema",
+    "pix2pix-batch": f"{small('pix2pix')} --data {{pairs}} --pairing grey --norm_g batch --norm_d batch --ema "
+    "--train_g_interval 2 --lr_decay_from 3",
+    "cyclegan": f"{small('cyclegan')} --data {{pairs}} --batch_size 2 --pool_size 6 --method lsgan --penalty lecam "
+    "--load_size 20 --flip --ema",
+    "srgan": f"{small('srgan')} --data {{pairs}} --img_size 32 --factor 2 --batch_size 4 --ema",
+}
 # What another run has learnt, to start from.
 SOURCE = f"--log_name source {small('stylegan2')} --ema --ema_decay 0.5 --n_steps 4 --seed 3"
 RUNS = {
@@ -62,12 +73,13 @@ RUNS = {
     f"--augment color translation --model stylegan2 {STYLED}",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 3",
     "started": f"{small('stylegan2')} --ema --freeze_d 2 --init_from {{source}}",
+    **PICTURES,
 }
 
 
 def fill(command: str, folder: Path) -> str:
-    """The command with the place of the run that it starts from."""
-    return command.replace("{source}", str(folder / "source"))
+    """The command with the places of the run that it starts from and of the pairs."""
+    return command.replace("{source}", str(folder / "source")).replace("{pairs}", str(folder / "pairs"))
 
 
 GROWING = ("progressive_gan", "stylegan", "by-size")
@@ -77,6 +89,7 @@ GROWING = ("progressive_gan", "stylegan", "by-size")
 def test_resume_is_bit_equal(tmp_path, processes):
     """10 steps against 5, a new process, and 5 more: all of G, D, EMA, optimisers. Pictures leave no trace in them."""
     run(SOURCE, tmp_path)
+    write_pairs(tmp_path / "pairs")
     cadence = f"--n_steps {STEPS} --checkpoint_interval {HALF}"
     commands = [f"--log_name {name} {fill(command, tmp_path)} {cadence}" for name, command in RUNS.items()]
     if processes == 1:
@@ -100,6 +113,15 @@ def test_resume_is_bit_equal(tmp_path, processes):
     p = [float(whole[name]["task"]["augmentation"]["p"]) for name in ("stylegan", "stylegan2")]
     assert all(0 < value != 0.5 for value in p)
     assert float(whole["stylegan2"]["task"]["penalties"]["path_length"]) > 0
+    half, end = (state(tmp_path, "cyclegan", step)["task"]["pool"] for step in (HALF, STEPS))
+    for name in ("D_A", "D_B"):  # full before the cut, and exchanged after it
+        assert half[name]["n"] == end[name]["n"] == len(end[name]["images"]) == 6
+        assert half[name]["images"].flatten(1).any(1).all()
+        assert not torch.equal(half[name]["images"], end[name]["images"])
+    means = whole["cyclegan"]["task"]["penalties"]
+    assert all(map(float, (*means["D_A"].values(), *means["D_B"].values())))
+    p = whole["pix2pix"]["task"]["augmentation"]["D"]["p"]
+    assert 0 < float(p) != 0.5
     for name in ("consistent", "consistent-lazy"):
         means = whole[name]["task"]["penalties"]
         assert set(means) == {"lecam_real", "lecam_fake"} and all(map(float, means.values()))
@@ -136,6 +158,11 @@ EQUAL = {
     "stylegan2": "--model stylegan2 --conditional --r1_weight 10 --penalty path_length --penalty_interval r1=3 "
     "path_length=2 --augment ada --ada_p 0.5 --ada_kimg 1 --ada_interval 2 --accumulate 2",
     "started": f"{small('stylegan2', noise=False)} group_size=2 --freeze_d 1 --init_from {{source}}",
+    "pix2pix": f"{small('pix2pix')} --data {{pairs}} --load_size 20 --flip --accumulate 2 --r1_weight 1 "
+    "--augment ada translation --ada_p 0.5 --ada_kimg 1 --ada_interval 2",
+    # full after two steps, of which the second fills it and exchanges
+    "cyclegan": f"{small('cyclegan')} --data {{pairs}} --pool_size 12 --accumulate 2 --method lsgan --penalty lecam",
+    "srgan": f"{small('srgan')} --data {{pairs}} --img_size 32 --factor 2 --batch_size 4",
 }
 # Each size for long: a dry run has all of them to measure.
 SPREAD = "--stable_kimg 0.2 --fade_kimg 0.2"
@@ -143,7 +170,9 @@ PLAIN = "--norm_g none --norm_d none"
 # Without batch statistics; cin is a norm of G that has none.
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
-    **dict.fromkeys(("progressive_gan", "by-size", "sngan", "sagan", "biggan", "started"), ""),
+    **dict.fromkeys(
+        ("progressive_gan", "by-size", "sngan", "sagan", "biggan", "started", "pix2pix", "cyclegan"), ""
+    ),
     "ac": "--norm_d none",
     "rect_dcgan": "--norm_g none",
     "projection": "--norm_d none",
@@ -159,6 +188,7 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
     common = "--n_steps 6 --ema"
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     run(SOURCE, tmp_path)
+    write_pairs(tmp_path / "pairs")
     commands = [
         f"--log_name {name} {fill(command, tmp_path)} {common} {BARE.get(name, PLAIN)}"
         for name, command in EQUAL.items()
@@ -169,10 +199,14 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
         run(command, tmp_path / "one", dtype=torch.float64)
     commands.append(f"--log_name measured --n_steps 400 --dry_run {small('progressive_gan')} {SPREAD}")
     output = drive(commands, tmp_path / "two", processes=2, dtype="float64")
-    assert output.count("processes: 2, global batch: 8") == len(commands)
+    assert output.count("processes: 2, global batch: ") == len(commands)
     for name in EQUAL:
         one, two = (state(tmp_path / p, name, 6) for p in ("one", "two"))
-        one, two = (leaves({part: s[part] for part in ("networks", "ema")}) for s in (one, two))
+        held = (
+            {part: s[part] for part in ("networks", "ema")} | s["task"].get("pool", {}) for s in (one, two)
+        )
+        one, two = ({k: v for k, v in leaves(s).items() if isinstance(v, torch.Tensor)} for s in held)
+        assert one.keys() == two.keys()
         moved = 0.0
         for key, value in one.items():
             assert value.dtype == torch.float64

@@ -351,7 +351,7 @@ def test_labels_of_g_act_on_their_own_sample(condition: str, attributes: bool) -
     G = open_gates(generator(n_labels=N_LABELS, condition=condition)).eval()
     norms = [module for module in G.modules() if isinstance(module, ConditionalNorm)]
     assert len(norms) == 2 * sum(isinstance(block, ResidualUpBlock) for block in G.blocks) == 6
-    assert type(G.norm) is (nn.BatchNorm2d if condition == "cbn" else nn.InstanceNorm2d)
+    assert isinstance(G.norm, nn.BatchNorm2d if condition == "cbn" else nn.InstanceNorm2d)
     for norm in norms:
         nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     z, y = torch.randn(3, Z_DIM), torch.tensor([0, 1, 2])

@@ -26,7 +26,7 @@ from metrics.lines import best_step
 from settings.files import read_config_file
 from studies.attacks.tampering import at, places
 from tensorfile import read_safetensors, read_torch
-from tests.running import ROOT, request, run, small
+from tests.running import ROOT, request, run, small, write_pairs
 from tools import sample as sample_tool
 from training.folder import planned
 from training.loop import Loop
@@ -117,6 +117,7 @@ KINDS = {
     "plain": "--ema --augment ada",
     "styled": f"{small('stylegan2')} --path_length_weight 2",
     "sgd": "--optimizer SGD --model mlp --g_kwargs width=4 --d_kwargs width=4",
+    "pairs": f"{small('cyclegan')} --img_size 16 --data {{pairs}} --augment ada --pool_size 3",
 }
 
 
@@ -124,7 +125,11 @@ KINDS = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loop]:
     """Short runs by name, all in one folder."""
     folder = tmp_path_factory.mktemp("runs")
-    return {name: run(f"--log_name {name} --n_steps 2 {flags}", folder) for name, flags in KINDS.items()}
+    pairs = write_pairs(tmp_path_factory.mktemp("data"), n=8)
+    commands = {
+        name: f"--log_name {name} --n_steps 2 {flags.format(pairs=pairs)}" for name, flags in KINDS.items()
+    }
+    return {name: run(command, folder) for name, command in commands.items()}
 
 
 def saved_by(loop: Loop) -> dict[str, Any]:
@@ -192,6 +197,21 @@ def test_what_is_wrong_is_named_with_its_place(
 ) -> None:
     with pytest.raises(UserError, match=words):
         check(runs["plain"], with_entry(saved_by(runs["plain"]), way, value))
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "words"),
+    [
+        (("augmentation", "D_A", "p"), torch.tensor(7.0), r"D_A\.p is not within 0 and 1"),
+        (("pool", "D_B", "n"), 4, r"D_B\.n is not within 0 and 3"),
+        (("pool", "D_B", "n"), -1, r"D_B\.n is not within 0 and 3"),
+    ],
+)
+def test_what_a_game_of_pairs_keeps_has_bounds(
+    runs: dict[str, Loop], way: tuple, value: Any, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        check(runs["pairs"], with_entry(saved_by(runs["pairs"]), ("task", *way), value))
 
 
 @pytest.mark.parametrize("key", ["exp_avg_sq", "step"])

@@ -16,6 +16,7 @@ import gan_ring8
 from disk import decode_json as decode
 from losses import PENALTIES
 from metrics.lines import best_step
+from modelling import MODELS
 from settings import PRESETS, as_dict
 from settings.command_line import parse_config
 from settings.resume import FREE_ON_RESUME, NOTICED_ON_RESUME
@@ -405,6 +406,14 @@ def test_every_setting_is_one_or_none() -> None:
     assert FREE_ON_RESUME - {"n_steps", "eval_patience"} | {"seed", "data_device"} == table.NO_SETTING
     assert table.NO_SETTING > table.OF_PATIENCE
     assert "data_device" in NOTICED_ON_RESUME
+
+
+def test_pictures_of_pictures_have_a_script() -> None:
+    """Of one data set with those of latents."""
+    assert {name for name, row in MODELS.items() if not row.latents} == table.OF_PICTURES
+    asked = {"dataset": "folder", "data": "x", "img_size": 64, "batch_size": 1, "ema": True}
+    assert table.command_of(asked | {"model": "cyclegan"}).startswith("python gan_pairs.py --")
+    assert table.command_of(asked | {"model": "stylegan2"}).startswith("python gan_folder.py --")
 
 
 def test_every_penalty_has_its_flag() -> None:

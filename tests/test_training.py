@@ -27,6 +27,7 @@ from ema import EMA
 from errors import UserError
 from games.augment import Augmenter
 from games.noise_to_image import NoiseToImage
+from games.penalties import Penalties
 from games.task import every, warm_schedule
 from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
@@ -485,19 +486,18 @@ def test_path_length_is_a_phase_of_half_a_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_path_length_mean_moves_once_a_step(tmp_path, monkeypatch, accumulate):
     """By a hundredth of the lengths' mean over the micro-batches, however many."""
-    task, lengths = "games.noise_to_image.NoiseToImage", []
-    follow = NoiseToImage._follow
+    lengths, follow = [], Penalties._follow
 
     def spy(self, name, value, micro):
         lengths.append(float(value))
         follow(self, name, value, micro)
 
-    monkeypatch.setattr(f"{task}._follow", spy)
+    monkeypatch.setattr(Penalties, "_follow", spy)
     loop = run(f"{PATH} --n_steps 4 --accumulate {accumulate}", tmp_path)
     assert len(lengths) == accumulate and lengths[0] > 0
     expected = 0.01 * sum(lengths) / accumulate
-    assert float(loop.task.means["path_length"]) == pytest.approx(expected)
-    assert float(loop.task.seen["path_length"]) == 0
+    assert float(loop.task.penalties.means["path_length"]) == pytest.approx(expected)
+    assert float(loop.task.penalties.seen["path_length"]) == 0
 
 
 def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
@@ -511,7 +511,9 @@ def test_a_skipped_step_leaves_the_path_length_mean(tmp_path, monkeypatch):
     monkeypatch.setitem(PENALTIES, "path_length", replace(penalty, fn=broken))
     loop = run(f"{PATH} --n_steps 4", tmp_path)
     assert lines(tmp_path)[-1]["skipped_steps"] == 1
-    assert float(loop.task.means["path_length"]) == 0 == float(loop.task.seen["path_length"])
+    assert (
+        float(loop.task.penalties.means["path_length"]) == 0 == float(loop.task.penalties.seen["path_length"])
+    )
 
 
 def test_path_length_is_due_every_fourth_update_of_g(tmp_path):
@@ -589,7 +591,7 @@ def test_g_has_a_beta2_of_its_own(tmp_path):
 @pytest.mark.parametrize("penalty, model", [("r1", "dcgan"), ("path_length", "stylegan2")])
 def test_lazy_gradients_are_scaled_by_weight_and_interval(tmp_path, monkeypatch, penalty, model):
     """At the fourth step, weights standing still: thrice the weight or twice the interval, as many times the norm."""
-    monkeypatch.setattr("games.noise_to_image.MEAN_DECAY", 1.0)  # the mean stands still too
+    monkeypatch.setattr("games.penalties.MEAN_DECAY", 1.0)  # the mean stands still too
     norms = {}
     for weight, interval in ((1, 2), (1, 4), (3, 4)):
         name = f"{weight}-{interval}"

@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 import disk
 from errors import shown, tell
 from generation.generator import find_generator
+from generation.pictures import shown_in_colour, to_picture
 from generation.protocol import append_score
 from ops.launched import world_size
 from settings.section import MAX_WHOLE
@@ -134,6 +138,16 @@ def make_folder(folder: Path) -> None:
     """A folder to write pictures in, without what killed commands left there; OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     disk.remove_stale(folder)
+
+
+def save_image(x: Tensor, stem: Path) -> None:
+    """Write a uint8 image (C, H, W) as stem.png, with channels that no picture holds as stem.npy (H, W, C); OSError."""
+    is_array = shown_in_colour(len(x)) != ""
+    with disk.replacing(stem.with_name(stem.name + (".npy" if is_array else ".png")), durable=False) as file:
+        if is_array:
+            np.save(file, np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
+        else:
+            to_picture(x).save(file)
 
 
 def scores_file(run: str) -> Path:

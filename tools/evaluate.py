@@ -7,6 +7,7 @@
     python -m tools.evaluate RUN --extractor mnist-cnn --fakes noise             the ceiling
     python -m tools.evaluate --reals PHOTOS --fakes PICTURES --extractor lite0         two folders or archives, no run
     torchrun --standalone --nproc_per_node 2 -m tools.evaluate RUN --n_fake 50000      on several processes alike
+    python -m tools.evaluate RUN --metrics ssim fid                              a run that translates pictures
 
 RUN is a run's folder or its generator/ folder alone. N fakes are compared with as many reals, or --n_real. Prints a
 table and appends one JSON line, with the whole protocol, to scores.jsonl in the run's folder, or in a generator/
@@ -14,8 +15,13 @@ folder that stands alone; of two folders, which are cut to the shape of their fi
 can be compared when their protocols are equal, extractor's checksum included; scores of other networks than the
 published Inception carry their name: fid[mnist-cnn].
 
+A run that translates pictures is scored on its validation part, each picture against its target where pictures are
+paired; of CycleGAN's two directions the scores of the second say so: fid[lite0] BtoA.
+
 Metrics:
 {METRICS}
+  of pairs of pictures:
+{PAIRWISE}
 """
 
 import argparse
@@ -26,12 +32,11 @@ from typing import Any
 
 from PIL import Image
 
-import disk
 from errors import UserError, blaming_user, cli, shown
 from generation.comparison import compared, has_colour
 from generation.evaluation import FEW, Evaluator, PointEvaluator
 from generation.extractors import OPENERS
-from generation.generator import load_generator
+from generation.generator import find_generator, load_generator, read_config
 from generation.indexed import IndexedImages, chosen_images, noise_images
 from generation.neighbours import check_place, save_strip
 from generation.sampling import with_truncation
@@ -40,7 +45,8 @@ from images.archives import open_files
 from images.layout import SPLIT_ORDER
 from images.scan import sample_of
 from images.sources import DATASETS, ImageData, load_dataset
-from metrics.lines import GENERATOR
+from metrics.lines import GENERATED, GENERATOR
+from metrics.pairwise import PAIRWISE
 from metrics.score import METRICS
 from ops.distributed import from_main, process
 from settings.command_line import size
@@ -56,10 +62,12 @@ from tools.common import (
     warn,
     whole,
 )
+from tools.validation import UNFIT, run_settings, score_translations
 
 # Flags that mean something for a run alone, and those for two folders alone.
 OF_RUNS = (
     "weights", "checkpoint", "split", "balanced", "truncation", "truncation_layers", "seed", "data_root", "data",
+    "data_b",
 )  # fmt: skip
 OF_FOLDERS = ("reals", "img_size")
 
@@ -69,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     about = "\n".join(
         f"  {name:<12} {row.help}{'' if row.default else ' (only if named)'}" for name, row in METRICS.items()
     )
-    p = tool_parser("tools.evaluate", (__doc__ or "").format(METRICS=about))
+    of_pairs = "\n".join(f"  {name:<12} {row.help}" for name, row in PAIRWISE.items())
+    p = tool_parser("tools.evaluate", (__doc__ or "").format(METRICS=about, PAIRWISE=of_pairs))
     add_generator_flags(p, nargs="?")
     about = "a folder or archive of images, in place of RUN: what --fakes PATH is held against"
     p.add_argument("--reals", metavar="PATH", help=about)
@@ -78,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     about = "file of its weights (default: as shipped, trained by tools.train_classifier, or downloaded once)"
     p.add_argument("--metric_weights", type=Path, metavar="PATH", help=about)
     about = "scores to compute (default: all that the extractor and the data allow, but those that are only if named)"
-    p.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME", help=about)
+    p.add_argument("--metrics", nargs="+", choices=(*METRICS, *PAIRWISE), metavar="NAME", help=about)
     about = (
         f"number of fakes [{FEW}, or all of --fakes where these are fewer; of --reals all]; under torchrun say "
         "--n_fake, since --n could be one of its own"
@@ -103,16 +112,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=whole, default=0, help="fakes are a function of it [0]")
     p.add_argument("--data_root", help="where the data set's files stand (default: as in training)")
     p.add_argument("--data", help="folder or archive of images in place of them (default: as in training)")
+    about = "of a run that translates pictures: those of side B, where --data has side A alone"
+    p.add_argument("--data_b", metavar="PATH", help=about)
     add_machine_flags(p)
     return p
 
 
 def places_of(run: str) -> dict[str, Any]:
     """Where a run's config.json says that its data stand; nothing for a generator/ folder alone."""
-    try:
-        saved = disk.read_json(scores_file(run).with_name("config.json"), dict[str, Any])
-    except disk.Unreadable:
-        return {}
+    saved = run_settings(run)
     return {name: saved[name] for name in ("data", "data_root") if isinstance(saved.get(name), str)}
 
 
@@ -194,6 +202,7 @@ SCORE_FORMATS = {
     "class_accuracy": "{:.1%}",
     "authpct": "{:.1f} %",
     "duplicates": "{:.1%}",
+    "psnr": "{:.2f} dB",
 }
 TITLES = {
     "classes": "classes shown",
@@ -210,18 +219,19 @@ def score_text(name: str, value: Any, result: dict[str, Any]) -> str:
     if isinstance(value, list):
         each = [f"{i}: {'-' if v is None else f'{v:.3g}'}" for i, v in enumerate(value[:N_LISTED])]
         return "  ".join(each) + (" ..." if len(value) > N_LISTED else "")
-    stem, bracket, rest = name.partition("[")
+    plain, space, way = name.partition(" ")
+    stem, bracket, rest = plain.partition("[")
     text = SCORE_FORMATS.get(stem, "{:.4f}").format(value)
     if stem == "classes":
-        text += f" of {len(result['shares'])}"
-    deviation = result.get(f"{stem}_std{bracket}{rest}")
+        text += f" of {len(result[f'shares{space}{way}'])}"
+    deviation = result.get(f"{stem}_std{bracket}{rest}{space}{way}")
     return text if deviation is None else f"{text} +- {deviation:.4f}"
 
 
 def score_table(result: dict[str, Any]) -> str:
     """A line of scores.jsonl as lines for people."""
     about = result["protocol"]
-    what = f"{about['weights']} weights" if about["fakes"] == GENERATOR else shown(about["fakes"])
+    what = f"{about['weights']} weights" if about["fakes"] in GENERATED else shown(about["fakes"])
     reference = shown(about["reference"])
     if "split" in about:
         reference = f"{about['n_real']} reals of {reference}"
@@ -309,6 +319,20 @@ def evaluate(args: argparse.Namespace, device: str) -> None:
     """Load generator, extractor and reference, score, print and append."""
     if given := given_of(args, OF_FOLDERS):
         raise UserError(f"--{given[0]} is for two folders of images, without a RUN; leave the flag out")
+    if read_config(find_generator(args.run))["translates"] is not None:
+        if given := given_of(args, UNFIT):
+            raise UserError(
+                f"--{given[0]}: a run that translates pictures is scored on its validation part; leave it out"
+            )
+        line, beside = score_translations(args, device)
+        if process() == 0:
+            print(score_table(line))
+            for text in beside:
+                print(text)
+            append_line(scores_file(args.run), line)
+        return
+    if args.data_b is not None:
+        raise UserError("--data_b is for a run that translates pictures; leave it out")
     G, config = load_generator(args.run, args.weights, device, args.checkpoint)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     evaluator = make_evaluator(args, config, device)

@@ -28,6 +28,7 @@ from generation.pictures import in_colour, picture_table, to_picture
 from images.archives import open_files
 from images.decoding import Fit
 from images.layout import Layout
+from images.pairing import WIDE, by_side
 from images.scan import GREY_MODES, range_of_set, range_text, sample_of
 from images.sources import FileSource, set_name
 from images.survey import Survey, look_closer, read_facts, sample_size, spread_over
@@ -345,6 +346,16 @@ def measured(advice: Advice, channels: int, device: str) -> tuple[float, int]:
     return seconds_with(config.batch_size), config.batch_size
 
 
+def pair_lines(found: Survey, names: Sequence[str], data: str) -> list[str]:
+    """Of what may be pairs: folders of two sides, or pictures twice as wide as high."""
+    sides = {letter for _, letter, _ in by_side(list(names)).values()} == {"A", "B"}
+    if not sides and (not found.shapes or median(w / h for h, w in found.shapes) < WIDE):
+        return []
+    what = "folders A and B" if sides else "pictures about twice as wide as high"
+    command = f"python gan_pairs.py --data {shlex.quote(data)} --img_size 128 --log_name pairs"
+    return [f"{what} may be pairs, for pix2pix or --model cyclegan (docs/pairs.md):", f"  {command}"]
+
+
 def say_advice(args: Any, found: Survey, layout: Layout, channels: int) -> None:
     """The command to start with and its time; another one where that is too long."""
     device = choose_device(args.device)
@@ -410,6 +421,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(line))
     if args.out is not None:
         print(write_sheet(found, layout, names, Path(args.out)))
+    for line in pair_lines(found, names, args.data):
+        print(printable(line))
     say_advice(args, found, layout, channels)
     return 0
 

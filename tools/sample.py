@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from errors import UserError, blaming_user, cli
 from generation.drawing import check_n, draw_samples
 from generation.generator import load_generator
 from generation.labels import sample_labels
-from generation.pictures import shown_in_colour, to_picture
+from generation.pictures import shown_in_colour
 from generation.sampling import with_truncation
 from generation.views import View, view_of
 from tools import tool_parser
@@ -43,6 +42,7 @@ from tools.common import (
     make_folder,
     parse_with_attributes,
     positive,
+    save_image,
     whole,
 )
 from training.device import choose_device
@@ -86,11 +86,7 @@ def write(
         if as_files:
             make_folder(out)
             for i, x in enumerate(drawn):
-                with disk.replacing(out / f"{i:06d}.{'npy' if note else 'png'}", durable=False) as file:
-                    if note:
-                        np.save(file, np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
-                    else:
-                        to_picture(x).save(file)
+                save_image(x, out / f"{i:06d}")
             arrays = f" as .npy, which hold all {drawn.shape[1]} channels" if note else ""
             return f"wrote {len(drawn)} images to {out}/{arrays}"
         make_folder(out.parent)

@@ -28,7 +28,7 @@ import msgspec
 
 import disk
 from errors import UserError, cli, shown, tell
-from metrics.lines import GENERATOR, best_line, read_lines
+from metrics.lines import GENERATED, best_line, read_lines
 from tools import tool_parser
 
 # Not settings and protocol: those import torch, which takes longer than all that is done here, and is asked only of
@@ -39,12 +39,13 @@ CONFIG_LIMIT = 4 * 2**20  # bytes
 INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and squares are
 # Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
 NO_SETTING = {
-    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_root", "cache_dir", "data_device", "loggers",
-    "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
+    "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_b", "data_root", "cache_dir", "data_device",
+    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
     "extractor", "metric_weights", "metrics", "data_name", "dry_run",
 }  # fmt: skip
 # Of these, what says when --eval_patience ends a run: settings of one that has it.
 OF_PATIENCE = {"eval_interval", "eval_n", "extractor", "metric_weights", "metrics"}
+OF_PICTURES = {"pix2pix", "cyclegan", "srgan"}  # models without latents, which a script of their own trains
 OF_OWN_DATA = ("img_size", "flip")  # what a script says of its own data sets alone
 # What a protocol says of a model or a machine, in which the rows of a table may differ; those of one row only in the
 # latter.
@@ -173,7 +174,7 @@ def generated_lines(run: Path, extractor: str | None = None) -> list[dict[str, A
             about = msgspec.convert(line, Line).protocol
         except msgspec.ValidationError:
             continue  # another's line
-        if about.get("fakes") == GENERATOR and extractor in (None, about.get("extractor")):
+        if about.get("fakes") in GENERATED and extractor in (None, about.get("extractor")):
             found.append(line)
     return found
 
@@ -262,6 +263,8 @@ def script_of(asked: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The script that trains on the data set that was asked for, and what it takes for granted then."""
     for name, (datasets, defaults) in scripts().items():
         usual = {"dataset": datasets[0], **defaults}
+        if (asked.get("model") in OF_PICTURES) != (usual.get("model") in OF_PICTURES):
+            continue
         # another script takes less for granted on data that are not its own
         if asked.get("dataset") in datasets and usual.keys() <= asked.keys():
             return name, usual
@@ -304,7 +307,7 @@ def no_setting(settings: Mapping[str, Any]) -> set[str]:
 def command_of(asked: Mapping[str, Any]) -> str:
     """The command that makes such a run, without its seed: what was asked beside what its script takes for granted."""
     script, usual = script_of(asked)
-    free = no_setting(asked) - {"data"}
+    free = no_setting(asked) - {"data", "data_b"}
     names = [name for name in asked if name not in free and asked[name] != usual.get(name)]
     words = [text for name in names for text in flag_words(name, asked[name])]
     return shlex.join(["python", script, *words])

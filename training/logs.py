@@ -126,7 +126,7 @@ class RunLog:
         return self.images_before(step) - self.images_before(since)
 
     def _losses(self) -> str:
-        shown = {"loss/d": "D", "loss/g": "G"}
+        shown = {"loss/d": "D", "loss/g": "G", "l1": "L1", "cycle": "cycle"}
         return "  ".join(f"{text} {self.latest[k]:.4g}" for k, text in shown.items() if k in self.latest)
 
     def images(self, name: str, grid: np.ndarray, step: int) -> None:

@@ -36,7 +36,7 @@ from training.guards import (
 )
 from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
-from training.optimizers import forget, load_moments, make_optimizer, step_where
+from training.optimizers import as_stored, forget, load_moments, make_optimizer, step_where
 from training.outlook import REST, Outlook
 from training.scores import Scores
 
@@ -221,7 +221,7 @@ class Loop:
             torch._foreach_add_(grads if len(active) > 1 else grads[:1], 0 * (loss + whole))
             for network in active:
                 scaler.unscale_(network.optimizer)
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.nn.utils.get_total_norm(list(map(as_stored, grads)))
         ok = torch.isfinite(norm + loss)
         bad = (~ok).to(self.skipped.dtype)
         for network in active:

@@ -28,6 +28,7 @@ from games.task import Task
 from generation.checkpoint import CheckpointStore, load_checkpoint
 from generation.extractors import usual_extractor
 from generation.generator import find_generator, load_generator, read_config
+from generation.translator import Translator, load_translator
 from images.batches import ImageData
 from images.own import OWN, as_image_data
 from images.sources import DATASETS
@@ -101,6 +102,10 @@ class Run:
         if read_config(find_generator(self.folder))["model"] is None:
             G = copy.deepcopy(self.networks["G"]).to("cpu", memory_format=torch.contiguous_format)
         return load_generator(self.folder, weights, G=G)
+
+    def translator(self, weights: str | None = None) -> Translator:
+        """What makes pictures of pictures: load_translator(run.folder, weights)."""
+        return load_translator(self.folder, weights)
 
 
 def train(

@@ -29,7 +29,9 @@ STAGE = "_extra_state"  # of a growing network: it follows from the step
 ORIGINAL, U, V = (f".parametrizations.weight.{part}" for part in ("original", "0.u", "0.v"))
 LEAST = 0.5  # of the weights that G could have, by number
 MAPPING = "mapping."
-_NOT_KWARGS = {"img_size", "img_channels", "n_labels", "z_dim", "condition", "spectral_norm", "norm"}
+_NOT_KWARGS = {
+    "img_size", "img_channels", "source_channels", "n_labels", "z_dim", "condition", "spectral_norm", "norm",
+}  # fmt: skip
 _NUMBERED = re.compile(r"(?P<list>[^.]+(?:\.[^.\d]+)*)\.(?P<i>\d+)\.(?P<rest>.+)")
 
 
@@ -114,7 +116,14 @@ def _of_generator(folder: Path) -> dict[str, Any]:
         file = folder / f"{name}.safetensors"
         tensors = read_safetensors(file)[0]
         sets[name], stage = _tensors(tensors, str(file)), _stage_of(tensors)
-    networks = {"G": sets["raw"] if "raw" in sets else sets[about["weights"][0]]}
+    raw = sets["raw"] if "raw" in sets else sets[about["weights"][0]]
+    several = list(dict.fromkeys(way["network"] for way in (about["translates"] or {}).values()))
+    networks = {several[0] if several else "G": raw}
+    if len(several) > 1:
+        networks = {
+            name: {key.removeprefix(f"{name}."): x for key, x in raw.items() if key.startswith(f"{name}.")}
+            for name in several
+        }
     if (file := folder / D_FILE).is_file():
         networks["D"] = _tensors(read_safetensors(file)[0], str(file))
     return {
@@ -126,7 +135,7 @@ def _of_generator(folder: Path) -> dict[str, Any]:
             "img_size": about["img_size"],
             "conditional": bool(about["n_labels"]),
             "z_dim": about["z_dim"],
-            "g_kwargs": _own_settings(about["build"]),
+            "g_kwargs": _own_settings(next(iter((about["translates"] or {}).values()), about)["build"]),
             "d_kwargs": _own_settings(about["discriminator"]) if "discriminator" in about else None,
         },
         "stage": stage,

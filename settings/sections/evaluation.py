@@ -8,6 +8,7 @@ from metrics.dinov2 import DINOV2
 from metrics.features import EXTRACTORS
 from metrics.inception import NAME as INCEPTION
 from metrics.lite0 import NAME as LITE0
+from metrics.pairwise import PAIRWISE
 from metrics.score import METRICS
 from settings.section import Section, flag
 
@@ -46,8 +47,8 @@ class EvaluationSettings(Section):
     )
     metrics: tuple[str, ...] = flag(
         ("fid",),
-        "scores to take; by the first the best checkpoint is kept",
-        choices=lambda: METRICS,
+        "scores to take; by the first the best checkpoint is kept (default of pairs: l1 psnr ssim fid)",
+        choices=lambda: (*METRICS, *PAIRWISE),
         at_resume="free",
     )
     eval_patience: int | None = flag(
