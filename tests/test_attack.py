@@ -20,6 +20,7 @@ from studies.attacks import archives, disks, interruptions, pickles, tampering, 
 from studies.attacks.children import adopt_orphans
 from studies.attacks.runs import N_STEPS, Case, Lab, differences, leavings
 from tests.running import ROOT
+from training.pictures import regular_distance
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="fork, /proc and process groups")
 MOMENTS = {"step": torch.tensor(1.0), "exp_avg": torch.ones(2, 3), "exp_avg_sq": torch.ones(2, 3)}
@@ -222,3 +223,12 @@ def test_a_few_attacks_by_the_command(tmp_path: Path) -> None:
     assert held["weights of others"] == (pickles.AT_ONCE, pickles.AT_ONCE, 0)
     assert len(held) == 8 and set(list(held.values())[:5]) == {(1, 1, 0)}
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_struck_run_has_pictures_where_its_twin_has() -> None:
+    """It is as long as it may be: they are further apart in longer ones."""
+    interval = 10
+    assert f"--sample_interval {interval} " in studies.attacks.runs.TINY
+    long = interruptions.LONG_ENOUGH
+    distances = [regular_distance(interval, n) for n in (N_STEPS, long, long + 1)]
+    assert distances == [interval, interval, 2 * interval]

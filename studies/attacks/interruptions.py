@@ -17,6 +17,9 @@ RESUME = ("--resume", "auto")
 FRESH_SHARE = 0.1  # of the commands on one process that start Python anew
 TORCHRUN_SHARE = 0.04  # of those on two: half a minute each
 MAX_STRIKES = 3  # in one run, before it is let alone
+LONG_ENOUGH = (
+    2000  # steps of a run that is to be struck: of a longer one pictures are further apart than the twin's
+)
 TRIES = 4  # in which a run that is let alone must end
 # What a run does while it works on a file, by the file's path; the first that fits.
 PHASES = {
@@ -180,7 +183,7 @@ def kill_overwriting(lab: Lab, case: Case, rng: random.Random) -> None:
 
 def lost_peer(lab: Lab, case: Case, rng: random.Random) -> None:
     """One of two processes is killed while both train: the other one ends by itself; the run goes on from there."""
-    argv = case.command(*RESUME, n_steps=20_000)
+    argv = case.command(*RESUME, n_steps=LONG_ENOUGH)
     children = case.launch(argv, 2)
     metrics, victim = case.folder / "metrics.jsonl", rng.randrange(2)
     case.notes.append(f"SIGKILL to process {victim} of 2")
