@@ -131,6 +131,10 @@ class Method:
     ac_weight_g: float = 1.0
     halved: bool = False
 
+    def of_d(self, d_real: Tensor, d_fake: Tensor, smoothing: float) -> Tensor:
+        """D's loss with the real target 1 - smoothing, 0 for none."""
+        return self.d_smooth(d_real, d_fake, smoothing) if smoothing else self.d(d_real, d_fake)
+
 
 METHODS = {
     "gan": Method(gan_d, gan_g, d_smooth=gan_d_smooth),

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
-from errors import NotFinite
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, rehearsed
 from games.growing import at_stage, growth_of
@@ -36,7 +35,7 @@ from games.task import (
     warm_schedule,
 )
 from generation.generator import export_generator, sampling_copy
-from generation.state import non_finite
+from generation.state import check_finite
 from generation.views import view_of
 from images.batches import Batches, ImageData, Shard
 from images.sources import load_dataset
@@ -358,10 +357,7 @@ class NoiseToImage(Task):
         real = self.judge(batch, "d-real", x_real, double_backward=share_forward)
         fake = self.judge(batch, "d-fake", x_fake)
         d_real, d_fake = real.logit, fake.logit
-        if self.config.label_smoothing:
-            loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
-        else:
-            loss = self.method.d(d_real, d_fake)
+        loss = self.method.of_d(d_real, d_fake, self.config.label_smoothing)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training images
         if self.augmenter is not None:
             self.augmenter.follow(sign)
@@ -461,8 +457,7 @@ class NoiseToImage(Task):
     def for_sampling(self, weights: nn.Module) -> nn.Module:
         """A sampling copy; NotFinite where its weights, or its statistics of batch norm, are not."""
         G = sampling_copy(weights, self.about, self.config.seed)
-        if bad := non_finite({"networks": {"G": G.state_dict()}}):
-            raise NotFinite(f"a generator for sampling is not finite: {bad[0].removeprefix('networks.G.')}")
+        check_finite(G)
         return G
 
     def preview(self, G: nn.Module) -> Image.Image:

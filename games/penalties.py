@@ -27,11 +27,9 @@ class Penalties:
             for side in ("d", "g")
         }
         self.lazy = {name: n for name, (_, n) in active.items() if n > 1}
-        zeros = {name: torch.zeros((), device=device) for p in active for name in mean_names(p).values()}
-        self.means = zeros
-        self.seen = {
-            name: mean.clone() for name, mean in zeros.items()
-        }  # in this step's micro-batches so far
+        self.means = {name: torch.zeros((), device=device) for p in active for name in mean_names(p).values()}
+        # in this step's micro-batches so far
+        self.seen = {name: mean.clone() for name, mean in self.means.items()}
         self.running = [*self.means.values(), *self.seen.values()]
 
     def terms(

@@ -5,7 +5,7 @@ discriminator judges (`judges`), and what its phases compute. arXiv:1611.07004 a
 and G's whole, so that under lsgan and ragan, whose formulas are halved, D's stays as it is and G's counts twice.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from errors import NotFinite, UserError, tell
+from errors import UserError, tell
 from games.augment import Augmenter
 from games.penalties import Penalties
 from games.pictures import flip_note, shape_in_words
@@ -35,7 +35,7 @@ from games.task import (
 )
 from games.validation import TranslationScorer, Validation, rows_of_pictures
 from generation.sampling import undisturbed
-from generation.state import non_finite
+from generation.state import check_finite
 from generation.translator import export_translator, translating_copy, translator_batch_norm
 from images.batches import ImageData, Shard
 from images.pairing import Found, find_pairs
@@ -64,6 +64,11 @@ class Way(NamedTuple):
     target: str
 
 
+def suffix(name: str, among: Collection[str]) -> str:
+    """What tells a network's penalties from those of the others of its side: _d_a, nothing where it is alone."""
+    return "" if len(among) == 1 else f"_{name}".lower()
+
+
 class PairBatch:
     """What one micro-batch offers to the phases of a step: pictures (n, C, H, W) in [-1, 1] of both sides, and fakes.
 
@@ -74,14 +79,6 @@ class PairBatch:
         self.micro, self.keep_graph = micro, keep_graph
         self.real = {"a": a, "b": b}
         self.fake: dict[str, Tensor] = {}
-
-    def uniform(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """(n, *shape) from U[0, 1)."""
-        return self.micro.uniform(purpose, shape)
-
-    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """(n, *shape) from N(0, 1)."""
-        return self.micro.normal(purpose, shape)
 
 
 class Translation(Task):
@@ -277,12 +274,12 @@ class Translation(Task):
         yield Phase("g", self.averaged, self.g_loss, self.g_due)
         yield from self.lazy_phases("g", self.averaged, self.lazy_g_loss)
 
-    def lazy_phases(self, side: str, names: Any, loss: Callable) -> Iterator[Phase]:
+    def lazy_phases(self, side: str, names: Collection[str], loss: Callable) -> Iterator[Phase]:
         """One for each lazy penalty of each network of a side."""
         updates = 1 if side == "d" else self.config.train_g_interval
         for name in names:
             for penalty, n in self.penalties[name].lazy.items():
-                title = penalty if len(names) == 1 else f"{penalty}_{name}".lower()
+                title = penalty + suffix(name, names)
                 yield Phase(title, (name,), partial(loss, penalty, name), every(n * updates), interval=n)
 
     @property
@@ -358,8 +355,8 @@ class Translation(Task):
         if name not in self.augmenters:
             return self.judged(x, source)
         if not self.conditions:
-            return (self.augmenters[name](x, sides, f"{name}/{purpose}"),)
-        joined = self.augmenters[name](torch.cat([x, source], 1), sides, f"{name}/{purpose}")
+            return (self.augmenters[name](x, sides.micro, f"{name}/{purpose}"),)
+        joined = self.augmenters[name](torch.cat([x, source], 1), sides.micro, f"{name}/{purpose}")
         return joined.split([x.shape[1], source.shape[1]], 1)
 
     def told_apart(self, name: str, sides: PairBatch, x_fake: Tensor) -> tuple[Tensor, Stats]:
@@ -372,10 +369,7 @@ class Translation(Task):
             x_real = x_real.detach().requires_grad_()
         d_real = self.judge(name, sides, "d-real", x_real, source, double_backward=share_forward)
         d_fake = self.judge(name, sides, "d-fake", x_fake, source)
-        if self.config.label_smoothing:
-            loss = self.method.d_smooth(d_real, d_fake, self.config.label_smoothing)
-        else:
-            loss = self.method.d(d_real, d_fake)
+        loss = self.method.of_d(d_real, d_fake, self.config.label_smoothing)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training pictures
         if name in self.augmenters:
             self.augmenters[name].follow(sign)
@@ -438,10 +432,13 @@ class Translation(Task):
     def _of_g(self, names: list[str], name: str, sides: PairBatch) -> Terms:
         """Penalties on the weights of one G."""
         context = PenaltyContext(
-            D=lambda x: x, G=self.networks[name], x_real=sides.real["b"], x_fake=None, uniform=sides.uniform
+            D=lambda x: x,
+            G=self.networks[name],
+            x_real=sides.real["b"],
+            x_fake=None,
+            uniform=sides.micro.uniform,
         )
-        suffix = "" if len(self.averaged) == 1 else f"_{name}".lower()
-        return self.penalties[name].terms(names, lambda _: context, suffix)
+        return self.penalties[name].terms(names, lambda _: context, suffix(name, self.averaged))
 
     def penalty_terms(
         self,
@@ -474,13 +471,13 @@ class Translation(Task):
                 G=None,
                 x_real=joined(x_real),
                 x_fake=joined(x_fake),
-                uniform=lambda purpose, shape: sides.uniform(f"{name}/{purpose}", shape),
-                normal=lambda purpose, shape: sides.normal(f"{name}/{purpose}", shape),
+                uniform=lambda purpose, shape: sides.micro.uniform(f"{name}/{purpose}", shape),
+                normal=lambda purpose, shape: sides.micro.normal(f"{name}/{purpose}", shape),
                 **known,
                 **penalties.means_of(penalty, sides.micro),
             )
 
-        return penalties.terms(names, context, "" if len(self.judges) == 1 else f"_{name}".lower())
+        return penalties.terms(names, context, suffix(name, self.judges))
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""
@@ -520,8 +517,7 @@ class Translation(Task):
         """A copy in eval mode, its batch norm measured anew by training pictures; NotFinite."""
         measured = translator_batch_norm(weights) != "none"
         G = translating_copy(weights, self._measured_by if measured else None, self.config.seed)
-        if bad := non_finite({"networks": {"G": G.state_dict()}}):
-            raise NotFinite(f"a generator for sampling is not finite: {bad[0].removeprefix('networks.G.')}")
+        check_finite(G)
         return G
 
     @cached_property

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from errors import NotFinite
+
 SHOWN_DIFFERENCES = 5
 
 
@@ -94,6 +96,12 @@ def non_finite(state: Mapping[str, Any]) -> list[str]:
         for name, finite in zip(names[device], torch.stack(flags[device]).tolist(), strict=True)
         if not finite
     ]
+
+
+def check_finite(G: nn.Module) -> None:
+    """NotFinite for a generator, or several, with weights or statistics that samples cannot be made of."""
+    if bad := non_finite({"networks": {"G": G.state_dict()}}):
+        raise NotFinite(f"a generator for sampling is not finite: {bad[0].removeprefix('networks.G.')}")
 
 
 def tensor_bytes(state: Mapping[str, Any]) -> int:
