@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 import disk
-from errors import shown, tell
+from errors import UserError, shown, tell
 from generation.generator import find_generator
 from generation.pictures import shown_in_colour, to_picture
 from generation.protocol import append_score
@@ -140,14 +141,64 @@ def make_folder(folder: Path) -> None:
     disk.remove_stale(folder)
 
 
-def save_image(x: Tensor, stem: Path) -> None:
-    """Write a uint8 image (C, H, W) as stem.png, with channels that no picture holds as stem.npy (H, W, C); OSError."""
+# How a picture is written, by its suffix: WebP keeps every pixel as PNG does, JPEG the colours of each.
+PICTURES: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".webp": {"format": "WEBP", "lossless": True},
+}
+MOST_SIDE = {"PNG": 2**15, "JPEG": 2**16 - 1 - 36, "WEBP": 2**14 - 1}  # px; viewers open no larger ones
+
+
+def picture_path(text: str) -> Path:
+    """--out of a command that writes one picture; UserError for a suffix that is none of PICTURES, or for a folder."""
+    out = Path(text)
+    if out.suffix.lower() not in PICTURES or text.endswith("/") or out.is_dir():
+        raise UserError(f"--out {text}: give NAME.png, NAME.jpg or NAME.webp")
+    return out
+
+
+def check_sides(out: Path, width: int, height: int, advice: str) -> None:
+    """UserError for a picture of more px than its format has or than can be opened, before it is drawn."""
+    kind = PICTURES[out.suffix.lower()]["format"]
+    pixels = Image.MAX_IMAGE_PIXELS or 2**27
+    if max(width, height) > MOST_SIDE[kind] or width * height > pixels:
+        raise UserError(
+            f"--out {out}: the picture would have {width:,} x {height:,} px; {kind} takes up to {MOST_SIDE[kind]:,} a "
+            f"side, and {pixels:,} in all can be opened: {advice}"
+        )
+
+
+def save_picture(sheet: Image.Image, out: Path) -> None:
+    """Write a picture as its suffix says, whole or not at all, in a folder that is made; UserError."""
+    how = PICTURES[out.suffix.lower()]
+    try:
+        make_folder(out.parent)
+        with disk.replacing(out) as file:
+            for_format(sheet, how["format"]).save(file, **how)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+
+
+def for_format(picture: Image.Image, kind: str) -> Image.Image:
+    """A picture as a format can hold it: a JPEG has no transparency, and gets white behind it."""
+    if kind != "JPEG" or picture.mode in ("L", "RGB"):
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def save_image(x: Tensor, stem: Path, suffix: str = ".png") -> None:
+    """Write a uint8 image (C, H, W) as stem.png, or of another suffix of PICTURES; with channels that no picture holds
+    as stem.npy (H, W, C); OSError."""
     is_array = shown_in_colour(len(x)) != ""
-    with disk.replacing(stem.with_name(stem.name + (".npy" if is_array else ".png")), durable=False) as file:
+    with disk.replacing(stem.with_name(stem.name + (".npy" if is_array else suffix)), durable=False) as file:
         if is_array:
             np.save(file, np.ascontiguousarray(x.permute(1, 2, 0).numpy()))
         else:
-            to_picture(x).save(file)
+            how = PICTURES[suffix]
+            for_format(to_picture(x), how["format"]).save(file, **how)
 
 
 def scores_file(run: str) -> Path:
