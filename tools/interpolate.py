@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from errors import UserError, blaming_user, cli
-from generation.animation import MAX_FPS, WRITERS, animation_kind, write_animation
+from generation.animation import WRITERS, check_animation, write_animation
 from generation.generator import load_generator
 from generation.labels import sample_labels
 from generation.latents import latents
 from generation.motion import Motion, drawn_frames, through_labels, through_latents, through_styles
-from generation.pictures import picture_table
+from generation.pictures import SIDE, picture_table
 from generation.sampling import with_truncation
 from generation.views import View, view_of
 from generation.walks import BETWEEN, along, circle, moments, random_walk
@@ -66,7 +66,7 @@ from training.device import choose_device
 N_SEEDS = 4  # that are passed where none are named
 N_POINTS = 1000  # that move in a scatter plot
 HARMONIC_S = 4.0  # seconds of a random walk a harmonic
-MAX_FRAMES, MAX_SIDE, MAX_BYTES = 20_000, 4096, 2**31  # of an animation: bytes where it stands in memory
+FEWER = "take fewer --seconds or --fps, a smaller --grid or --scale"
 STEPS = 9  # of a strip
 
 
@@ -207,32 +207,6 @@ WALKS = {"seeds": seeds_motion, "random": random_motion, "circle": circle_motion
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
-def n_frames(args: argparse.Namespace) -> int:
-    """Of an animation; UserError for lengths out of bounds."""
-    if not 0 < args.fps <= MAX_FPS:
-        raise UserError(f"--fps {args.fps:g} must be above 0 and at most {MAX_FPS}")
-    n = args.seconds * args.fps
-    if not 2 <= round(n) <= MAX_FRAMES:
-        raise UserError(
-            f"--seconds {args.seconds:g} --fps {args.fps:g} make {n:.3g} frames; 2 to {MAX_FRAMES:,} are allowed"
-        )
-    return round(n)
-
-
-def check_animation(out: str, n: int, width: int, height: int) -> None:
-    """UserError for frames that are too large, or too many to stand in memory."""
-    if max(width, height) > MAX_SIDE:
-        raise UserError(
-            f"--out {out}: frames would have {width:,} x {height:,} px; {MAX_SIDE:,} a side at most: take a smaller "
-            "--scale or --grid"
-        )
-    if animation_kind(out) in (".webp", ".gif") and n * width * height * 3 > MAX_BYTES:
-        raise UserError(
-            f"--out {out}: {n:,} frames of {width:,} x {height:,} px do not fit in memory side by side: give "
-            f"{Path(out).with_suffix('.mp4')} or DIR/, or take fewer --seconds, --fps or a smaller --scale"
-        )
-
-
 def write_strip(
     drawn: Iterator[Tensor],
     t: Tensor,
@@ -272,9 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_strip = (
         not args.out.endswith("/") and Path(args.out).suffix.lower() in PICTURES.keys() - WRITERS.keys()
     )
-    if not as_strip:
-        animation_kind(args.out)
-    n = args.steps if as_strip else n_frames(args)
+    n = args.steps if as_strip else round(min(max(0, args.seconds * args.fps), 1e9))
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     view = view_of(config["dataset"])
     if args.grid and not view.single:
@@ -282,6 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns, rows = args.grid or (1, 1)
     cells = columns * rows if view.single else N_POINTS
     closed = args.walk == "circle" or (not as_strip if args.loop is None else args.loop)
+    size = sheet_size(cells, columns, G.img_size, args.scale) if view.single else (SIDE, SIDE)
+    if not as_strip:
+        check_animation(args.out, n, size, args.fps, FEWER)
     with blaming_user():
         motion = WALKS[args.walk](args, G, config, cells, closed)
         G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
@@ -291,8 +266,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_strip:
             written = write_strip(drawn, t, view, Path(args.out), cells, G.img_size, args.scale)
         else:
-            if view.single:
-                check_animation(args.out, n, *sheet_size(cells, columns, G.img_size, args.scale))
             try:
                 write_animation(pictures(drawn, n, view, columns, args.scale), args.out, args.fps)
             except OSError as error:
