@@ -67,7 +67,7 @@ N_SEEDS = 4  # that are passed where none are named
 N_POINTS = 1000  # that move in a scatter plot
 HARMONIC_S = 4.0  # seconds of a random walk a harmonic
 FEWER = "take fewer --seconds or --fps, a smaller --grid or --scale"
-STEPS = 9  # of a strip
+STEPS = 10  # of a strip: its usual seeds stand in every third column
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,20 +105,22 @@ def parser() -> argparse.ArgumentParser:
 # -- where the way goes ----------------------------------------------------------------------------------------------
 
 
-def seeds_of(args: argparse.Namespace, n_labels_passed: int) -> list[int]:
-    """The seeds to go through: those listed, or some from --seed on; one where labels change. UserError."""
+def seeds_of(args: argparse.Namespace, n_labels_passed: int, n: int) -> list[int]:
+    """The seeds to go through in n frames: those listed, or some from --seed on; one where labels change. UserError."""
     if args.seeds is None:
         first = args.seed or 0
-        return [first] if n_labels_passed > 1 else list(range(first, first + N_SEEDS))
-    n = len(args.seeds)
-    if n == 1 and n_labels_passed == 1:
+        return [first] if n_labels_passed > 1 else list(range(first, first + min(N_SEEDS, n)))
+    k = len(args.seeds)
+    if k == 1 and n_labels_passed == 1:
         raise UserError(
             f"--seeds {args.seeds[0]}: a way needs two seeds, or --walk circle or random of one --seed"
         )
-    if n_labels_passed > 1 and n not in (1, n_labels_passed):
+    if n_labels_passed > 1 and k not in (1, n_labels_passed):
         raise UserError(
-            f"--seeds lists {n}, and the labels are {n_labels_passed}: give as many seeds as labels, or one"
+            f"--seeds lists {k}, and the labels are {n_labels_passed}: give as many seeds as labels, or one"
         )
+    if k > n:
+        raise UserError(f"--seeds: {n} frames for {k} seeds: give at least as many, by --seconds and --fps")
     return args.seeds
 
 
@@ -157,13 +159,13 @@ def check_space(args: argparse.Namespace, config: dict[str, Any]) -> str:
 
 
 def seeds_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
 ) -> Motion:
     """From seed to seed."""
     space = check_space(args, config)
     first = args.seeds[0] if args.seeds else args.seed or 0
     y = labels_passed(args, config, cells, first)
-    seeds = seeds_of(args, 1 if y is None else len(y))
+    seeds = seeds_of(args, 1 if y is None else len(y), n)
     z = torch.stack([latents(seed, 0, cells, G.z_dim) for seed in seeds])
     if space == "w":
         n = len(z) if y is None else max(len(z), len(y))
@@ -176,7 +178,7 @@ def seeds_motion(
 
 
 def circle_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
 ) -> Motion:
     """Round the origin."""
     check_space(args, config)
@@ -189,7 +191,7 @@ def circle_motion(
 
 
 def random_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
 ) -> Motion:
     """A smooth way at random."""
     check_space(args, config)
@@ -258,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not as_strip:
         check_animation(args.out, n, size, args.fps, FEWER)
     with blaming_user():
-        motion = WALKS[args.walk](args, G, config, cells, closed)
+        motion = WALKS[args.walk](args, G, config, cells, closed, n)
         G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
         how.pop("threshold", None)
         t = moments(n, closed)
