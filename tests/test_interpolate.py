@@ -246,7 +246,7 @@ def test_refused(runs: Path, ring: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "Bald, Smiling, Young" in line("--to_attributes", "-Smile", run=runs / "faces")
     assert "as many seeds as labels" in line("--class", 3, 4, 5, "--seeds", "1,2", run=runs / "labelled")
     assert "one scatter plot" in line("--grid", "2x2", run=ring)
-    assert "above 0" in line("--fps", 0)
+    assert "0.1 to 120" in line("--fps", 0)
     assert "finite" in line("--fps", "nan")
     assert "0 frames" in line("--seconds", -3)
     assert "frames, and 1 to 20,000" in line("--seconds", 1e12)
@@ -254,7 +254,9 @@ def test_refused(runs: Path, ring: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "frames for 100 seeds" in line("--seeds", "1-100", "--seconds", 1)
     assert "4,096 a side" in line("--scale", 1000)
     assert "4,096 a side" in line("--grid", "9999x9999")
-    assert "do not fit in memory" in line("--grid", "30x30", "--seconds", 500, "--scale", 4)
+    assert "do not fit in memory" in line(
+        "--grid", "30x30", "--seconds", 500, "--scale", 4, out=tmp_path / "x.gif"
+    )
     assert "can be opened" in line("--steps", 10**6, out=tmp_path / "x.png")
     assert "does not exist" in line(run=tmp_path / "none")
     (tmp_path / "f").mkdir()
