@@ -91,9 +91,8 @@ def _pyav(path: Path) -> ModuleType:
     try:
         import av
     except ImportError:
-        raise UserError(
-            f"--out {path}: .mp4 needs PyAV: pip install av, or give {path.with_suffix('.webp')}"
-        ) from None
+        other = path.with_suffix(".webp")
+        raise UserError(f"--out {path}: .mp4 needs PyAV: pip install av, or give {other}") from None
     return av
 
 
@@ -157,7 +156,10 @@ def _write_mp4(frames: Iterable[Image.Image], path: Path, fps: float, hold: floa
     av = _pyav(path)
     n = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=MP4)
+        try:
+            stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=MP4)
+        except ValueError:  # PyAV's packages have it, a system's own may not
+            raise UserError("this PyAV has no libx264, for .mp4: pip install av, or give NAME.webp") from None
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = stream.codec_context.color_primaries = BT709
         stream.codec_context.color_trc, stream.codec_context.color_range = BT709, LIMITED

@@ -7,9 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import UserError
 from generation.generator import load_generator
 from generation.latents import latents
-from generation.motion import drawn_frames, through_labels, through_latents, through_styles
+from generation.motion import (
+    check_between_classes,
+    drawn_frames,
+    through_labels,
+    through_latents,
+    through_styles,
+)
 from generation.walks import along, moments, slerp
 from tests.test_animation import opened
 from tests.test_codes import draw
@@ -204,6 +211,30 @@ def test_a_strip_shows_the_way(runs: Path, tmp_path: Path) -> None:
         for row in range(2):
             top, left = 2 + 18 * row, 2 + 18 * column
             assert close(pixels[top : top + 16, left : left + 16], drawn[row])
+
+
+class ByNumber(torch.nn.Module):
+    """A user's own G, whose classes are rows of a table."""
+
+    z_dim = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 9)
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (z + self.table(y))[:, None, None]
+
+
+def test_classes_that_are_numbers_alone_are_told() -> None:
+    way = through_labels(torch.tensor([[3], [7]]), 10, True)
+    motion = through_latents(lambda t: torch.zeros(len(t), 1, 9), way)
+    with pytest.raises(UserError, match="ByNumber takes no weights of several classes"):
+        check_between_classes(ByNumber(), motion)
+    still = through_latents(
+        lambda t: torch.zeros(len(t), 1, 9), through_labels(torch.tensor([[3]]), 10, True)
+    )
+    check_between_classes(ByNumber(), still)
 
 
 @pytest.fixture(scope="module")

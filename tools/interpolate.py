@@ -36,7 +36,14 @@ from generation.animation import WRITERS, check_animation, write_animation
 from generation.generator import load_generator
 from generation.labels import sample_labels
 from generation.latents import latents
-from generation.motion import Motion, drawn_frames, through_labels, through_latents, through_styles
+from generation.motion import (
+    Motion,
+    check_between_classes,
+    drawn_frames,
+    through_labels,
+    through_latents,
+    through_styles,
+)
 from generation.pictures import SIDE, picture_table
 from generation.sampling import with_truncation
 from generation.views import View, view_of
@@ -261,6 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_animation(args.out, n, size, args.fps, FEWER)
     with blaming_user():
         motion = WALKS[args.walk](args, G, config, cells, closed, n)
+        if args.classes:
+            check_between_classes(G, motion)
         G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
         how.pop("threshold", None)
         t = moments(n, closed)
