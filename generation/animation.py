@@ -28,9 +28,9 @@ def write_animation(
     """Write pictures of one size as an animation that loops for ever; how many there are.
 
     The suffix of `out` says how: .webp, .gif, .mp4 (which loops where its player does), or none or a slash: a folder of
-    000000.png, 000001.png, .... All but a GIF take frames one after the other. fps:
-    frames a second; hold: seconds that the last frame stays in addition, which a folder leaves out. UserError without
-    frames, for other suffixes, for sizes that differ, and where PyAV is missing; OSError from the disk.
+    000000.png, 000001.png, .... All but a GIF take frames one after the other. fps: frames a second; hold: seconds that
+    the last frame stays in addition, which a folder leaves out. UserError without frames, for other suffixes, for sizes
+    that differ, and where PyAV is missing; OSError from the disk.
     """
     kind, path = animation_kind(out), Path(out)
     same = _of_one_size(frames)
@@ -40,6 +40,7 @@ def write_animation(
     check_animation(out, 1, first.size, fps, "take smaller pictures")
     frames = itertools.chain([first], same)
     path.parent.mkdir(parents=True, exist_ok=True)
+    disk.remove_stale(path.parent)
     if kind == "":
         path.mkdir(exist_ok=True)
         return _write_files(frames, path)

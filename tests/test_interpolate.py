@@ -56,6 +56,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     [
         ("plain", ()),
         ("plain", ("--between", "lerp")),
+        ("plain", ("--truncation", 0.5)),
         ("labelled", ("--class", 3)),
         ("faces", ("--attributes", "Smiling,-Bald")),
         ("styled", ()),
@@ -289,6 +290,9 @@ def test_refused(runs: Path, ring: Path, tmp_path: Path, capsys: pytest.CaptureF
         "--grid", "30x30", "--seconds", 500, "--scale", 4, out=tmp_path / "x.gif"
     )
     assert "can be opened" in line("--steps", 10**6, out=tmp_path / "x.png")
+    assert "can be opened" in line("--steps", 10**6, out=tmp_path / "x.png", run=ring)
+    assert "leaves its threshold" in line("--walk", "random", "--truncation", 0.5)
+    assert "more than 20,000 images" in line("--grid", "200x200", "--scale", 1)
     assert "does not exist" in line(run=tmp_path / "none")
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "000000.png").write_bytes(b"")
