@@ -14,11 +14,11 @@ from settings.sections.loss import weight_name
 HEAD = """# Flags
 
 Every flag of the training scripts, by the section of settings that owns it. This page is made by
-`python -m settings.reference > docs/flags.md`; a test holds it to the code. `python gan_mnist.py --help` shows the flags
-used most, `--help_all` all of them with that script's own defaults, `--list_presets` the recipes of papers.
+`python -m settings.reference > docs/flags.md`; a test holds it to the code. `python gan_mnist.py --help` shows those
+most used, `--help_all` all of them with that script's own defaults, `--list_presets` the recipes of papers.
 
-- *Default* is the setting's own. A script has some of its own (its data set and size), and so has a preset: a flag wins
-  over `--config FILE`, that over `--preset`, that over the script. The settled values are printed at the start and saved
+- *Default* is the setting's own. A script has some of its own (its data set and size), and so has a preset: flags win
+  over `--config FILE`, that over `--preset`, that over the script. The settled values are printed and saved
   in `config.json`.
 - A flag that is on or off has a `--no-` form: `--no-flip`.
 - *At resume*: *kept* means that another value is refused where a run goes on, *said* that it is taken with a notice,

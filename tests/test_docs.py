@@ -180,13 +180,13 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
 
 
 def test_the_page_of_flags_is_that_of_the_settings() -> None:
-    """Made anew by `python -m settings.reference > docs/flags.md`; every flag of a script's parser stands in it once."""
+    """Written by `python -m settings.reference > docs/flags.md`; each flag of a script once."""
     text = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
     assert text == page()
     told = re.findall(
         r"`(--\w+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")
     )
-    asked = {name for name in make_parser("gan_mnist", None, SCRIPTS["gan_mnist"])._option_string_actions}
+    asked = set(make_parser("gan_mnist", None, SCRIPTS["gan_mnist"])._option_string_actions)
     printed = {"-h", "--help", "--help_all", "--list_presets"}
     assert sorted(told) == sorted(
         name for name in asked - printed if not name.startswith("--no-") and name not in LEGACY
