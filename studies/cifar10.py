@@ -27,7 +27,7 @@ from PIL import Image
 
 from errors import UserError, blaming_user, cli
 from generation.extractors import OPENERS, open_extractor
-from generation.pictures import curves
+from generation.pictures import curves, picture_table, stack
 from images.sources import load_dataset
 from metrics.score import score_name
 from settings.presets import PRESETS
@@ -36,6 +36,7 @@ from studies.runs import (
     Training,
     add_study_flags,
     finish,
+    last_samples,
     measured_by,
     save_picture,
     score_all,
@@ -52,6 +53,8 @@ from training.device import choose_device
 TITLE = "# CIFAR-10: the published rows, and three models at equal times"
 HEAD = """Written by `python -m studies.cifar10` (its `--help` says how). Scores are of the last step a run, mean ± the
 sample's standard deviation over n seeds, a dash for one. What follows from it stands in [results.md](results.md)."""
+SIDE = 274  # px of a grid in the report, 8 x 8 images of 32 px
+GRIDS_A_LINE = 4
 N_LEGS = 6  # scores along the runs of equal times
 ENDLESS = 100_000_000  # steps of a run that its seconds end
 
@@ -306,7 +309,18 @@ def tables_section(
                 cells += [DASH if about.intra_fid is None else f"{about.intra_fid:.4f}"]
             lines.append(f"| {' | '.join([*cells, *row_cells(*found[row], names)])} |")
         lines.append("")
+    shown = {row: picture for row in found if (picture := last_samples(found[row][0][0].training, SIDE))}
+    if shown:
+        lines += ["Samples of the last step, of the first seed.", ""]
+        lines += [save_picture(grid_table(shown), args.out, "cifar10_tables"), ""]
     return lines
+
+
+def grid_table(shown: Mapping[str, Image.Image]) -> Image.Image:
+    """Pictures of one size beside each other, GRIDS_A_LINE in a line, with their names above."""
+    names = list(shown)
+    lines = [names[at : at + GRIDS_A_LINE] for at in range(0, len(names), GRIDS_A_LINE)]
+    return stack([picture_table(line, [("", [shown[name] for name in line])]) for line in lines])
 
 
 def equal_section(

@@ -19,8 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from errors import UserError, blaming_user, cli
 from generation.extractors import open_extractor
 from generation.pictures import picture_table
@@ -31,6 +29,7 @@ from studies.runs import (
     Training,
     add_study_flags,
     finish,
+    last_samples,
     measured_by,
     save_picture,
     score_all,
@@ -118,12 +117,6 @@ def table(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return lines
 
 
-def samples_of(run: Training) -> Image.Image:
-    """The picture of a run's last step."""
-    file = run.folder / "samples" / f"step-{run.end():08d}-ema.png"
-    return Image.open(file).convert("RGB").resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-
-
 def report(runs: Mapping[tuple[str, int], Training], n_steps: int, out: Path) -> None:
     """Table and picture of what is finished and scored by one version of the code."""
     lines = dict(zip(runs, scores_of(list(runs.values())), strict=True))
@@ -133,7 +126,7 @@ def report(runs: Mapping[tuple[str, int], Training], n_steps: int, out: Path) ->
     scores = {m: found for m in METHODS if (found := [line for (k, _), line in there.items() if k == m])}
     seeds = sorted({seed for _, seed in there})
     shown = [
-        (m, [samples_of(runs[m, seed]) for seed in seeds])
+        (m, [last_samples(runs[m, seed], SHOWN_SIDE) for seed in seeds])
         for m in scores
         if all((m, s) in there for s in seeds)
     ]

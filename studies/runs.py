@@ -269,6 +269,15 @@ def measured_by(runs: Sequence[Training], lines: Sequence[Mapping[str, Any]]) ->
     return text + (mixed if len(versions) > 1 else "")
 
 
+def last_samples(run: Training, side: int) -> Image.Image | None:
+    """The last picture of a run's samples, averaged weights before raw ones, as a square; None where there is none."""
+    folder = run.folder / "samples"
+    files = [file for name in ("ema", "raw") for file in sorted(folder.glob(f"step-*-{name}.png"))[-1:]]
+    if not files:
+        return None
+    return Image.open(files[0]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
 def save_picture(picture: Image.Image, out: Path, name: str) -> str:
     """Write a picture into images/ beside the report in few colours; its line of Markdown."""
     folder = out.parent / "images"

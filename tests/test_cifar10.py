@@ -156,8 +156,21 @@ def test_the_report_by_hand(tmp_path: Path) -> None:
     ):  # fmt: skip
         for run, value in zip([run for run in runs[part] if run.row == row], values, strict=False):
             finished(run.training, {2: 2 * value, 6: 1.5 * value, 12: value})
+    samples = next(run for run in runs["tables"] if run.row == "cifar10-acgan").training.folder / "samples"
+    samples.mkdir()
+    for name, colour in (
+        ("step-00000006-ema", "red"),
+        ("step-00000012-ema", "blue"),
+        ("step-00000012-raw", "red"),
+    ):
+        Image.new("RGB", (64, 64), colour).save(samples / f"{name}.png")
     cifar10.report(args, runs)
     text = args.out.read_text()
+    with Image.open(
+        tmp_path / "docs" / "images" / "cifar10_tables.png"
+    ) as grids:  # the last average's, of one row
+        assert grids.width >= cifar10.SIDE <= grids.height < 2 * cifar10.SIDE
+        assert grids.convert("RGB").getpixel((grids.width // 2, grids.height // 2)) == (0, 0, 255)
     gan = "| DCGAN, `cifar10-gan` | 24.7311 | 7.0339 ± 0.0861 | 2 | 32.00 ± 2.83 | 2.00 ± 0.00 | 12 | 0.00 |"
     acgan = "| ACGAN, `cifar10-acgan` | 19.9154 | 7.9903 ± 0.1038 | 49.9892 | 1 | "
     acgan += "20.00 ± – | 2.00 ± – | – | 12 | 0.00 |"

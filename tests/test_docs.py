@@ -17,6 +17,7 @@ from games import game_of
 from images.batches import Shard
 from settings.command_line import make_parser
 from settings.presets import PRESETS
+from settings.reference import page
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
 from tools import evaluate, import_weights, look_at, sample, table, train_classifier, translate, traverse
@@ -27,23 +28,31 @@ LAUNCHERS = {"--num_processes", "--nproc_per_node", "--standalone", "--dynamo_ba
 LEGACY = {"--accelerator", "--devices", "--max_steps"}
 
 
-def feature_rows() -> list[list[str]]:
-    """The cells (number, feature, command, test, state, source) of every row of docs/features.md."""
-    lines = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
+def numbered_rows(text: str) -> list[list[str]]:
+    """The cells of every table row that begins with a number."""
     return [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if re.match(r"\| \d+ \|", line)
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if re.match(r"\| \d+ \|", line)
     ]
 
 
-def test_every_feature_has_its_row_and_a_state() -> None:
+def feature_rows() -> list[list[str]]:
+    """The cells (number, feature, command, state, source) of every row of docs/features.md, and its tests."""
+    features, _, tests = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").partition("\n## Tests\n")
+    named = dict(numbered_rows(tests))
+    return [[*row, named.pop(row[0])] for row in numbered_rows(features)]
+
+
+def test_every_feature_has_its_row_a_state_and_its_tests() -> None:
     rows = feature_rows()
     assert [int(row[0]) for row in rows] == list(range(1, 163))
     assert {len(row) for row in rows} == {6}
-    assert {row[4] for row in rows} <= {"owed", "done", "explained"}
+    assert {row[3] for row in rows} <= {"owed", "done", "explained"}
 
 
 def test_done_features_name_tests_that_exist() -> None:
-    for number, _, command, test, state, _ in feature_rows():
+    for number, _, command, state, _, test in feature_rows():
         named = re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", test)
         if state == "done":
             assert command and named, f"row {number} is done but names no command or no test"
@@ -74,7 +83,7 @@ def known_flags(command: str) -> set[str]:
 
 
 def test_commands_of_done_features_are_legal() -> None:
-    for number, _, cell, _, state, _ in feature_rows():
+    for number, _, cell, state, *_ in feature_rows():
         if state != "done":
             continue
         for command in re.findall(r"`([^`]+)`", cell):
@@ -168,3 +177,17 @@ def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.Mon
     assert importlib.import_module(name).main(words) == 0
     config = plans[0].config
     game_of(config).rehearse(config, Shard(config.batch_size, accumulate=config.accumulate), {})
+
+
+def test_the_page_of_flags_is_that_of_the_settings() -> None:
+    """Written by `python -m settings.reference > docs/flags.md`; each flag of a script once."""
+    text = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
+    assert text == page()
+    told = re.findall(
+        r"`(--\w+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `")
+    )
+    asked = set(make_parser("gan_mnist", None, SCRIPTS["gan_mnist"])._option_string_actions)
+    printed = {"-h", "--help", "--help_all", "--list_presets"}
+    assert sorted(told) == sorted(
+        name for name in asked - printed if not name.startswith("--no-") and name not in LEGACY
+    )
