@@ -562,6 +562,7 @@ class Translation(Task):
                 "name": train.name,
                 "files": Path(config.data).name,
                 "fingerprint": train.fingerprint,
+                "n_images": len(train),
                 "crop": config.crop,
                 "load_size": config.load_size,
                 "value_range": config.value_range or None,
