@@ -1,0 +1,110 @@
+"""What a run says of itself: numbers of its pictures, gradients by layer, saturated logits."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from metrics.health import (
+    brightness,
+    colourfulness,
+    contrast,
+    mean_distance,
+    mean_distance_within,
+    sample_health,
+)
+
+
+def images(*colours: tuple[float, ...]) -> torch.Tensor:
+    """Plain images of 2 x 2 px, one of each colour."""
+    return torch.tensor(colours)[:, :, None, None].expand(-1, -1, 2, 2)
+
+
+def test_distances_by_hand() -> None:
+    # 3-4-5: root mean squares of (3, 4), (3, 0) and (0, 4) over two elements
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
+    assert mean_distance(points) == pytest.approx((5 + 3 + 4) / 3 / math.sqrt(2))
+    assert mean_distance(points[:1]) is None
+    assert mean_distance(points[:1].expand(5, -1)) == pytest.approx(0, abs=1e-7)
+
+
+def test_distances_of_large_images_are_those_of_all_their_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randint(0, 256, (6, 3, 7, 5), dtype=torch.uint8)
+    pairs = itertools.combinations(x.double() / 127.5 - 1, 2)
+    expected = sum(math.sqrt((a - b).square().mean()) for a, b in pairs) / 15
+    monkeypatch.setattr("metrics.health.COLUMNS", 11)
+    assert mean_distance(x) == pytest.approx(expected, rel=1e-12)
+    assert mean_distance(x.float() / 127.5 - 1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_distances_within_classes_leave_out_those_between_them() -> None:
+    x, y = torch.tensor([[0.0], [1.0], [10.0], [13.0], [99.0]]), torch.tensor([0, 0, 1, 1, 2])
+    assert mean_distance_within(x, y) == pytest.approx((1 + 3) / 2)
+    assert mean_distance_within(x[[0, 2]], y[[0, 2]]) is None
+
+
+def test_colours_by_hand() -> None:
+    x = images((1.0, -0.5, -0.5), (0.2, 0.2, 0.2))
+    assert brightness(x) == pytest.approx(0.1)
+    assert colourfulness(x) == pytest.approx(math.sqrt((1 + 0.25 + 0.25) / 3) / 2)
+    assert contrast(x) == pytest.approx(0, abs=1e-12)
+    halves = torch.cat([torch.full((1, 1, 2, 1), -0.3), torch.full((1, 1, 2, 1), 0.5)], 3)
+    assert contrast(halves) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_without_colours_have_no_colourfulness(channels: int) -> None:
+    real, fake = torch.rand(2, 4, channels, 3, 3)
+    assert colourfulness(fake) is None
+    assert sample_health(real, fake).keys() == {"diversity", "brightness", "contrast"}
+
+
+def test_transparency_is_no_colour() -> None:
+    x = torch.rand(3, 4, 5, 5)
+    opaque = torch.cat([x[:, :3], torch.ones(3, 1, 5, 5)], 1)
+    for measure in (brightness, contrast, colourfulness):
+        assert measure(x) == measure(opaque) == measure(x[:, :3])
+    assert mean_distance(x) != mean_distance(opaque)
+
+
+def test_reals_compare_with_themselves() -> None:
+    x = torch.randint(0, 256, (8, 3, 4, 6), dtype=torch.uint8)
+    found = sample_health(x, x.flip(0))
+    expected = {"diversity": 1.0, "brightness": 0.0, "contrast": 1.0, "colourfulness": 1.0}
+    assert found == pytest.approx(expected)
+
+
+def test_what_is_washed_out_darker_or_all_the_same_is_seen() -> None:
+    real = 2 * torch.rand(6, 3, 4, 4, dtype=torch.float64) - 1
+    grey = real.mean(1, keepdim=True)
+    washed = sample_health(real, grey + 0.4 * (real - grey))
+    assert washed["colourfulness"] == pytest.approx(0.4) and washed["contrast"] == pytest.approx(1)
+    flat = sample_health(real, 0.5 * real - 0.25)
+    assert flat["contrast"] == pytest.approx(0.5) and flat["diversity"] == pytest.approx(0.5)
+    assert flat["brightness"] == pytest.approx(-0.5 * float(real.mean()) - 0.25)
+    assert sample_health(real, real[:1].expand(6, -1, -1, -1))["diversity"] == pytest.approx(0, abs=1e-7)
+
+
+def test_collapse_within_classes_is_not_hidden_by_their_differences() -> None:
+    real = torch.randn(12, 1, 4, 4)
+    y = torch.arange(3).repeat_interleave(4)
+    found = sample_health(real, real[::4].repeat_interleave(4, 0), y, y)
+    assert found["diversity"] > 0.5 and found["diversity_within"] == pytest.approx(0, abs=1e-7)
+
+
+def test_ratios_to_nothing_are_left_out() -> None:
+    grey = images((0.1, 0.1, 0.1), (0.3, 0.3, 0.3))
+    assert sample_health(grey, torch.rand(4, 3, 2, 2)).keys() == {"diversity", "brightness"}
+    assert sample_health(grey[:1], grey).keys() == {"brightness"}
+
+
+def test_points_have_diversity_alone() -> None:
+    points = torch.randn(9, 2)
+    assert sample_health(points, 0.5 * points) == pytest.approx({"diversity": 0.5})
+
+
+@pytest.mark.parametrize(("real", "fake"), [((4, 3, 2, 2), (4, 1, 2, 2)), ((0, 2), (4, 2)), ((4, 2), (0, 2))])
+def test_other_shapes_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="of one shape"):
+        sample_health(torch.zeros(real), torch.zeros(fake))
