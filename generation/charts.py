@@ -35,6 +35,7 @@ STYLES = ("-", "--", ":")  # of lines, once all colours are in use
 INK, FAINT, PAPER = "#3b4148", "#c9ced4", "#ffffff"
 INCH = 72  # px of a figure's size, which are points of its SVG
 POINTS = 400  # columns of an envelope: more than a chart has pixels on a phone
+MAX_VALUES = 100_000  # of a tensor that a small histogram is made of
 LEGEND_ROWS = 6  # names below each other at most, in two columns
 # What CSS calls a colour; a page that says nothing gets the colour itself.
 VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper"} | {c: f"line-{i}" for i, c in enumerate(COLOURS)}
@@ -89,7 +90,9 @@ def envelope(x: Sequence[float], y: Sequence[float], columns: int = POINTS) -> L
     kept: list[int] = []
     for _, part in sorted(parts.items()):
         finite = [i for i in part if math.isfinite(y[i])]
-        kept += sorted({min(finite, key=y.__getitem__), max(finite, key=y.__getitem__)}) if finite else part[:1]
+        kept += (
+            sorted({min(finite, key=y.__getitem__), max(finite, key=y.__getitem__)}) if finite else part[:1]
+        )
     return [x[i] for i in kept], [y[i] for i in kept]
 
 
@@ -99,7 +102,9 @@ def _in_order(series: Mapping[str, Line]) -> dict[str, tuple[list[float], list[f
     for name, (x, y) in lines.items():
         if len(x) != len(y):
             raise ValueError(f"curves of {name}: {len(x)} places and {len(y)} values")
-    if not any(math.isfinite(a) and math.isfinite(b) for line in lines.values() for a, b in zip(*line, strict=True)):
+    if not any(
+        math.isfinite(a) and math.isfinite(b) for line in lines.values() for a, b in zip(*line, strict=True)
+    ):
         raise ValueError(f"curves of {', '.join(series) or 'nothing'}: there is no finite point")
     return lines
 
@@ -125,7 +130,15 @@ def curves(
         looks = itertools.product(STYLES, COLOURS)
         for (name, (x, y)), (style, colour) in zip(lines.items(), itertools.cycle(looks)):
             at, values = envelope(x, y)
-            axes.plot(at, values, style, color=colour, label=name, marker="o" if len(at) == 1 else None, markersize=3)
+            axes.plot(
+                at,
+                values,
+                style,
+                color=colour,
+                label=name,
+                marker="o" if len(at) == 1 else None,
+                markersize=3,
+            )
             if name in (bands or {}):
                 axes.fill_between(*bands[name], color=colour, alpha=0.2, linewidth=0)
         for name, level in (levels or {}).items():
@@ -147,7 +160,9 @@ def _legend(figure: "Figure", names: Sequence[str]) -> None:
     chosen = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label in shown]
     longest = max(map(len, shown))
     columns = 1 if longest > 34 else 2 if len(shown) > 3 or longest > 16 else len(shown)
-    figure.legend(*zip(*chosen, strict=True), loc="outside upper left", ncols=columns, handlelength=1.6, borderpad=0)
+    figure.legend(
+        *zip(*chosen, strict=True), loc="outside upper left", ncols=columns, handlelength=1.6, borderpad=0
+    )
 
 
 def histogram(
@@ -162,6 +177,39 @@ def histogram(
     with _axes(size, label, "share") as (figure, axes):
         axes.stairs((counts / max(values.numel(), 1)).tolist(), edges, fill=True, color=COLOURS[0])
         axes.set_xlim(-limit, limit)
+    return figure
+
+
+def histograms(
+    layers: Mapping[str, Tensor], columns: int = 4, n_bins: int = 60, tile: tuple[int, int] = (150, 96)
+) -> "Figure":
+    """A small histogram of each of these tensors, every one over its own range up to its 99.9th percentile.
+
+    tile: (width, height) in px of each. ValueError without any.
+    """
+    from matplotlib.figure import Figure
+
+    if not layers:
+        raise ValueError("histograms of nothing")
+    columns, rows = min(columns, len(layers)), math.ceil(len(layers) / min(columns, len(layers)))
+    with _styled():
+        figure = Figure((tile[0] * columns / INCH, tile[1] * rows / INCH), dpi=INCH, layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, (name, values) in itertools.zip_longest(places, layers.items(), fillvalue=("", None)):
+            axes.set_yticks([])
+            axes.spines[["left"]].set_visible(False)
+            if values is None:
+                axes.set_axis_off()
+                continue
+            values = values.flatten()[:: max(1, values.numel() // MAX_VALUES)].float()
+            limit = float(values.abs().nan_to_num(0, 0, 0).quantile(0.999)) or 1.0
+            counts = torch.histc(values, n_bins, -limit, limit).tolist()
+            axes.stairs(
+                counts, torch.linspace(-limit, limit, n_bins + 1).tolist(), fill=True, color=COLOURS[0]
+            )
+            axes.set_title(name if len(name) < 26 else "…" + name[-24:], fontsize=7)
+            axes.set_xticks([-limit, 0, limit], [f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7)
+            axes.grid(False)
     return figure
 
 
@@ -187,7 +235,9 @@ def svg(figure: "Figure", title: str = "") -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # several stand in one page: what nothing refers to needs no name
+    text = re.sub(
+        r'<g id="[^"]*"', "<g", text
+    )  # several stand in one page: what nothing refers to needs no name
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), text)
     text = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?", "sans-serif", text)
     head = f'<svg role="img" aria-label="{escape(title)}" class="chart" '

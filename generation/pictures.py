@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -71,11 +72,42 @@ def to_grid(images: Tensor, columns: int) -> Image.Image:
     return to_picture(whole)
 
 
+def from_grid(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """The images of a grid, uint8 (n, 3, H, W), of (height, width) px each: what to_grid made a picture of.
+
+    Black ones at the end, which fill its last row, are left out. ValueError for a picture of another size.
+    """
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    (height, width), (h, w) = size, pixels.shape[1:]
+    if (h, w) == (height, width):
+        return pixels[None]
+    if (h - GRID_GAP) % (height + GRID_GAP) or (w - GRID_GAP) % (width + GRID_GAP) or min(h, w) <= GRID_GAP:
+        raise ValueError(f"a picture of {w} x {h} px is no grid of images of {width} x {height}")
+    tiles = (
+        pixels[:, GRID_GAP:, GRID_GAP:]
+        .unfold(1, height, height + GRID_GAP)
+        .unfold(2, width, width + GRID_GAP)
+    )
+    images = tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)  # (C, rows, columns, H, W) -> (n, C, H, W)
+    n = len(images)
+    while n > 1 and not images[n - 1].any():
+        n -= 1
+    return images[:n].contiguous()
+
+
 def _dots(draw: ImageDraw.ImageDraw, points: Tensor, colour: tuple[int, int, int], radius: float) -> None:
     scale = SIDE * FINER / (2 * EXTENT)
     for x, y in points.clamp(-EXTENT, EXTENT).tolist():
         left, top = (x + EXTENT) * scale, (EXTENT - y) * scale
         draw.ellipse([left - radius, top - radius, left + radius, top + radius], fill=colour)
+
+
+def place_in_scatter(
+    points: Sequence[tuple[float, float]], length: float
+) -> tuple[list[tuple[float, float]], float]:
+    """Where points (x, y) of the plane stand in a scatter plot, (column, row) in px, and how long a length is there."""
+    scale = SIDE / (2 * EXTENT)
+    return [((x + EXTENT) * scale, (EXTENT - y) * scale) for x, y in points], length * scale
 
 
 def scatter(mixture: Mixture, real: Tensor | None, fake: Tensor | None) -> Image.Image:

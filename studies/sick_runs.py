@@ -125,7 +125,9 @@ def training_of(name: str, runs_dir: Path) -> Training:
     if case.data is not None:
         flags += [f"--data={runs_dir / 'data' / case.data}", "--split=train"]
     if case.model is not None:
-        flags = [flag for flag in flags if not flag.startswith("--model=")] + [f"--model={runs_dir / case.model}"]
+        flags = [flag for flag in flags if not flag.startswith("--model=")] + [
+            f"--model={runs_dir / case.model}"
+        ]
     return Training(case.script, name, runs_dir, tuple(flags), case.n_steps)
 
 
@@ -162,7 +164,9 @@ def copy_paler(run: Path, copy: Path) -> None:
     """A finished run's copy whose samples are paler; its lines say nothing of the samples, which are looked at anew."""
     if copy.is_dir():
         return
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "generator", "events.*", disk.LOCK))
+    shutil.copytree(
+        run, copy, ignore=shutil.ignore_patterns("checkpoints", "generator", "events.*", disk.LOCK)
+    )
     for file in (copy / "samples").glob("step-*.png"):
         with Image.open(file) as picture:
             pale = paler(picture)
