@@ -43,11 +43,11 @@ def charts() -> Any:
 
 
 def plain_settings(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """Settings as the page HParams takes them: lists and tables as JSON; what is None is absent."""
+    """Settings as the page HParams takes them: lists and tables as JSON; what is None or empty is absent."""
     return {
         name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for name, value in settings.items()
-        if value is not None
+        if isinstance(value, bool | int | float) or value
     }
 
 
