@@ -5,6 +5,8 @@ and say that something is wrong, not how good samples are. All take uint8 images
 -1 .. 1, floats in [-1, 1] of the same shape, or points (n, d), and give numbers of Python.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -67,31 +69,45 @@ def _colours(image: Tensor) -> Tensor:
     return _values(image[:3] if len(image) in COLOURED else image)
 
 
-def ratio(fake: float | None, real: float | None) -> float | None:
-    """Of the fakes' number to that of the reals; None where one is missing, or the reals' is next to nothing."""
-    return None if fake is None or real is None or real < LEAST else fake / real
+def sample_numbers(x: Tensor, y: Tensor | None = None) -> dict[str, float | None]:
+    """What there is to compare of samples, by name, y (n,) classes; None for what has no meaning for them."""
+    if not len(x):
+        return {}
+    found = {"diversity": mean_distance(x)}
+    if y is not None:
+        found["diversity_within"] = mean_distance_within(x, y)
+    if x.dim() == 4:
+        found |= {"brightness": brightness(x), "contrast": contrast(x), "colourfulness": colourfulness(x)}
+    return found
+
+
+def compared(real: Mapping[str, float | None], fake: Mapping[str, float | None]) -> dict[str, float]:
+    """sample_numbers of fakes against those of reals, which may be fewer or more; what has no meaning is absent.
+
+    diversity, diversity_within, contrast, colourfulness: ratios, 1 as the reals; brightness: the difference, in units
+    of [-1, 1].
+    """
+    found = {}
+    for name in real.keys() & fake.keys():
+        of_real, of_fake = real[name], fake[name]
+        if of_real is None or of_fake is None:
+            continue
+        if name == "brightness":
+            found[name] = of_fake - of_real
+        elif of_real >= LEAST:
+            found[name] = of_fake / of_real
+    return dict(sorted(found.items()))
 
 
 def sample_health(
     real: Tensor, fake: Tensor, y_real: Tensor | None = None, y_fake: Tensor | None = None
 ) -> dict[str, float]:
-    """How fakes compare with reals, by name; what has no meaning for them is absent. How many there are of each does
-    not matter.
+    """`compared` of reals (n, ...) and fakes (m, ...), of classes y_real (n,) and y_fake (m,) where both are given.
 
-    diversity: mean_distance, as a ratio, 1 as the reals; diversity_within: the same within classes, where y_real (n,)
-    and y_fake (m,) are given; of images also brightness: the difference of their means, in units of [-1, 1]; contrast,
-    colourfulness: ratios. ValueError for samples of different shapes, or none.
+    ValueError for samples of different shapes, or none.
     """
     if real.shape[1:] != fake.shape[1:] or not len(real) or not len(fake):
         raise ValueError(
             f"samples of one shape are compared, not {tuple(real.shape)} with {tuple(fake.shape)}"
         )
-    found = {"diversity": ratio(mean_distance(fake), mean_distance(real))}
-    if y_real is not None and y_fake is not None:
-        within = mean_distance_within(fake, y_fake), mean_distance_within(real, y_real)
-        found["diversity_within"] = ratio(*within)
-    if fake.dim() == 4:
-        found["brightness"] = brightness(fake) - brightness(real)
-        found["contrast"] = ratio(contrast(fake), contrast(real))
-        found["colourfulness"] = ratio(colourfulness(fake), colourfulness(real))
-    return {name: value for name, value in found.items() if value is not None}
+    return compared(sample_numbers(real, y_real), sample_numbers(fake, y_fake))

@@ -1,11 +1,17 @@
-"""What a run says of itself: numbers of its pictures, gradients by layer, saturated logits."""
+"""What a run says of its samples beside the data's, and how often D's sigmoid is flat."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import gan_ring8
+from losses import METHODS
 from metrics.health import (
     brightness,
     colourfulness,
@@ -14,6 +20,7 @@ from metrics.health import (
     mean_distance_within,
     sample_health,
 )
+from tests.running import run, small, write_pairs
 
 
 def images(*colours: tuple[float, ...]) -> torch.Tensor:
@@ -108,3 +115,86 @@ def test_points_have_diversity_alone() -> None:
 def test_other_shapes_are_refused(real: tuple[int, ...], fake: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="of one shape"):
         sample_health(torch.zeros(real), torch.zeros(fake))
+
+
+# -- along a run -----------------------------------------------------------------------------------------------------
+
+
+def rows(folder: Path, name: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(row: dict[str, float], weights: str = "raw") -> dict[str, float]:
+    """What a line says of the samples of a weight set."""
+    start = f"samples/{weights}/"
+    return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
+
+
+def tiles(file: Path, side: int) -> torch.Tensor:
+    """The images (n, 1, side, side) of a grid of grey ones."""
+    grid = torch.from_numpy(np.array(Image.open(file).convert("L")))[2:, 2:]
+    cut = grid.unfold(0, side, side + 2).unfold(1, side, side + 2)
+    return cut.flatten(0, 1)[:, None]
+
+
+def test_a_run_logs_what_its_grids_show(tmp_path: Path) -> None:
+    run("--log_name a --n_steps 4 --sample_interval 2 --ema --ema_decay 0.5 --lr 1e-2", tmp_path)
+    real, found = tiles(tmp_path / "a" / "samples" / "real.png", 16), rows(tmp_path, "a")
+    assert [row["step"] for row in found] == [2, 4] and "loss/d" not in found[0]
+    for row, weights in itertools.product(found, ("raw", "ema")):
+        fake = tiles(tmp_path / "a" / "samples" / f"step-{row['step']:08d}-{weights}.png", 16)
+        assert real.shape == fake.shape == (64, 1, 16, 16)
+        assert numbers(row, weights) == pytest.approx(sample_health(real, fake), rel=1e-9)
+    assert numbers(found[1]) != numbers(found[0]) and numbers(found[1]) != numbers(found[1], "ema")
+
+
+def test_classes_are_held_against_as_many_reals_of_each(tmp_path: Path) -> None:
+    """Of a G that has collapsed to one picture a class."""
+    loop = run("--log_name a --conditional --n_steps 1", tmp_path, sampled=False)
+    preview = loop.task._preview
+    data = loop.task.data
+    means = torch.stack(
+        [torch.from_numpy(data.images[data.labels == c]).float().mean(0).permute(2, 0, 1) for c in range(10)]
+    )
+    fake = means.round().to(torch.uint8).repeat_interleave(8, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(preview.view), "made", lambda *_: fake)
+        found = preview.sheet(loop.task.G).health
+    assert found["diversity_within"] == pytest.approx(0, abs=1e-6) and 0.3 < found["diversity"] < 1
+    assert abs(found["brightness"]) < 0.1
+    order = loop.task.batches.permutation(0).numpy()
+    first = np.concatenate([order[data.labels[order] == c][:8] for c in range(10)])
+    real = torch.from_numpy(data.images[first]).permute(0, 3, 1, 2)
+    y = torch.arange(10).repeat_interleave(8)
+    assert found == sample_health(real, fake, y, y)
+
+
+def test_pairs_are_held_against_what_is_wanted(tmp_path: Path) -> None:
+    """B is noise, A its negative: what comes out is grey at first."""
+    data = write_pairs(tmp_path / "pairs", n_val=3)
+    run(f"--log_name a {small('cyclegan')} --data {data} --batch_size 2 --n_steps 1", tmp_path)
+    (row,) = rows(tmp_path, "a")
+    names = ("diversity", "brightness", "contrast", "colourfulness")
+    assert numbers(row).keys() == {f"{name}_{way}" for name in names for way in ("g_ab", "g_ba")}
+    assert all(0 <= numbers(row)[f"{name}_g_ab"] < 1.5 for name in names if name != "brightness")
+    run(f"--log_name b {small('pix2pix')} --data {data} --n_steps 1", tmp_path)
+    (row,) = rows(tmp_path, "b")
+    assert numbers(row).keys() == set(names)
+
+
+def test_points_are_told_apart(tmp_path: Path) -> None:
+    command = "--n_steps 2 --batch_size 16 --loggers --log_interval 1 --device cpu --log_name a"
+    assert gan_ring8.main([*command.split(), "--runs_dir", str(tmp_path)]) == 0
+    *_, last = rows(tmp_path, "a")
+    assert numbers(last).keys() == {"diversity"} and last["samples/raw/diversity"] > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saturation_is_logged_of_losses_with_a_sigmoid(name: str, tmp_path: Path) -> None:
+    """Also of a step whose values are not logged every time."""
+    run(f"--log_name a --method {name} --n_steps 3 --log_interval 2 --accumulate 2", tmp_path, sampled=False)
+    sigmoid = {"gan", "gan-saturating", "ragan", "rpgan"}
+    for row in rows(tmp_path, "a"):
+        found = {key: value for key, value in row.items() if key.endswith("_saturated")}
+        assert found.keys() == ({"d/real_saturated", "d/fake_saturated"} if name in sigmoid else set())
+        assert all(0 <= value <= 1 for value in found.values())

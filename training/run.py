@@ -218,7 +218,7 @@ def run_plan(
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
-            loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
+            loop.log.attempt("samples/real.png", partial(Pictures(task, loop.log).reals, loop.step))
             loop.log.start(loop.step)
             try:
                 loop.run()
