@@ -45,12 +45,12 @@ VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper"} | {c: f"line-{i}" for i
 def _style() -> dict[str, Any]:
     """rcParams of all figures."""
     return {
-        "font.family": ["DejaVu Sans"], "font.size": 9, "text.color": INK, "text.parse_math": False,
+        "font.family": ["DejaVu Sans"], "font.size": 10, "text.color": INK, "text.parse_math": False,
         "axes.edgecolor": FAINT, "axes.labelcolor": INK, "axes.facecolor": "none", "axes.grid": True,
         "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False,
         "axes.formatter.limits": (-3, 6), "axes.unicode_minus": False, "grid.color": FAINT, "grid.linewidth": 0.5,
         "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-        "lines.linewidth": 1.4, "legend.frameon": False, "legend.fontsize": 8, "figure.facecolor": "none",
+        "lines.linewidth": 1.4, "legend.frameon": False, "legend.fontsize": 9, "figure.facecolor": "none",
         "svg.fonttype": "none", "svg.hashsalt": "chart", "path.simplify": True,
     }  # fmt: skip
 
@@ -144,9 +144,11 @@ def curves(
         for name, level in (levels or {}).items():
             axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                          textcoords="offset points", ha="right", va="bottom", fontsize=7)  # fmt: skip
+                          textcoords="offset points", ha="right", va="bottom", fontsize=8)  # fmt: skip
         if log and any(v > 0 and math.isfinite(v) for _, y in lines.values() for v in y):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         _legend(figure, [name for name in lines if name])
     return figure
 

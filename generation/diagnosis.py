@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from generation.findings import FINDINGS, Finding, Remedy
 from generation.record import Record, Series
 from losses import METHODS
 from metrics.lines import best_line
@@ -24,7 +25,7 @@ from metrics.mixture import MIXTURES
 
 # Nothing is said of learning before: Adam's averages alone take 1,000 updates, and every G begins with one picture
 LEAST_STEPS, LEAST_LINES = 500, 8
-# D has won: of the way from its best loss (0) to where it cannot tell (1). Half a bit in 20: sigmoid at 97.5 % on average
+# D has won: of the way from its best loss (0) to where it cannot tell (1); with a sigmoid D is 97 % sure then
 WON = 0.05
 # D has lost: of the widest gap between reals and fakes that it once had; beneath that, noise of a batch decides
 BLIND_GAP, BLIND_SIGN = 0.02, 0.8
@@ -41,180 +42,13 @@ WORSE = 1.15  # times the best score: beyond what two drawings of 10,000 samples
 SKIPPED = 0.01  # of updates; fp16 skips about one in 2,000 when well (2^x after 2,000 good ones)
 EXPLODED = 1e4  # a loss of D beyond is no game any more, and the training itself stops at 1e6
 JUMPED = 100.0  # times the median gradient norm of the first half
+LONG = 1e3  # a gradient that is long for any network
 TOO_FAST = 20.0  # times the rate of the method's paper
 # Rates of the papers that named the methods, and which those are
 RATES = {
     "gan": (2e-4, "1511.06434"), "gan-saturating": (2e-4, "1511.06434"), "wgan": (5e-5, "1701.07875"),
     "wgan-gp": (1e-4, "1704.00028"), "hinge": (2e-4, "1802.05957"), "lsgan": (1e-3, "1611.04076"),
     "ragan": (2e-4, "1807.00734"), "rpgan": (2e-4, "1807.00734"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """What to try: a flag as it is typed, and why; has: whether settings have it already."""
-
-    flag: str
-    why: str
-    has: Callable[[Mapping[str, Any]], bool] = lambda settings: False
-
-
-@dataclass(frozen=True)
-class Illness:
-    """A row of FINDINGS: its title, what it means, what to try in this order, and when to stop or what to keep."""
-
-    title: str
-    meaning: str
-    remedies: tuple[Remedy, ...] = ()
-    stop: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found in a run; evidence: numbers with their steps; sure: "sure", "likely" or "perhaps"."""
-
-    name: str
-    sure: str
-    evidence: tuple[str, ...]
-    advice: tuple[str, ...] = ()
-    stop: str = ""
-
-    @property
-    def title(self) -> str:
-        """In a few words."""
-        return FINDINGS[self.name].title
-
-    @property
-    def meaning(self) -> str:
-        """In a sentence."""
-        return FINDINGS[self.name].meaning
-
-    @property
-    def is_ill(self) -> bool:
-        """Whether something is to be done."""
-        return self.name not in ("healthy", "too-early", "unknown")
-
-
-def _penalised(settings: Mapping[str, Any]) -> bool:
-    weights = settings.get("penalty_weights")
-    return bool(set(settings.get("penalty") or ()) | set(weights if isinstance(weights, dict) else ()))
-
-
-def _method_in(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda settings: settings.get("method") in names
-
-
-def _not_smooth(settings: Mapping[str, Any]) -> bool:
-    row = METHODS.get(str(settings.get("method")))
-    return row is None or row.d_smooth is None or bool(settings.get("label_smoothing"))
-
-
-R1 = Remedy(
-    "--penalty r1",
-    "holds D's slope at the data",
-    lambda s: _penalised(s) or s.get("method") in ("wgan", "wgan-gp"),
-)
-SPECTRAL = Remedy(
-    "--spectral_norm_d",
-    "bounds D's slope everywhere",
-    lambda s: bool(s.get("spectral_norm_d")) or s.get("method") in ("wgan", "wgan-gp"),
-)
-WGAN_GP = Remedy(
-    "--method wgan-gp --train_g_interval 5 --beta1 0 --beta2 0.9",
-    "its loss cannot saturate",
-    _method_in("wgan-gp"),
-)
-ADA = Remedy(
-    "--augment ada",
-    "shows D every picture in many ways, as few as they are",
-    lambda s: bool(s.get("augment")),
-)
-
-FINDINGS = {
-    "too-early": Illness(
-        "Too early to say", "Every generator begins with one grey picture: wait for more steps.",
-    ),
-    "unknown": Illness(
-        "Nothing to judge by", "There are neither logged losses nor samples here.",
-    ),
-    "healthy": Illness(
-        "Healthy", "No sign of trouble in what was logged and drawn: losses in balance, samples as varied as the data.",
-        stop="Stop when a score over enough samples has not improved for as long as it took to improve before.",
-    ),
-    "rate-zero": Illness(
-        "A network does not learn: its learning rate is 0",
-        "The other one plays against a network that never moves.",
-        stop="Stop now: nothing is learned.",
-    ),
-    "diverging": Illness(
-        "Diverging: numbers that are not finite, or explode",
-        "Gradients or losses are NaN, infinite or larger by orders of magnitude than they were; such steps are left out.",
-        (
-            Remedy("--mixed_precision bf16", "fp16 ends at 65,504", lambda s: s.get("mixed_precision") != "fp16"),
-            Remedy("--beta1 0", "less momentum in a game that turns", lambda s: s.get("beta1") == 0),
-            R1,
-        ),
-        "Stop, and go on from a checkpoint before it began. If the network is your own, look for a logarithm, a root or "
-        "a division that can meet 0.",
-    ),
-    "d-lost": Illness(
-        "D has lost: it cannot tell reals from fakes, D(x) = D(G(z))",
-        "What G learns from D is noise; a low loss of G means only that it fools a D that knows nothing.",
-        (
-            Remedy("--train_g_interval 5", "five updates of D for one of G", lambda s: (s.get("train_g_interval") or 1) >= 5),
-            Remedy("--method wgan-gp --beta1 0 --beta2 0.9", "no clipped weights", lambda s: s.get("method") != "wgan"),
-        ),
-        "Stop unless the pictures are as good as you need: they will not get better.",
-    ),
-    "vanishing-gradient": Illness(
-        "D has won: the gradient of G vanishes",
-        "D separates reals and fakes perfectly, so that nothing says in which direction G should go (arXiv:1701.04862).",
-        (
-            R1, SPECTRAL,
-            Remedy("--label_smoothing 0.1", "D is never quite sure", _not_smooth),
-            WGAN_GP,
-            Remedy("--method gan", "its G has a gradient where it loses", lambda s: s.get("method") != "gan-saturating"),
-        ),
-        "Stop: a G that gets no gradient does not come back by itself.",
-    ),
-    "mode-collapse": Illness(
-        "Mode collapse: G draws few different pictures",
-        "Other latents give the same, or nearly; G has found what D falls for, and D has forgotten the rest.",
-        (
-            R1, WGAN_GP, SPECTRAL,
-            Remedy("--d_kwargs minibatch_stddev=True", "D sees how varied a batch is",
-                   lambda s: bool((s.get("d_kwargs") or {}).get("minibatch_stddev"))),
-        ),
-        "A collapsed run rarely comes back: take a checkpoint from before it, or begin anew.",
-    ),
-    "overfitting": Illness(
-        "D knows its images by heart",
-        "It is ever surer of the reals because it remembers them, and says less and less of what is wrong with fakes.",
-        (
-            ADA,
-            Remedy("--flip", "twice as many images, where mirrored ones are possible", lambda s: bool(s.get("flip"))),
-            R1,
-        ),
-        "Take the checkpoint of the best score (--checkpoint best of the tools); more steps make it worse.",
-    ),
-    "washed-out": Illness(
-        "Washed-out or tinted pictures: not the colours of the data",
-        "Brightness, contrast or colour of the samples are not those of the images.",
-        (
-            Remedy("--norm_d none", "batch norm in D forgets how bright a picture was", lambda s: s.get("norm_d") != "batch"),
-            Remedy("--ada_pipe bg", "without colour transforms, which leak at a high p", lambda s: "ada" not in (s.get("augment") or ())),
-        ),
-        "Look at samples/real.png, the images as training sees them. A network of your own: its last layer must reach "
-        "from -1 to 1 (tanh, or nothing), and D's first convolution takes no batch norm.",
-    ),
-    "unlearned": Illness(
-        "The samples are not like the data",
-        "After all these steps they are noise or blurs, without one of the usual reasons in the curves.",
-        (
-            Remedy("--preset stylegan2", "settings that are known to work", lambda s: s.get("model") == "stylegan2"),
-        ),
-        "Go on only while the grids still get better.",
-    ),
 }  # fmt: skip
 
 
@@ -299,7 +133,7 @@ class Look:
 
     @cached_property
     def won(self) -> float:
-        """Where D's loss stands of late: 0 is as good as it can be, 1 where it cannot tell; NaN without such a scale."""
+        """Where D's loss stands of late: 0 is as good as can be, 1 where it cannot tell; NaN without such a scale."""
         if self.method is None or self.record.translates:
             return math.nan
         smoothing = self.record.settings.get("label_smoothing")
@@ -430,7 +264,7 @@ def diverging(look: Look) -> Finding | None:
     for name in ("grad_norm/d", "grad_norm/g"):
         values = look.series(name).finite
         before, late = _median(values[: len(values) // 2]), look.late(name)
-        if late > JUMPED * before > 0 and look.fine is not True:
+        if late > max(JUMPED * before, LONG) and look.fine is not True:
             certain = bool(evidence)
             evidence.append(f"{name} went from {before:.3g} to {late:.3g}")
     if not evidence:
@@ -510,7 +344,8 @@ def vanishing(look: Look) -> Finding | None:
     if not look.won < WON or look.fine:
         return None
     evidence = [
-        f"loss/d is {look.late('loss/d'):.3g} of late, {max(look.won, 0):.1%} of the way from its least to where D cannot tell",
+        f"loss/d is {look.late('loss/d'):.3g} of late, {max(look.won, 0):.1%} of the way from its least to where D "
+        "cannot tell",
         f"D's mean logit is {look.late('d/real'):.3g} on reals and {look.late('d/fake'):.3g} on fakes",
     ]
     norms = look.series("grad_norm/g").finite

@@ -20,7 +20,7 @@ from errors import UserError, shown
 from generation.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from generation.generator import CONFIG_LIMIT
 from generation.pictures import FAKE, REAL, from_grid, place_in_scatter
-from metrics.health import sample_health
+from metrics.health import compared, sample_numbers
 from metrics.lines import read_lines
 from metrics.mixture import MIXTURES, NEAR
 from tensorfile import read_safetensors
@@ -142,6 +142,12 @@ class Record:
             return None
         return self._images(file)
 
+    @cached_property
+    def _of_reals(self) -> dict[str, float | None] | None:
+        return (
+            None if self.reals is None else sample_numbers(self.reals) | {"roughness": roughness(self.reals)}
+        )
+
     def _images(self, file: Path) -> Tensor | None:
         picture = self.picture(file)
         try:
@@ -172,12 +178,9 @@ class Record:
         if self.dataset in MIXTURES:
             picture = self.picture(file)
             return {} if picture is None else modes_shown(picture, self.dataset)
-        if self.reals is None or (fakes := self._images(file)) is None:
+        if self._of_reals is None or (fakes := self._images(file)) is None:
             return {}
-        numbers = sample_health(self.reals, fakes)
-        if rough := roughness(self.reals):
-            numbers["roughness"] = (roughness(fakes) or 0.0) / rough
-        return numbers
+        return compared(self._of_reals, sample_numbers(fakes) | {"roughness": roughness(fakes)})
 
 
 def spread(items: list[int], n: int) -> list[int]:
@@ -277,7 +280,7 @@ def _read_series(record: Record) -> None:
         record.note(f"metrics.jsonl: {reason}")
     if bad:
         record.note(f"metrics.jsonl: {bad:,} lines are damaged and passed over")
-    ordered = {name: sorted(at.items()) for name, at in points.items()}
+    ordered = {shown(name, 100): sorted(at.items()) for name, at in points.items()}
     record.series = {name: Series([s for s, _ in at], [v for _, v in at]) for name, at in ordered.items()}
 
 
@@ -290,10 +293,11 @@ def _add_line(points: dict[str, dict[int, float]], line: Mapping[str, Any]) -> N
         if name == "step" or not (value is None or type(value) in (int, float)):
             continue
         if name in points or len(points) < MAX_NAMES:
+            at = points.setdefault(name, {})
             try:
-                points.setdefault(shown(name, 100), {})[step] = math.nan if value is None else float(value)
+                at[step] = math.nan if value is None else float(value)
             except OverflowError:
-                points[shown(name, 100)][step] = math.inf
+                at[step] = math.inf
 
 
 def _read_scores(record: Record) -> None:

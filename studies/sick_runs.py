@@ -27,12 +27,23 @@ from PIL import Image
 
 import disk
 from errors import cli
+from generation.charts import curves, picture
+from generation.diagnosis import FINDINGS, Finding, diagnose
+from generation.pictures import WHITE, picture_table
+from generation.record import Record, read_record
 from images.batches import images_of
 from images.sources import load_dataset
-from studies.runs import Training, add_study_flags, finish, train_all
+from studies.runs import Training, add_study_flags, finish, save_picture, train_all, write_report
 from tools import tool_parser
+from tools.table import markdown
 
+TITLE = "# Runs made sick on purpose: is each named rightly?"
+HEAD = """Written by `python -m studies.sick_runs` (its `--help` says how). Small runs of one seed and one thread
+are spoiled in a known way, and `tools.report` is asked what is wrong with them, from logged numbers and samples alone;
+healthy ones, of several methods, must not be accused. What the findings mean stands in
+[reading_a_run.md](reading_a_run.md)."""
 SIDE = 16  # px
+TILE = (300, 190)  # px of a chart in the picture
 FEW = 50  # pictures of the run that learns them by heart
 PALE = 0.4  # of the colour is left
 N_STEPS = 2000
@@ -53,11 +64,11 @@ Generator = dcgan.Generator
 
 
 class Discriminator(dcgan.Discriminator):
-    """Its logit is NaN where the batch's first pixel ends in a low digit."""
+    """Its logit is NaN where the digits of the batch's mean fall so: the logarithm of a negative number."""
 
     def forward(self, x, y=None):
-        first = x.detach().mean()
-        return super().forward(x, y) + 0 * torch.log(torch.frac(first.abs() * 1e3) - 0.05)
+        mean = x.detach().mean()
+        return super().forward(x, y) + 0 * torch.log(torch.frac(mean.abs() * 1e3) - 0.05)
 '''
 
 
@@ -85,19 +96,24 @@ def ring8(method: str, n_steps: int) -> tuple[str, ...]:
 
 CASES = {
     "wgan-100": Case(
-        "wgan at 100 times its rate, 5e-5", "swinging",
+        "wgan at 100 times its rate, 5e-5", "d-lost",
         flags=(*DCGAN, "--method=wgan", "--optimizer=RMSprop", "--lr=5e-3", "--train_g_interval=5"),
     ),
     "lr-zero": Case("`--lr_d 0`", "rate-zero", flags=(*DCGAN, "--lr_d=0")),
     "ring8-gan": Case("plain gan on Ring8", "mode-collapse", "gan_ring8", ring8("gan", 6000), 6000),
     "pale": Case(f"samples of the coloured digits, their colour times {PALE:g}", "washed-out", copied="coloured"),
-    "strong-d": Case("D learns ten times as fast as G", "vanishing-gradient", flags=(*DCGAN, "--lr_d=2e-3")),
+    "strong-d": Case(
+        "gan-saturating, D's rate ten times G's", "vanishing-gradient",
+        flags=(*DCGAN[:-1], "--n_steps=1000", "--method=gan-saturating", "--lr_d=2e-3"), n_steps=1000,
+    ),
     "fifty": Case(
         f"{FEW} pictures, no augmentation", "overfitting", "gan_folder",
         flags=(*DCGAN[1:], "--method=gan", "--no-flip"), data="fifty",
     ),
-    "nan-steps": Case("D is NaN for a batch in twenty", "diverging", flags=DCGAN, model="nan_steps.py"),
-    "digits": Case("dcgan, gan with R1, average", "healthy", flags=(*DCGAN, "--r1_weight=0.1", "--ema", "--ema_decay=0.99")),
+    "nan-steps": Case("D is NaN for a batch in ten or so", "diverging", flags=DCGAN, model="nan_steps.py"),
+    "digits": Case(
+        "dcgan, gan with R1, average", "healthy", flags=(*DCGAN, "--r1_weight=0.1", "--ema", "--ema_decay=0.99"),
+    ),
     "ring8-wgan-gp": Case("Ring8, wgan-gp", "healthy", "gan_ring8", ring8("wgan-gp", 6000), 6000),
     "coloured": Case(
         "digits in colour, dcgan with R1", "healthy", "gan_folder",
@@ -107,7 +123,9 @@ CASES = {
         "wgan-gp", "healthy",
         flags=(*DCGAN, "--method=wgan-gp", "--train_g_interval=2", "--beta1=0", "--beta2=0.9"),
     ),
-    "digits-hinge": Case("hinge with spectral norm", "healthy", flags=(*DCGAN, "--method=hinge", "--spectral_norm_d")),
+    "digits-hinge": Case(
+        "hinge with spectral norm", "healthy", flags=(*DCGAN, "--method=hinge", "--spectral_norm_d"),
+    ),
     "digits-lsgan": Case("lsgan", "healthy", flags=(*DCGAN, "--method=lsgan")),
     "digits-ragan": Case("ragan with R1", "healthy", flags=(*DCGAN, "--method=ragan", "--r1_weight=0.1")),
     "ring8-sngan": Case("Ring8, spectral norm", "healthy", "gan_ring8", ring8("sngan", 6000), 6000),
@@ -141,9 +159,9 @@ def write_folder(folder: Path, pictures: Sequence[np.ndarray]) -> None:
     if folder.is_dir() and len(list(folder.glob("*.png"))) == len(pictures):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(pictures):
+    for i, pixels in enumerate(pictures):
         with disk.replacing(folder / f"{i:04d}.png", durable=False) as file:
-            Image.fromarray(picture).save(file, "png")
+            Image.fromarray(pixels).save(file, "png")
 
 
 def coloured(grey: np.ndarray) -> list[np.ndarray]:
@@ -176,6 +194,54 @@ def copy_paler(run: Path, copy: Path) -> None:
     disk.put(copy / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 
+# -- what is found -------------------------------------------------------------------------------------------------
+
+
+def row_of(name: str, findings: Sequence[Finding]) -> list[str]:
+    """A row of the table: what was done, what should be found, what was."""
+    case, first = CASES[name], findings[0]
+    right = "yes" if first.name == case.expected else "**no**"
+    found = "; ".join(f"{finding.title} ({finding.sure})" for finding in findings)
+    return [name, case.about, FINDINGS[case.expected].title, right, found, "; ".join(first.evidence)]
+
+
+def pictures_of(record: Record) -> list[Image.Image]:
+    """Losses, D on reals and fakes, and the last samples of a run."""
+    drawn = []
+    for names in (("loss/d", "loss/g"), ("d/real", "d/fake")):
+        there = {name: record.series[name] for name in names if name in record.series}
+        chart = curves({name: (one.steps, one.values) for name, one in there.items()}, size=TILE)
+        drawn.append(picture(chart))
+    samples = record.samples[record.weight_set]
+    last, tile = record.picture(samples[max(samples)]), Image.new("RGB", TILE, WHITE)
+    last = last.resize(
+        (TILE[1], TILE[1]), Image.Resampling.LANCZOS if last.width > TILE[1] else Image.Resampling.NEAREST
+    )
+    tile.paste(last, ((TILE[0] - TILE[1]) // 2, 0))
+    return [*drawn, tile]
+
+
+def report(names: Sequence[str], place: Path, out: Path) -> list[str]:
+    """Look at the runs that are there, and write the report; those that were named wrongly, a line each."""
+    there = [name for name in names if (place / name / "metrics.jsonl").is_file()]
+    records = {name: read_record(place / name) for name in there}
+    found = {name: diagnose(record) for name, record in records.items()}
+    table = markdown(
+        ["run", "what was done", "to be found", "right", "found", "evidence"],
+        [row_of(name, findings) for name, findings in found.items()],
+    )
+    wrong = [name for name, findings in found.items() if findings[0].name != CASES[name].expected]
+    said = f"{len(there) - len(wrong)} of {len(there)} are named rightly."
+    lines = [TITLE, "", HEAD, "", *table, "", said, ""]
+    if there:
+        rows = [(name, pictures_of(record)) for name, record in records.items()]
+        whole = picture_table(["losses", "D's mean logit on reals and fakes", "last samples"], rows)
+        lines += [save_picture(whole, out, "sick_runs"), ""]
+    write_report(lines, out)
+    print(said)
+    return [f"{name} was found to be {found[name][0].name}, not {CASES[name].expected}" for name in wrong]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = tool_parser("studies.sick_runs", __doc__)
@@ -202,6 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.cases:
         if (source := CASES[name].copied) is not None and training_of(source, place).done():
             copy_paler(place / source, place / name)
+    failures += report(args.cases, place, args.out)
     return finish(failures)
 
 

@@ -20,9 +20,10 @@ from typing import Any
 import disk
 from errors import UserError, cli, printable, shown
 from generation.diagnosis import Finding, diagnose, levels_of
-from generation.record import Record, Series, read_record, read_weights
+from generation.record import Record, read_record, read_weights
 from metrics.lines import best_line
 from metrics.mixture import MIXTURES
+from tools import report_html as html
 from tools import report_page as page
 from tools import tool_parser
 from tools.common import finite, make_folder
@@ -88,7 +89,8 @@ def heading(record: Record) -> str:
     what = [str(name) for name in names if name]
     what += [f"{size[1]} x {size[0]} px"] if size and record.dataset not in MIXTURES else []
     what += [f"step {record.step:,}" + (f" of {n_steps:,}" if isinstance(n_steps, int) else "")]
-    return f"<h1>{page.text(record.name)}</h1><p class=soft>{page.text(', '.join([*what, *filter(None, [state_of(record)])]))}</p>"
+    what = html.text(", ".join([*what, *filter(None, [state_of(record)])]))
+    return f"<h1>{html.text(record.name)}</h1><p class=soft>{what}</p>"
 
 
 def best_of(record: Record) -> Mapping[str, Any] | None:
@@ -141,7 +143,7 @@ def cost(record: Record, price: float | None) -> str:
     drawn = page.chart(
         "Images a second", page.picked(record, "img_per_s"), "Grids and checkpoints in between count as time."
     )
-    return page.table(["", ""], [[page.text(a), page.text(b)] for a, b in rows], 1) + page.charts(drawn)
+    return html.table(["", ""], [[html.text(a), html.text(b)] for a, b in rows], 1) + page.charts(drawn)
 
 
 def settings(record: Record) -> str:
@@ -151,12 +153,11 @@ def settings(record: Record) -> str:
         with contextlib.suppress(UserError, TypeError, AttributeError, ValueError):
             command = command_of({"dataset": record.settings.get("dataset")} | record.asked)
             seed = record.settings.get("seed")
-            parts.append(f"<pre>{page.text(command, 5000)} --seed {page.text(seed)}</pre>")
+            parts.append(f"<pre>{html.text(command, 5000)} --seed {html.text(seed)}</pre>")
     if record.settings:
-        rows = [[f"<code>{page.text(k)}</code>", page.text(v)] for k, v in record.settings.items()]
-        parts.append(
-            f"<details><summary>All {len(rows)} settings</summary>{page.table(['setting', 'value'], rows)}</details>"
-        )
+        rows = [[f"<code>{html.text(k)}</code>", html.text(v)] for k, v in record.settings.items()]
+        every = html.table(["setting", "value"], rows)
+        parts.append(f"<details><summary>All {len(rows)} settings</summary>{every}</details>")
     return "".join(parts)
 
 
@@ -180,21 +181,21 @@ def of_one(record: Record, findings: Sequence[Finding], price: float | None) -> 
         "settings": ("Settings", settings(record)),
         "problems": ("What could not be read", problems([record])),
     }
-    return page.page(f"Report of {record.name}", heading(record), parts, foot())
+    return html.page(f"Report of {record.name}", heading(record), parts, foot())
 
 
 def problems(records: Sequence[Record]) -> str:
     """A line each."""
     several = len(records) > 1
     lines = [(f"{r.name}: " if several else "") + problem for r in records for problem in r.problems]
-    return f"<ul>{''.join(f'<li>{page.text(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{html.text(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def foot() -> str:
     """What to do with it."""
     return (
-        "One file that loads nothing. The diagnosis follows rules of thumb, from logged numbers and samples alone: look at "
-        "the samples first."
+        "One file that loads nothing. The diagnosis follows rules of thumb, from logged numbers and samples alone: look "
+        "at the samples first."
     )
 
 
@@ -236,24 +237,18 @@ def over_each_other(records: Sequence[Record]) -> str:
             )
         )
     scores = dict.fromkeys(
-        k for r in chosen for line in r.scores for k, v in line.items() if k != "step" and type(v) is float
+        k for r in chosen for line in r.scores for k, v in line.items() if k != "step" and page.is_number(v)
     )
     for name in list(scores)[:6]:
-        drawn.append(over(name, lambda record, name=name: score_series(record, name)))
+        drawn.append(over(name, lambda record, name=name: page.score_series(record, name)))
     left = f"<p class=soft>Of the first {MAX_OVER} runs.</p>" if len(records) > MAX_OVER else ""
     return left + page.charts(*drawn)
-
-
-def score_series(record: Record, name: str) -> Series | None:
-    """A score along a run, None without any."""
-    at = {line["step"]: float(line[name]) for line in record.scores if type(line.get(name)) in (int, float)}
-    return Series(*map(list, zip(*sorted(at.items()), strict=True))) if at else None
 
 
 def of_several(records: Sequence[Record], findings: Sequence[Sequence[Finding]], price: float | None) -> str:
     """The page of several runs."""
     cards = "".join(
-        f"<h3>{page.text(record.name)}</h3>{opening(record, found)}"
+        f"<h3>{html.text(record.name)}</h3>{opening(record, found)}"
         for record, found in zip(records, findings, strict=True)
     )
     parts = {
@@ -263,7 +258,7 @@ def of_several(records: Sequence[Record], findings: Sequence[Sequence[Finding]],
         "problems": ("What could not be read", problems(records)),
     }
     title = f"{len(records)} runs"
-    return page.page(title, f"<h1>{title}</h1>", parts, foot())
+    return html.page(title, f"<h1>{title}</h1>", parts, foot())
 
 
 @cli

@@ -1,65 +1,24 @@
-"""The sections of a report as HTML: text in, text out, with everything from outside escaped."""
+"""What the sections of a report hold: findings, grids, charts, tables; everything from outside is escaped."""
 
-import base64
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from errors import shown
 from generation.charts import curves, histograms, svg
 from generation.diagnosis import Finding
 from generation.record import Record, Series
+from tools.report_html import SMALL, embedded, marked, table, text
 
-CSS = Path(__file__).resolve().parent.parent / "assets" / "report.css"
-SIZE, WIDE = (480, 250), (480, 290)  # px of a chart
-GRID_SIDE, GRID_BYTES = 1056, 250_000  # of an embedded picture at most
-SMALL = 400  # px of a picture that is enlarged as squares
+SIZE, WIDE = (400, 225), (400, 260)  # px of a chart
 N_LAYERS = 7  # lines of a chart of layers: as many as there are colours
 N_HISTOGRAMS = 16
 N_OTHERS = 24  # charts of what has no place of its own
+LARGE = 1e100  # no score is
 WINDOW = 50  # parts of a curve of which one is a running median's window
-
-
-def text(value: object, limit: int = 300) -> str:
-    """Anything as text of a page."""
-    return escape(shown(str(value), limit))
-
-
-def marked(value: str) -> str:
-    """A line of advice: what stands before its first colon is code."""
-    flag, colon, why = value.partition(": ")
-    return f"<code>{text(flag)}</code>: {text(why)}" if colon and flag.startswith("-") else text(value)
-
-
-def section(title: str, name: str, *parts: str) -> str:
-    """A part of the page with its heading; "" without content."""
-    content = "".join(parts)
-    return (
-        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{text(title)}</h2>{content}</section>'
-        if content
-        else ""
-    )
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Cells, already escaped; numbers: from which column on they stand at the right, 0 for none."""
-
-    def cell(tag: str, i: int, content: str) -> str:
-        return f"<{tag}{' class=n' if numbers and i >= numbers else ''}>{content}</{tag}>"
-
-    head = "".join(cell("th", i, title) for i, title in enumerate(titles))
-    body = "".join(f"<tr>{''.join(cell('td', i, c) for i, c in enumerate(row))}</tr>" for row in rows)
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        if body
-        else ""
-    )
 
 
 # -- findings and pictures -----------------------------------------------------------------------------------------
@@ -77,20 +36,6 @@ def finding_card(finding: Finding) -> str:
         parts.append(f"<p>Try next, one at a time:</p><ul>{tries}</ul>")
     parts.append(f"<p class=soft>{text(finding.stop, 500)}</p>" if finding.stop else "")
     return f'<article class="finding {kind}">{"".join(parts)}</article>'
-
-
-def embedded(picture: Image.Image) -> str:
-    """A picture as a WebP inside the page, reduced until it is small."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((GRID_SIDE, GRID_SIDE), Image.Resampling.LANCZOS)
-    for quality in (90, 75, 55, 30):
-        file = io.BytesIO()
-        picture.save(
-            file, "WEBP", quality=quality, method=2, lossless=max(picture.size) <= SMALL and quality == 90
-        )
-        if file.tell() <= GRID_BYTES:
-            break
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def grid_figure(record: Record, weights: str, step: int, caption: str) -> str:
@@ -237,10 +182,11 @@ def sample_charts(record: Record) -> str:
         "modes": "Share of the mixture's modes that have samples.", "near": "Share of the samples' ink near a mode.",
     }  # fmt: skip
     sets = record.sample_series
-    return charts(*(
-        chart(name.replace("_", " ").capitalize(), {weights: of[name] for weights, of in sets.items() if name in of}, said)
-        for name, said in about.items()
-    ))  # fmt: skip
+    drawn = []
+    for name, said in about.items():
+        lines = {weights: of_set[name] for weights, of_set in sets.items() if name in of_set}
+        drawn.append(chart(name.replace("_", " ").capitalize(), lines, said))
+    return charts(*drawn)
 
 
 def sample_table(record: Record) -> str:
@@ -266,8 +212,8 @@ def weight_charts(layers: Mapping[str, Mapping[str, Tensor]], origin: str) -> st
         if names:
             title = f"Weights of {net}"
             picture = svg(histograms({shown(name, 60): of_net[name] for name in names}), title)
-            drawn.append(f"<figure>{picture}<figcaption><b>{text(title)}.</b> {text(origin)}, a layer each, to the 99.9th "
-                         "percentile.</figcaption></figure>")  # fmt: skip
+            said = f"{text(origin)}, a layer each, to the 99.9th percentile."
+            drawn.append(f"<figure>{picture}<figcaption><b>{text(title)}.</b> {said}</figcaption></figure>")
     return charts(*drawn)
 
 
@@ -309,46 +255,30 @@ def other_charts(record: Record) -> str:
     return charts(*drawn)
 
 
+def is_number(value: object) -> bool:
+    """Whether a value of a line is a number of a usual size."""
+    return type(value) in (int, float) and abs(value) < LARGE
+
+
+def score_series(record: Record, name: str) -> Series | None:
+    """A score along a run, None without any."""
+    at = {line["step"]: float(line[name]) for line in record.scores if is_number(line.get(name))}
+    return Series(*map(list, zip(*sorted(at.items()), strict=True))) if at else None
+
+
 def score_parts(record: Record, best: Mapping[str, object] | None) -> str:
     """Scores along the run, and of the last and the best step, with how they were taken."""
     names = dict.fromkeys(
         name for line in record.scores for name, value in line.items()
-        if name != "step" and "_std" not in name and type(value) in (int, float)
+        if name != "step" and "_std" not in name and is_number(value)
     )  # fmt: skip
-    along = {}
-    for name in names:
-        at = {
-            line["step"]: float(line[name]) for line in record.scores if type(line.get(name)) in (int, float)
-        }
-        along[name] = Series(*map(list, zip(*sorted(at.items()), strict=True)))
+    along = {name: score_series(record, name) for name in names}
     rows = []
     for title, line in (("best", best), ("last", record.scores[-1] if record.scores else None)):
         if line is not None:
-            numbers = (f"{line[n]:.5g}" if type(line.get(n)) in (int, float) else "–" for n in names)
+            numbers = (f"{float(line[n]):.5g}" if is_number(line.get(n)) else "–" for n in names)
             rows.append([title, f"{line['step']:,}", *numbers])
-    how = (
-        [
-            f"<h3>How they were taken</h3><pre>{escape(json.dumps(record.scores[-1].get('protocol', {}), indent=1))}</pre>"
-        ]
-        if rows
-        else []
-    )
+    protocol = json.dumps(record.scores[-1].get("protocol", {}), indent=1) if rows else ""
+    how = f"<h3>How they were taken</h3><pre>{escape(protocol)}</pre>" if rows else ""
     drawn = [chart(name, {name: one}) for name, one in list(along.items())[:N_OTHERS] if len(one) > 1]
-    return table(["", "step", *map(text, names)], rows, 1) + charts(*drawn) + "".join(how)
-
-
-def page(title: str, heading: str, parts: Mapping[str, tuple[str, str]], foot: str) -> str:
-    """The whole document; parts: id -> (title, content of a section), left out where that is empty."""
-    made = {name: (title_of, section(title_of, name, content)) for name, (title_of, content) in parts.items()}
-    made = {name: one for name, one in made.items() if one[1]}
-    links = "".join(f'<li><a href="#{name}">{text(of)}</a></li>' for name, (of, _) in made.items())
-    sections = "".join(content for _, content in made.values())
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<style>{CSS.read_text(encoding='utf-8')}</style></head><body>"
-        f'<a class="skip" href="#content">To the content</a><header>{heading}</header>'
-        f'<nav aria-label="Contents"><ul>{links}</ul></nav><main id="content">{sections}</main>'
-        f"<footer class=soft>{foot}</footer></body></html>\n"
-    )
+    return table(["", "step", *map(text, names)], rows, 1) + charts(*drawn) + how

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from errors import UserError
 from generation.diagnosis import Finding
 from generation.record import Record
-from tools import report_page as page
+from tools import report_html as html
 from tools.table import (
     DASH,
     Clock,
@@ -90,18 +90,18 @@ def comparison(records: Sequence[Record], findings: Sequence[Sequence[Finding]],
         cost = [f"{hours * price:,.2f}" if hours else DASH] if price is not None else []
         runs = ", ".join(run.path.resolve().name for run in group)
         head = [
-            page.text(runs, 400),
-            f"<code>{page.text(setting.strip('`'), 1000)}</code>",
-            page.text(", ".join(found), 400),
+            html.text(runs, 400),
+            f"<code>{html.text(setting.strip('`'), 1000)}</code>",
+            html.text(", ".join(found), 400),
         ]
-        rows.append([*head, n, step, *map(page.text, cells), *cost])
+        rows.append([*head, n, step, *map(html.text, cells), *cost])
     heads = [
         "run",
         "settings that differ",
         "diagnosis",
         "n",
         "step",
-        *map(page.text, names),
+        *map(html.text, names),
         "steps",
         "hours",
         "img/s",
@@ -113,6 +113,6 @@ def comparison(records: Sequence[Record], findings: Sequence[Sequence[Finding]],
         else []
     )
     notes += [f"No scores: {reason}"] if reason else []
-    return page.table(heads, rows, 3) + "".join(
-        f"<p class=soft>{page.text(note, 1000)}</p>" for note in notes
+    return html.table(heads, rows, 3) + "".join(
+        f"<p class=soft>{html.text(note, 1000)}</p>" for note in notes
     )
