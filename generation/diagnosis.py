@@ -3,7 +3,7 @@
     for finding in diagnose(read_record(Path("runs/NAME"))): print(finding.title, finding.evidence, finding.advice)
 
 Rules of thumb with their reasons beside them, not proofs; thresholds are relative to where each method's losses stand
-when D cannot tell (METHODS at logits of 0). A run is called healthy where no rule finds anything, and a young one gets
+when D cannot tell (METHODS at equal logits). A run is called healthy where no rule finds anything, and a young one gets
 no verdict. D far ahead, or level with G, is no illness while the samples vary and look like the data: many good
 runs end so.
 """
@@ -66,7 +66,8 @@ def _loss_range(method: str, smoothing: float) -> tuple[float, float | None]:
     corners = [loss(30.0, -30.0), loss(1.0, 0.0)]
     if smoothing and row.d_smooth:
         corners.append(loss(math.log((1 - smoothing) / smoothing), -30.0))
-    return loss(0.0, 0.0), None if min(corners) < -1 else min(corners)
+    blind = min(loss(c / 20, c / 20) for c in range(-20, 21))  # lsgan's D says 1/2 then, that of others 0
+    return blind, None if min(corners) < -1 else min(corners)
 
 
 def levels_of(record: Record) -> dict[str, float]:

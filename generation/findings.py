@@ -167,7 +167,7 @@ FINDINGS = {
         (
             Remedy("--norm_d none", "batch norm in D forgets how bright a picture was",
                    lambda s: s.get("norm_d") != "batch"),
-            Remedy("--ada_pipe bg", "without colour transforms, which leak at a high p",
+            Remedy("--augment ada --ada_pipe bg", "without colour transforms, which leak at a high p",
                    lambda s: "ada" not in (s.get("augment") or ()) or s.get("ada_pipe") == "bg"),
         ),
         "Look at samples/real.png, the images as training sees them. A network of your own: its last layer must reach "

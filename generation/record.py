@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -126,7 +127,8 @@ class Record:
                     raise OSError(f"{picture.width} x {picture.height} px")
                 return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            self.note(f"samples/{shown(file.name)} cannot be read: {shown(str(error), 100)}")
+            reason = getattr(error, "strerror", None) or "it is no whole picture"
+            self.note(f"samples/{shown(file.name)} cannot be read: {reason}")
             return None
 
     def note(self, problem: str) -> None:
@@ -208,9 +210,7 @@ def modes_shown(picture: Image.Image, dataset: str) -> dict[str, float]:
     """Of a scatter plot of a mixture: modes, those with at least a tenth of an equal share of the fakes' ink that is
     near any; near: the share of all their ink that is near one. Nothing without any ink."""
     mixture = MIXTURES[dataset]
-    pixels = torch.tensor(list(picture.convert("RGB").getdata()), dtype=torch.float).view(
-        picture.height, picture.width, 3
-    )
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float()  # (H, W, 3)
     to_fake, to_real = ((pixels - torch.tensor(colour)).norm(dim=2) for colour in (FAKE, REAL))
     ink = (to_fake < 60) & (to_fake < to_real)
     rows, columns = torch.where(ink)

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from generation.pictures import COLOURS, curves
 from metrics.classifiers import DigitCNN
 from metrics.features import Extractor, save_extractor
 from modelling import build_generator, own_settings
@@ -177,18 +176,6 @@ def test_a_report_without_a_score_in_time(tmp_path: Path) -> None:
     finished(run.training, {18: 5.0})
     cifar10.report(args, {"equal": [run]})
     assert "| dcgan | 1 | 5.00 ± – | 18 |" in args.out.read_text() and not (tmp_path / "images").exists()
-
-
-def test_bands_are_shaded_behind_their_lines() -> None:
-    """Between 1 and 3 around a line at 2, from 0 to 1: pale in the middle of the upper half, white above the frame."""
-    picture = curves({"a": ([0, 1], [2, 2])}, bands={"a": ([0, 1], [1, 1], [3, 3])}, size=(300, 200))
-    pale = tuple((c + 3 * 255) // 4 for c in COLOURS[0])
-    middle = (36 + 180) // 2  # between the frame's top and bottom
-    assert picture.getpixel((150, middle - 30)) == picture.getpixel((150, middle + 30)) == pale
-    line = picture.getpixel((150, middle))  # reduced, which moves a colour a little
-    assert max(abs(a - b) for a, b in zip(line, COLOURS[0], strict=True)) < 40
-    alone = curves({"a": ([0, 1], [2, 2])}, size=(300, 200))
-    assert alone.getpixel((150, middle - 30)) == (255, 255, 255)
 
 
 @pytest.fixture(scope="module")

@@ -194,8 +194,8 @@ def problems(records: Sequence[Record]) -> str:
 def foot() -> str:
     """What to do with it."""
     return (
-        "One file that loads nothing. The diagnosis follows rules of thumb, from logged numbers and samples alone: look "
-        "at the samples first."
+        "One file that loads nothing. The diagnosis follows rules of thumb, from logged numbers and samples alone: "
+        "look at the samples first."
     )
 
 
