@@ -49,14 +49,19 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
 
 
 def embedded(picture: Image.Image) -> str:
-    """A picture as a WebP inside the page, reduced until it is small."""
+    """A picture as a WebP inside the page, coarser and then smaller until it is light enough; small ones exactly."""
     picture = picture.convert("RGB")
-    picture.thumbnail((GRID_SIDE, GRID_SIDE), Image.Resampling.LANCZOS)
-    for quality in (90, 75, 55, 30):
+    exact = max(picture.size) <= SMALL
+    for side, quality in (
+        (GRID_SIDE, 90),
+        (GRID_SIDE, 75),
+        (GRID_SIDE, 50),
+        (GRID_SIDE // 2, 50),
+        (GRID_SIDE // 2, 20),
+    ):
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(
-            file, "WEBP", quality=quality, method=2, lossless=max(picture.size) <= SMALL and quality == 90
-        )
+        picture.save(file, "WEBP", quality=quality, method=2, lossless=exact and quality == 90)
         if file.tell() <= GRID_BYTES:
             break
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
