@@ -21,7 +21,7 @@ class Preview:
     def __init__(self, view: View, about: dict[str, Any], z_dim: int, seed: int, batches: Batches) -> None:
         self.view, self.batches = view, batches
         self.z, self.y = view.latents(z_dim, about, seed)
-
+        # attributes are none
         self.classes = self.y if self.y is not None and self.y.dim() == 1 else None
 
     def _data(self, indices: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ file stands too):
                     total(loss, terms, stats)   loss, further terms, penalties: one sum  here
                 backward                    of the loss times phase.interval / number of micro-batches
             L._reduce                       mean of gradients and statistics over processes
+            L._unscale                      gradients without the scale of fp16
+            L._measure_layers               now and then their sizes by layer, for the log   training/layers.py
             L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights

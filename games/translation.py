@@ -536,15 +536,12 @@ class Translation(Task):
 
     def preview(self, weights: nn.Module) -> Sheet:
         """The first validation pictures: what goes in, what comes out, what should, and what comes back."""
-        real = dict(
-            zip("ab", self.both(*self.validation.in_order(0, min(SHOWN, len(self.data.val)))), strict=True)
-        )
+        a, b = self.both(*self.validation.in_order(0, min(SHOWN, len(self.data.val))))
+        real = {"a": a, "b": b}
+        networks = {self.averaged[0]: weights} if len(self.averaged) == 1 else weights
         with undisturbed(weights, self.device):
             torch.manual_seed(key(self.config.seed, "preview"))
-            fake = {
-                way.target: (weights if len(self.averaged) == 1 else weights[way.network])(real[way.source])
-                for way in self.ways.values()
-            }
+            fake = {way.target: networks[way.network](real[way.source]) for way in self.ways.values()}
             picture = rows_of_pictures(self.shown(weights, real, fake))
         health = {}
         for way in self.ways.values():
