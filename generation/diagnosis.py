@@ -9,17 +9,12 @@ runs end so.
 """
 
 import math
-import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import torch
-
 from generation.findings import FINDINGS, Finding, Remedy
-from generation.record import Record, Series
-from losses import METHODS
+from generation.look import COLLAPSED, MODES_MISSED, NARROW, Look, median
+from generation.record import Record
 from metrics.lines import best_line
 from metrics.mixture import MIXTURES
 
@@ -29,12 +24,6 @@ LEAST_STEPS, LEAST_LINES = 500, 8
 WON = 0.05
 # D has lost: of the widest gap between reals and fakes that it once had; beneath that, noise of a batch decides
 BLIND_GAP, BLIND_SIGN = 0.02, 0.8
-# Fakes as varied as less than this share of the data, after their own contrast: healthy ones stand at 0.8 to 1.1
-COLLAPSED, NARROW = 0.4, 0.55
-MODES_MISSED = 0.8  # of a mixture: with at least a tenth of their share
-PALE, GLARING = 0.6, 1.7  # contrast or colour, of the data's
-TINTED = 0.25  # of [-1, 1]: an eighth of all there is
-NOISE, SMOOTH = 2.0, 0.4  # roughness, of the data's: white noise on photographs is at 3 and more
 KNOWN = 0.9  # mean sign of D on reals: 95 % of them are called real
 FEW_TIMES = 100  # passes over the data, from which on D can know it by heart
 GAP_GROWS = 1.5  # times what the gap was in the middle third before
@@ -52,163 +41,16 @@ RATES = {
 }  # fmt: skip
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values) if values else math.nan
-
-
-def _loss_range(method: str, smoothing: float) -> tuple[float, float | None]:
-    """(D's loss where it cannot tell, its least; None where that has no bound), for scalars."""
-    row = METHODS[method]
-
-    def loss(real: float, fake: float) -> float:
-        return float(row.of_d(torch.tensor([real]), torch.tensor([fake]), smoothing if row.d_smooth else 0.0))
-
-    corners = [loss(30.0, -30.0), loss(1.0, 0.0)]
-    if smoothing and row.d_smooth:
-        corners.append(loss(math.log((1 - smoothing) / smoothing), -30.0))
-    blind = min(loss(c / 20, c / 20) for c in range(-20, 21))  # lsgan's D says 1/2 then, that of others 0
-    return blind, None if min(corners) < -1 else min(corners)
-
-
-def levels_of(record: Record) -> dict[str, float]:
-    """Name -> where a loss stands when D cannot tell, for a chart; {} where that says nothing."""
-    look = Look(record)
-    if look.method is None or math.isnan(look.won):
-        return {}
-    smoothing = record.settings.get("label_smoothing")
-    level, _ = _loss_range(
-        look.method, smoothing if isinstance(smoothing, float) and 0 < smoothing < 0.5 else 0.0
-    )
-    return {"loss/d where D cannot tell": level}
-
-
-@dataclass
-class Look:
-    """A record as the rules see it."""
-
-    record: Record
-    step: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.step = self.record.step
-
-    @cached_property
-    def method(self) -> str | None:
-        """The loss, None where it is not one of the table."""
-        method = self.record.settings.get("method")
-        return method if isinstance(method, str) and method in METHODS else None
-
-    def series(self, name: str) -> Series:
-        """A logged one, empty where there is none."""
-        return self.record.series.get(name, Series([], []))
-
-    def late(self, name: str) -> float:
-        """The median of its last quarter; NaN without any."""
-        return _median(self.series(name).last_part())
-
-    @cached_property
-    def gap(self) -> Series:
-        """d/real less d/fake, of several D of the first."""
-        d = next((name.removesuffix("/real") for name in self.record.series if name.endswith("/real")), "d")
-        real, fake = self.series(f"{d}/real"), self.series(f"{d}/fake")
-        known = dict(zip(fake.steps, fake.values, strict=True))
-        at = [(s, v - known[s]) for s, v in zip(real.steps, real.values, strict=True) if s in known]
-        # VEEGAN's D learns to call fakes, with their latents, real
-        sign = -1 if self.record.settings.get("model") == "veegan" else 1
-        return Series([s for s, _ in at], [sign * v for _, v in at])
-
-    @cached_property
-    def gap_then(self) -> float:
-        """The widest gap that lasted: the greatest median of ten parts."""
-        parts = [
-            self.gap.finite[i * len(self.gap.finite) // 10 : (i + 1) * len(self.gap.finite) // 10]
-            for i in range(10)
-        ]
-        return max((_median(part) for part in parts if part), default=math.nan)
-
-    @cached_property
-    def share_right(self) -> float:
-        """In what share of the last third's lines reals stand above fakes."""
-        last = self.gap.last_part(1 / 3)
-        return sum(value > 0 for value in last) / len(last) if last else math.nan
-
-    @cached_property
-    def won(self) -> float:
-        """Where D's loss stands of late: 0 is as good as can be, 1 where it cannot tell; NaN without such a scale."""
-        if self.method is None or self.record.translates:
-            return math.nan
-        smoothing = self.record.settings.get("label_smoothing")
-        level, least = _loss_range(
-            self.method, smoothing if isinstance(smoothing, float) and 0 < smoothing < 0.5 else 0.0
-        )
-        return math.nan if least is None else (self.late("loss/d") - least) / (level - least)
-
-    @cached_property
-    def of_samples(self) -> dict[str, Series]:
-        """Numbers of the samples of the weights that are looked at first."""
-        name = self.record.weight_set
-        return {} if name is None else self.record.sample_series.get(name, {})
-
-    def sample(self, name: str) -> float:
-        """A number of the last samples, the median of up to three; NaN without any."""
-        series = self.of_samples.get(name)
-        return math.nan if series is None else _median(series.finite[-3:])
-
-    @cached_property
-    def variety(self) -> float:
-        """How varied samples are beside the data, each after its contrast, so that pale ones are not called alike."""
-        diversity, contrast = self.sample("diversity"), self.sample("contrast")
-        return diversity if math.isnan(contrast) else diversity / min(max(contrast, 0.05), 1.0)
-
-    @cached_property
-    def off(self) -> list[str]:
-        """In what the samples differ from the data in tone, in words with numbers."""
-        found = []
-        for name, word in (("contrast", "contrast"), ("colourfulness", "colour")):
-            value = self.sample(name)
-            if value < PALE or value > GLARING:
-                found.append(f"{word} {value:.0%} of the data's")
-        brightness = self.sample("brightness")
-        if abs(brightness) > TINTED:
-            found.append(
-                f"{'brighter' if brightness > 0 else 'darker'} than the data by {abs(brightness):.2f} of [-1, 1]"
-            )
-        return found
-
-    @cached_property
-    def unlike(self) -> list[str]:
-        """In what they are no pictures of this kind: noise, blurs, points that are nowhere near a mode."""
-        found, rough, near = [], self.sample("roughness"), self.sample("near")
-        if rough > NOISE:
-            found.append(f"rougher than the data by a factor of {rough:.1f}: noise")
-        if rough < SMOOTH:
-            found.append(f"smoother than the data by a factor of {1 / max(rough, 1e-3):.1f}: blurs")
-        if near < 0.1:
-            found.append(f"{near:.0%} of the points are near a mode")
-        return found
-
-    @property
-    def fine(self) -> bool | None:
-        """Whether the samples vary and look like the data; None where there are none to look at."""
-        if not self.of_samples:
-            return None
-        return not (self.off or self.unlike or self.variety < NARROW or self.sample("modes") < MODES_MISSED)
-
-    @property
-    def at(self) -> str:
-        """The last step, for people."""
-        return f"at step {self.step:,}"
-
-
 # -- rules: Look -> Finding or None, the causes before what follows from them ----------------------------------------
 
 
-def _found(look: Look, name: str, sure: str, evidence: list[str], first: list[str] | None = None) -> Finding:
-    """A finding with what the run does not have yet of its advice; first: what comes before."""
-    row = FINDINGS[name]
-    settings = look.record.settings
+def _found(
+    look: Look, name: str, sure: str, evidence: list[str], first: list[str] | None = None, keep: str = ""
+) -> Finding:
+    """A finding with what the run does not have yet of its advice; first: what comes before; keep: which checkpoint."""
+    row, settings = FINDINGS[name], look.record.settings
     advice = [f"{r.flag}: {r.why}" for r in row.remedies if not _has(r, settings)]
-    return Finding(name, sure, tuple(evidence), (*(first or ()), *advice), row.stop)
+    return Finding(name, sure, tuple(evidence), (*(first or ()), *advice), f"{keep} {row.stop}".strip())
 
 
 def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
@@ -245,39 +87,43 @@ def rate_zero(look: Look) -> Finding | None:
 
 
 def diverging(look: Look) -> Finding | None:
-    """Losses that are not finite or explode, updates left out, gradients that jump."""
-    evidence, certain = [], True
+    """Losses that are not finite or explode, updates left out, gradients that jump: now, and not once long ago."""
+    evidence, began = [], []
     for name in ("loss/d", "loss/g"):
         series = look.series(name)
         bad = [s for s, v in zip(series.steps, series.values, strict=True) if not math.isfinite(v)]
-        if bad:
+        if bad and (len(bad) > SKIPPED * len(series) or bad[-1] in series.steps[-3:]):
+            began.append(bad[0])
             evidence.append(
                 f"{name} is not finite in {len(bad)} of {len(series)} lines, first at step {bad[0]:,}"
             )
         elif abs(late := look.late(name)) > EXPLODED:
             evidence.append(f"{name} stands at {late:.3g} {look.at}")
     skipped = look.series("skipped_steps")
-    if skipped.finite and skipped.finite[-1] > SKIPPED * max(look.step, 1):
-        first = next(s for s, v in zip(skipped.steps, skipped.values, strict=True) if v > 0)
-        evidence.append(
-            f"{skipped.finite[-1]:,.0f} updates left out in {look.step:,} steps, the first by step {first:,}"
-        )
+    middle = len(skipped) // 2  # fp16 leaves some out while its scale finds its level
+    if skipped and skipped.values[-1] - skipped.values[middle] > SKIPPED * (
+        look.step - skipped.steps[middle]
+    ):
+        began.append(next(s for s, v in zip(skipped.steps, skipped.values, strict=True) if v > 0))
+        left_out = f"{skipped.values[-1]:,.0f} updates left out in {look.step:,} steps"
+        evidence.append(f"{left_out}, the first by step {began[-1]:,}")
+    certain = bool(evidence)
     for name in ("grad_norm/d", "grad_norm/g"):
         values = look.series(name).finite
-        before, late = _median(values[: len(values) // 2]), look.late(name)
+        before, late = median(values[: len(values) // 2]), look.late(name)
         if late > max(JUMPED * before, LONG) and look.fine is not True:
-            certain = bool(evidence)
-            evidence.append(f"{name} went from {before:.3g} to {late:.3g}")
+            evidence.append(f"{name} went from {before:.3g} to {late:.3g} {look.at}")
     if not evidence:
         return None
     rate = look.late("lr/d")
-    half = [] if not rate > 0 else [f"--lr {rate / 2:.2g}: half the rate"]
-    return _found(look, "diverging", "sure" if certain else "likely", evidence, _rate_text(look) or half)
+    first = _rate_text(look) or ([f"--lr {rate / 2:.2g}: half the rate"] if rate > 0 else [])
+    keep = f"It began by step {min(began):,}." if began else ""
+    return _found(look, "diverging", "sure" if certain else "likely", evidence, first, keep)
 
 
 def d_lost(look: Look) -> Finding | None:
     """Reals and fakes get the same logit, and not because the samples are good."""
-    late = _median(look.gap.last_part())
+    late = median(look.gap.last_part())
     peak = look.gap_then
     if math.isnan(late) or peak <= 0 and look.fine:
         return None
@@ -297,24 +143,34 @@ def d_lost(look: Look) -> Finding | None:
 
 
 def overfitting(look: Look) -> Finding | None:
-    """D is sure of the reals, ever surer, and has seen them often or scores get worse."""
-    sign, values = _median(look.series("d/real_sign").last_part()), look.gap.finite
-    if not sign >= KNOWN or look.record.translates:
+    """D is sure of the reals, ever surer, and has seen them often; or scores get worse all the while.
+
+    Where the sign of a logit says nothing (wgan, lsgan, ragan) it takes both often seen images and worse scores.
+    """
+    sign, values = median(look.series("d/real_sign").last_part()), look.gap.finite
+    if look.record.translates or look.signed and not sign >= KNOWN:
         return None
     third = len(values) // 3
-    before, late = _median(values[third // 2 : third + third // 2]), _median(look.gap.last_part())
+    before, late = median(values[third // 2 : third + third // 2]), median(look.gap.last_part())
     grows = late > GAP_GROWS * before > 0
-    passes = _passes(look.record)
-    worse = _worse_score(look.record)
-    if not (worse or (passes or 0) >= FEW_TIMES and (grows or look.fine is False or look.won < 2 * WON)):
+    passes, worse = _passes(look.record), _worse_score(look.record)
+    often = (passes or 0) >= FEW_TIMES
+    surer = grows or look.fine is False or look.won < 2 * WON
+    if not (worse or often and surer) if look.signed else not (worse and often):
         return None
-    evidence = [f"d/real_sign is {sign:.2f} of late: D calls {(1 + sign) / 2:.0%} of the reals real"]
+    evidence = []
+    if look.signed:
+        evidence.append(
+            f"d/real_sign is {sign:.2f} {look.lately}: D calls {(1 + sign) / 2:.0%} of the reals real"
+        )
     if grows:
         evidence.append(f"the gap between d/real and d/fake has grown from {before:.3g} to {late:.3g}")
     if passes:
         evidence.append(f"D has seen each of the {look.record.n_images:,} images {passes:,.0f} times")
     evidence += [worse] if worse else []
-    return _found(look, "overfitting", "sure" if len(evidence) > 2 else "likely", evidence)
+    scoreless = "There are no scores yet: --eval_interval, or tools.evaluate, takes them."
+    keep = "" if look.record.scores else scoreless
+    return _found(look, "overfitting", "sure" if len(evidence) > 2 else "likely", evidence, keep=keep)
 
 
 def _passes(record: Record) -> float | None:
@@ -345,12 +201,12 @@ def vanishing(look: Look) -> Finding | None:
     if not look.won < WON or look.fine:
         return None
     evidence = [
-        f"loss/d is {look.late('loss/d'):.3g} of late, {max(look.won, 0):.1%} of the way from its least to where D "
-        "cannot tell",
+        f"loss/d is {look.late('loss/d'):.3g} {look.lately}, {max(look.won, 0):.1%} of the way from its least "
+        "to where D cannot tell",
         f"D's mean logit is {look.late('d/real'):.3g} on reals and {look.late('d/fake'):.3g} on fakes",
     ]
     norms = look.series("grad_norm/g").finite
-    early, late = _median(norms[: max(len(norms) // 4, 1)]), look.late("grad_norm/g")
+    early, late = median(norms[: max(len(norms) // 4, 1)]), look.late("grad_norm/g")
     if late < 0.1 * early:
         evidence.append(f"grad_norm/g has faded from {early:.3g} to {late:.3g}")
     rates = look.late("lr/d"), look.late("lr/g")
@@ -377,16 +233,20 @@ def mode_collapse(look: Look) -> Finding | None:
         return _found(look, "mode-collapse", "sure" if modes <= 0.5 else "likely", evidence)
     if mixture is not None or not look.variety < NARROW:
         return None
-    best = max(look.of_samples["diversity"].finite)
-    fell = best > 1.5 * look.sample("diversity")
+    diversity = look.of_samples["diversity"]
+    best = max(diversity.finite)
+    fell, there = best > 1.5 * look.sample("diversity"), diversity.steps[diversity.values.index(best)]
     if look.variety > COLLAPSED and not fell:
         return None
     evidence = [
         f"two samples differ by {look.variety:.0%} of what two images of the data do, after their contrast"
     ]
     if fell:
-        evidence.append(f"diversity was {best:.2f} before and is {look.sample('diversity'):.2f}")
-    return _found(look, "mode-collapse", "sure" if look.variety < COLLAPSED else "likely", evidence)
+        evidence.append(f"diversity was {best:.2f} at step {there:,} and is {look.sample('diversity'):.2f}")
+    keep = f"Samples were most varied at step {there:,}." if fell else ""
+    return _found(
+        look, "mode-collapse", "sure" if look.variety < COLLAPSED else "likely", evidence, keep=keep
+    )
 
 
 def washed_out(look: Look) -> Finding | None:
@@ -433,10 +293,10 @@ def _healthy(look: Look) -> Finding:
     evidence = []
     if not math.isnan(look.won):
         evidence.append(
-            f"loss/d is {look.late('loss/d'):.3g} of late, {look.won:.0%} of the way to where D cannot tell"
+            f"loss/d is {look.late('loss/d'):.3g} {look.lately}, {look.won:.0%} of the way to where D cannot tell"
         )
     elif look.gap.finite:
-        evidence.append(f"d/real stands {_median(look.gap.last_part()):.3g} above d/fake of late")
+        evidence.append(f"d/real stands {median(look.gap.last_part()):.3g} above d/fake {look.lately}")
     if (skipped := look.series("skipped_steps").finite) and skipped[-1] == 0:
         evidence.append("no update was left out")
     for name, text in (

@@ -28,7 +28,8 @@ from PIL import Image
 import disk
 from errors import cli
 from generation.charts import curves, picture
-from generation.diagnosis import FINDINGS, Finding, diagnose
+from generation.diagnosis import diagnose
+from generation.findings import FINDINGS, Finding
 from generation.pictures import WHITE, picture_table
 from generation.record import Record, read_record
 from images.batches import images_of

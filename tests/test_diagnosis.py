@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import generation.diagnosis as rules
 from errors import UserError
-from generation.diagnosis import Look, diagnose, levels_of
+from generation.diagnosis import diagnose
 from generation.findings import FINDINGS
+from generation.look import Look, levels_of, loss_range
 from generation.record import Record, Series
 from losses import METHODS
 from settings.command_line import parse_config
@@ -47,7 +47,7 @@ def record(
     **series: float | list[float],
 ) -> Record:
     """A run of STEPS with these numbers, constant or one a step; names as d__real for d/real."""
-    level, least = rules._loss_range(method, 0.0)
+    level, least = loss_range(method, 0.0)
     usual = {"loss/d": level / 2 if least is not None else -0.5, "loss/g": 1.0} | EVEN | RATE
     every = {
         k: at_steps(v) for k, v in (usual | {k.replace("__", "/"): v for k, v in series.items()}).items()
@@ -124,7 +124,7 @@ def test_an_illness_is_found_with_numbers_and_advice(name: str) -> None:
             "d__real_sign": way(0.2, 0.97),
         },  # D far ahead of a good G
         {"grad_norm__g": way(0.001, 5.0)},
-        {"skipped_steps": [2.0] * 40},  # fp16's first ones
+        {"skipped_steps": [90.0] * 40},  # fp16's first ones
     ],
     ids=["even", "level", "ahead", "waking", "fp16"],
 )
@@ -141,10 +141,35 @@ def test_a_good_generator_at_the_end_of_its_training_is_healthy() -> None:
     assert names(record(lr__d=way(2e-4, 0), lr__g=way(2e-4, 0))) == ["healthy"]
 
 
+def test_one_step_that_was_not_finite_is_history() -> None:
+    once = [1.0] * 300
+    once[100] = math.nan
+    run = record()
+    run.series["loss/d"] = Series(list(range(10, 3010, 10)), once)
+    assert names(run) == ["healthy"]
+    run.series["loss/d"] = Series(list(range(10, 3010, 10)), [*once[:-1], math.nan])
+    assert names(run) == ["diverging"]
+
+
+def test_the_checkpoint_to_take_is_named() -> None:
+    (finding,) = diagnose(record(samples=FINE | {"diversity": way(0.2, 0.9)[:20] + [0.1] * 20}))
+    assert finding.stop.startswith("Samples were most varied at step 2,000.")
+    assert diagnose(SICK["NaN"][1])[0].stop.startswith("It began by step 100. Stop")
+
+
 def test_many_images_seen_often_are_not_known_by_heart() -> None:
     passes = {"d__real_sign": 0.95, "d__real": way(1, 6), "d__fake": way(-1, -6)}
     assert names(record(n_images=50_000, **passes)) == ["healthy"]
     assert names(record(n_images=50, d__real_sign=0.4)) == ["healthy"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sign_counts_where_0_is_the_middle(method: str) -> None:
+    """For gan and hinge; lsgan's reals are above 0 all the while, and wgan's may stand anywhere."""
+    assert Look(record(method)).signed == (method in ("gan", "gan-saturating", "hinge"))
+    run = record(method, n_images=50, d__real_sign=1.0, d__real=way(1, 4), d__fake=way(-1, -4))
+    assert names(run) == (["overfitting"] if Look(run).signed else ["healthy"])
+    assert names(record(method, n_images=50, d__real_sign=1.0, scores=SCORES)) == ["overfitting"]
 
 
 def test_the_young_and_the_silent_get_no_verdict() -> None:
@@ -191,7 +216,7 @@ def test_every_flag_that_is_advised_can_be_typed(remedy: object) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_measured_between_their_best_and_a_blind_d(method: str) -> None:
     """By the formulas: 2 ln 2, 2, 1/4, ln 2 where D cannot tell; 0 is the least, or there is none."""
-    level, least = rules._loss_range(method, 0.0)
+    level, least = loss_range(method, 0.0)
     by_hand = {"gan": 2 * math.log(2), "gan-saturating": 2 * math.log(2), "hinge": 2, "lsgan": 0.25}
     expected = by_hand.get(method, 0 if method.startswith("wgan") else math.log(2))
     assert level == pytest.approx(expected)
@@ -200,7 +225,7 @@ def test_losses_are_measured_between_their_best_and_a_blind_d(method: str) -> No
 
 def test_label_smoothing_moves_the_least_loss() -> None:
     """With the target 0.9 the best D gives reals 0.9: the entropy of that."""
-    _, least = rules._loss_range("gan", 0.1)
+    _, least = loss_range("gan", 0.1)
     assert least == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1), abs=1e-6)
     (level,) = levels_of(record(settings={"label_smoothing": 0.1})).values()
     assert level == pytest.approx(1.376, abs=1e-3)  # as docs/reading_a_run.md has it

@@ -19,7 +19,9 @@ from typing import Any
 
 import disk
 from errors import UserError, cli, printable, shown
-from generation.diagnosis import Finding, diagnose, levels_of
+from generation.diagnosis import diagnose
+from generation.findings import Finding
+from generation.look import levels_of
 from generation.record import Record, read_record, read_weights
 from metrics.lines import best_line
 from metrics.mixture import MIXTURES

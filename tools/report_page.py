@@ -9,7 +9,7 @@ from torch import Tensor
 
 from errors import shown
 from generation.charts import curves, histograms, svg
-from generation.diagnosis import Finding
+from generation.findings import Finding
 from generation.record import Record, Series
 from tools.report_html import SMALL, embedded, marked, table, text
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from errors import UserError
-from generation.diagnosis import Finding
+from generation.findings import Finding
 from generation.record import Record
 from tools import report_html as html
 from tools.table import (
