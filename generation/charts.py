@@ -21,6 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -58,7 +60,10 @@ def _style() -> dict[str, Any]:
 @contextmanager
 def _styled() -> Iterator[None]:
     """This style and no other, whatever the user's matplotlibrc says; nothing of it stays."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise UserError("charts need Matplotlib: pip install -r requirements.txt") from None
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -69,9 +74,9 @@ def _styled() -> Iterator[None]:
 @contextmanager
 def _axes(size: tuple[int, int], x_label: str, y_label: str) -> Iterator[tuple["Figure", "Axes"]]:
     """An empty chart of so many px; what is drawn within is of this style."""
-    from matplotlib.figure import Figure  # without pyplot, which keeps every figure and asks for a screen
-
     with _styled():
+        from matplotlib.figure import Figure  # without pyplot, which keeps every figure and asks for a screen
+
         figure = Figure((size[0] / INCH, size[1] / INCH), dpi=INCH, layout="constrained")
         axes = figure.add_subplot()
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -189,12 +194,12 @@ def histograms(
 
     tile: (width, height) in px of each. ValueError without any.
     """
-    from matplotlib.figure import Figure
-
     if not layers:
         raise ValueError("histograms of nothing")
     columns, rows = min(columns, len(layers)), math.ceil(len(layers) / min(columns, len(layers)))
     with _styled():
+        from matplotlib.figure import Figure
+
         figure = Figure((tile[0] * columns / INCH, tile[1] * rows / INCH), dpi=INCH, layout="constrained")
         places = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (name, values) in itertools.zip_longest(places, layers.items(), fillvalue=("", None)):

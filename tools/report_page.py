@@ -94,7 +94,9 @@ def scaled(series: Series) -> Series:
               for i in range(len(values))]  # fmt: skip
     ordered = sorted(smooth) or [0.0]
     low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
-    return Series([s for s, _ in finite], [(v - low) / (high - low or 1) for v in smooth])
+    span = high - low or 1
+    # what leaves the range, as the first steps do, is cut off: the rest would be a line
+    return Series([s for s, _ in finite], [min(max((v - low) / span, -0.25), 1.25) for v in smooth])
 
 
 def loss_charts(record: Record, levels: Mapping[str, float]) -> str:

@@ -91,7 +91,7 @@ def comparison(records: Sequence[Record], findings: Sequence[Sequence[Finding]],
         runs = ", ".join(run.path.resolve().name for run in group)
         head = [
             html.text(runs, 400),
-            f"<code>{html.text(setting.strip('`'), 1000)}</code>",
+            f"<code>{' '.join(f'<span>{html.text(word)}</span>' for word in setting.strip('`').split())}</code>",
             html.text(", ".join(found), 400),
         ]
         rows.append([*head, n, step, *map(html.text, cells), *cost])
