@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import NotFinite, UserError, shown
 from generation.codes import Codes, seeded_codes, with_styles
 from generation.labels import label_rows
 from modelling import STYLED
@@ -141,6 +141,8 @@ def find_directions(
             slope = slope[:, first:end].sum(1)  # (n_in, n_layers, w_dim) -> (n_in, w_dim): they move as one
         a = slope.T @ response  # (dim, n_out)
         gram = gram + a @ a.T
+    if not torch.isfinite(gram).all():
+        raise NotFinite("the generator's weights are not finite")
     vectors, shares = factorise(gram.cpu(), n)
     unit = spread(G, about) if about["styles"] else 1.0
     return Directions(
@@ -178,18 +180,26 @@ def label_directions(
     if not about["n_labels"]:
         raise UserError("--toward: this generator was trained without --conditional, so it knows no labels")
     moving = check_layers(G, about, layers)
-    known = list(about["label_names"]) or [str(i) for i in range(about["n_labels"])]
-    for name in names:
-        if name not in known:
-            what = "attributes" if about["multi_hot"] else "classes"
-            raise UserError(f"--toward {name}: not one of {len(known)} {what}: {', '.join(known)}")
-    indices = [known.index(name) for name in names]
+    indices = [_label_index(about, name) for name in names]
     if not about["styles"]:
         eye = torch.eye(about["n_labels"])[indices]
         return Directions(eye, torch.ones(len(eye)), tuple(names), "y")
     steps = torch.stack([_towards(G, about, i) for i in indices])
     lengths = steps.norm(dim=1)
     return Directions(steps / lengths[:, None].clamp(min=1e-12), lengths, tuple(names), "w", None, moving)
+
+
+def _label_index(about: Mapping[str, Any], name: str) -> int:
+    """Of an attribute by name, of a class by name or number."""
+    known, n = list(about["label_names"]), about["n_labels"]
+    if name in known:
+        return known.index(name)
+    if not about["multi_hot"] and name.isdecimal() and int(name) < n:
+        return int(name)
+    what = "attributes" if about["multi_hot"] else "classes"
+    raise UserError(
+        f"--toward {shown(name, 50)}: not one of {n} {what}: {', '.join(known) or f'0 to {n - 1}'}"
+    )
 
 
 def _towards(G: nn.Module, about: Mapping[str, Any], label: int) -> Tensor:

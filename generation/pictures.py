@@ -121,9 +121,9 @@ def picture_table(
     return whole
 
 
-def table_cell(image: Tensor) -> Image.Image:
-    """uint8 (C, H, W) as a picture for a table, each pixel a square where it would be smaller than 48 px."""
-    scale = math.ceil(LEAST_SIDE / min(image.shape[1:]))
+def table_cell(image: Tensor, least: int = LEAST_SIDE) -> Image.Image:
+    """uint8 (C, H, W) as a picture for a table, each pixel a square where it would be smaller than `least` px."""
+    scale = math.ceil(least / min(image.shape[1:]))
     picture = to_picture(image)
     return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
 

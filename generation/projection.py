@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from errors import UserError
+from errors import NotFinite, UserError
 from generation.codes import Codes, joined, seeded_codes, with_styles
 from generation.labels import label_rows
+from generation.likeness import noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
 from metrics.features import to_uint8
 from metrics.lite0 import Lite0
+from metrics.pairwise import psnr
 from modelling import STYLED
 from modelling.layers import image_shape
 from ops.precision import repeatable
@@ -32,7 +33,7 @@ EXPLORED = 0.2  # steps from each start, as a share of those from the best of th
 N_STEPS = 300
 RATE = 0.1  # of Adam, in coordinates of unit variance
 RAMP_UP, RAMP_DOWN = 0.05, 0.5  # shares of the steps; the rate falls to 0 as a cosine
-PERCEPTUAL, N_SIZES, LEAST_READ = 0.1, 3, 64  # weight; sizes of maps; px that images are enlarged to for them
+PERCEPTUAL = 0.1  # weight of what Lite0 sees
 PULL, PULL_LAYERS = (
     1e-3,
     1e-2,
@@ -54,51 +55,6 @@ class Projection:
     noises: tuple[Tensor, ...]
     images: Tensor
     psnr: Tensor
-
-
-def psnr(found: Tensor, target: Tensor) -> Tensor:
-    """10 log10(255^2 / mean squared error) of uint8 images (n, C, H, W), (n,) in dB; of equal ones 100."""
-    error = (found.double() - target.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(255**2 / error.clamp(min=255**2 * 1e-10))
-
-
-def pyramid_loss(found: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error (n,) of images (n, C, H, W), averaged over all sizes from theirs down by halves to 4 px."""
-    losses = [(found - target).square().flatten(1).mean(1)]
-    while min(found.shape[2:]) >= 8:
-        found, target = F.avg_pool2d(found, 2), F.avg_pool2d(target, 2)
-        losses.append((found - target).square().flatten(1).mean(1))
-    return torch.stack(losses).mean(0)
-
-
-def perceptual_maps(lite0: Lite0, x: Tensor) -> list[Tensor]:
-    """Lite0's maps of images (n, C, H, W), each position's features of length 1. Of 2 channels the first is read, of 4
-    and more the first 3."""
-    x = x if x.shape[1] in (1, 3) else x[:, : 1 if x.shape[1] == 2 else 3]
-    factor = math.ceil(LEAST_READ / min(x.shape[2:]))
-    if factor > 1:
-        x = F.interpolate(x, scale_factor=factor, mode="bilinear")
-    return [F.normalize(maps, dim=1) for maps in lite0.maps(x, N_SIZES)]
-
-
-def perceptual_loss(found: list[Tensor], target: list[Tensor]) -> Tensor:
-    """Mean over positions, then sizes, of the squared distance of features, (n,). arXiv:1801.03924 eq. 1."""
-    each = [(a - b).square().sum(1).flatten(1).mean(1) for a, b in zip(found, target, strict=True)]
-    return torch.stack(each).mean(0)
-
-
-def noise_loss(noises: list[Tensor]) -> Tensor:
-    """How noise (n, 1, h, w) follows itself, (n,): squared mean product with itself moved by a pixel, at all sizes from
-    its own down by halves to 8 px. arXiv:1912.04958 appendix D."""
-    total = noises[0].new_zeros(len(noises[0]))
-    for maps in noises:
-        while True:
-            for axis in (2, 3):
-                total = total + (maps * maps.roll(1, axis)).mean((1, 2, 3)).square()
-            if min(maps.shape[2:]) < 16:
-                break
-            maps = 2 * F.avg_pool2d(maps, 2)  # of unit variance again
-    return total
 
 
 # -- where it is sought ----------------------------------------------------------------------------------------------
@@ -158,9 +114,11 @@ class StyleSpace:
         self.G = G
         parts = seeded_codes(G, N_MEASURED, seed, label_rows(dict(about), N_MEASURED, seed))
         w = torch.cat([with_styles(G, part).w[:, 0] for part in parts]).to(candidates.z)
+        if not torch.isfinite(w).all():
+            raise NotFinite("the generator's styles are not finite")
         self.mean = w.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov(w.double().T).reshape(w.shape[1], -1))
-        scales = values.clamp(min=LEAST_VARIANCE * float(values.max())).sqrt()
+        scales = values.clamp(min=max(LEAST_VARIANCE * float(values.max()), 1e-12)).sqrt()
         self.root = (vectors * scales).T.to(w)
         given = with_styles(G, candidates).w[:, 0].to(w) - self.mean
         point = given @ (vectors / scales).to(w)

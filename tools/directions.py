@@ -109,14 +109,25 @@ def titles(directions: Directions) -> list[str]:
     return [f"{name}: {share:.1%}" for name, share in zip(directions.names, directions.shares, strict=True)]
 
 
-def samples(args: argparse.Namespace, G: nn.Module, config: dict[str, Any], how: dict[str, Any]) -> Codes:
-    """What is moved: of images as many as rows, of points a cloud; how: of with_truncation, done here."""
+def check_size(
+    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], n: int, as_strips: bool
+) -> None:
+    """UserError for pictures that would be too large, before anything is drawn. n: directions in a picture."""
     if not view_of(config["dataset"]).single:
         if args.rows:
             raise UserError("--rows: points move in one scatter plot; leave it out")
-        n = N_POINTS
+        return
+    rows = args.rows or N_ROWS
+    if as_strips:
+        size = sheet_size(n * rows * N_COLUMNS, N_COLUMNS, G.img_size, None)
+        check_sides(Path(args.out), *size, "take fewer --rows or --n_directions")
     else:
-        n = args.rows or N_ROWS
+        check_animation(args.out, N_FRAMES, *sheet_size(rows, min(rows, MOST_COLUMNS), G.img_size, None))
+
+
+def samples(args: argparse.Namespace, G: nn.Module, config: dict[str, Any], how: dict[str, Any]) -> Codes:
+    """What is moved: of images as many as rows, of points a cloud; how: of with_truncation, done here."""
+    n = (args.rows or N_ROWS) if view_of(config["dataset"]).single else N_POINTS
     y = sample_labels(config, n, args.seed, args.classes, args.attributes)
     codes = joined(list(seeded_codes(G, n, args.seed, y, how.get("threshold"))))
     if "truncation" not in how:
@@ -147,10 +158,7 @@ def write_strips(
     most: float,
 ) -> str:
     """A block a direction; what was written, for people."""
-    view, names, out = view_of(config["dataset"]), titles(directions), Path(args.out)
-    if view.single:
-        size = sheet_size(len(names) * len(codes) * N_COLUMNS, N_COLUMNS, G.img_size, None)
-        check_sides(out, *size, "take fewer --rows or --n_directions")
+    view, names = view_of(config["dataset"]), titles(directions)
     s = most * torch.arange(-HALF, HALF + 1) / HALF
     columns = [f"{v:+.2g}" if v else "0" for v in s.tolist()]
     blocks = []
@@ -158,7 +166,7 @@ def write_strips(
         drawn = frames_of(G, config, codes, directions, i, s, args.seed)
         cells = [[*map(table_cell, x)] if view.single else [view.sheet(x, 1)] for x in drawn]
         blocks.append((name, columns, [*zip(*cells, strict=True)]))
-    save_picture(picture_blocks(blocks), out)
+    save_picture(picture_blocks(blocks), Path(args.out))
     return f"{len(names)} direction{'s' if len(names) > 1 else ''}"
 
 
@@ -175,8 +183,6 @@ def write_slider(
     if i >= len(directions.names):
         raise UserError(f"--direction {i + 1}: there are 1 to {len(directions.names)}")
     columns = min(len(codes), MOST_COLUMNS)
-    if view.single:
-        check_animation(args.out, N_FRAMES, *sheet_size(len(codes), columns, G.img_size, None))
     s = most * torch.sin(2 * torch.pi * moments(N_FRAMES, closed=True)).float()
     drawn = frames_of(G, config, codes, directions, i, s, args.seed)
     try:
@@ -203,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     with blaming_user():
         directions = chosen(args, G, config)
+        check_size(args, G, config, len(directions.names), as_strips)
         G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
         write = write_strips if as_strips else write_slider
         written = write(args, G, config, samples(args, G, config, how), directions, most)

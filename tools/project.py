@@ -62,6 +62,7 @@ from training.device import choose_device
 MAX_TARGETS, MAX_STEPS = 64, 100_000
 N_FRAMES, FPS, HOLD_S = 60, 15.0, 1.5  # of the way
 MOST_PAIRS = 4  # in a row of a frame
+LEAST_SIDE = 128  # px of an image in projected.png
 
 
 def parser() -> argparse.ArgumentParser:
@@ -126,7 +127,7 @@ def write(out: Path, names: Sequence[str], targets: Tensor, found: Projection, w
     """Write all that DIR/ holds; OSError."""
     make_folder(out)
     rows = [
-        (f"{name}: {db:.1f} dB", [table_cell(a), table_cell(b)])
+        (f"{shown(name, 40)}: {db:.1f} dB", [table_cell(a, LEAST_SIDE), table_cell(b, LEAST_SIDE)])
         for name, a, b, db in zip(names, targets, found.images, found.psnr.tolist(), strict=True)
     ]
     save_picture(picture_table(["target", "found"], rows), out / "projected.png")
