@@ -14,6 +14,13 @@ SMALLEST = 4  # px of an image's shorter side in the pyramid
 SMALLEST_NOISE = 8
 
 
+def as_written(x: Tensor, target: Tensor) -> Tensor:
+    """Images (n, C, H, W) with what is beyond -1 and 1 as a file would hold it where the target is black or white too;
+    elsewhere they stay, so that there is a way back."""
+    alike = (x > 1) & (target >= 1) | (x < -1) & (target <= -1)
+    return torch.where(alike, target, x)
+
+
 def pyramid_loss(found: Tensor, target: Tensor) -> Tensor:
     """Mean squared error (n,) of images (n, C, H, W), averaged over all sizes from theirs down by halves to 4 px."""
     losses = [(found - target).square().flatten(1).mean(1)]

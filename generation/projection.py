@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from errors import NotFinite, UserError
 from generation.codes import Codes, joined, seeded_codes, with_styles
 from generation.labels import label_rows
-from generation.likeness import noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
+from generation.likeness import as_written, noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
 from metrics.features import to_uint8
 from metrics.lite0 import Lite0
 from metrics.pairwise import psnr
@@ -34,11 +34,9 @@ N_STEPS = 300
 RATE = 0.1  # of Adam, in coordinates of unit variance
 RAMP_UP, RAMP_DOWN = 0.05, 0.5  # shares of the steps; the rate falls to 0 as a cosine
 PERCEPTUAL = 0.1  # weight of what Lite0 sees
-PULL, PULL_LAYERS = (
-    1e-3,
-    1e-2,
-)  # weights, falling with the rate: of the distance from the mean, of layers apart
-NOISE_WEIGHT = 1e3  # of the noise's correlation with itself
+# Weights, falling with the rate: of styles' distance from their mean, of layers' from each other, of latents' length.
+PULL_W, PULL_LAYERS, PULL_Z = 1e-3, 3e-3, 0.1
+NOISE_WEIGHT = 0.1  # of the noise's correlation with itself
 LEAST_VARIANCE = 1e-4  # of a direction of styles, as a share of the largest
 PIXELS_AT_ONCE = 2**19  # of the images of one pass
 
@@ -100,7 +98,7 @@ class LatentSpace:
 
     def pull(self, at: Unknowns) -> Tensor:
         """How far z is from the length that latents have, (n,)."""
-        return PULL * (at.point.square().mean(1) - 1).square()
+        return PULL_Z * (at.point.square().mean(1) - 1).square()
 
     def codes(self, at: Unknowns) -> Codes:
         """What images are drawn from."""
@@ -135,7 +133,7 @@ class StyleSpace:
 
     def pull(self, at: Unknowns) -> Tensor:
         """How far the styles are from their mean, in standard deviations, and the layers from each other, (n,)."""
-        loss = PULL * at.point.square().mean(1)
+        loss = PULL_W * at.point.square().mean(1)
         return loss if at.layers is None else loss + PULL_LAYERS * at.layers.square().mean((1, 2))
 
     def codes(self, at: Unknowns) -> Codes:
@@ -173,11 +171,12 @@ class Descent:
 
     def losses(self, at: Unknowns, index: Tensor, pull: float) -> tuple[Tensor, Tensor]:
         """(images, losses (n,)) of unknowns whose targets are those of an index (n,)."""
-        x = self.space.images(at)
-        loss = pyramid_loss(x, self.targets[index]) + pull * self.space.pull(at)
+        x, target = self.space.images(at), self.targets[index]
+        seen = as_written(x, target)
+        loss = pyramid_loss(seen, target) + pull * self.space.pull(at)
         if self.lite0 is not None:
             wanted = [maps[index] for maps in self.wanted]
-            loss = loss + PERCEPTUAL * perceptual_loss(perceptual_maps(self.lite0, x), wanted)
+            loss = loss + PERCEPTUAL * perceptual_loss(perceptual_maps(self.lite0, seen), wanted)
         if at.noises:
             loss = loss + NOISE_WEIGHT * noise_loss(list(at.noises))
         return x, loss
@@ -221,7 +220,7 @@ def best_candidates(descent: Descent, n: int) -> Tensor:
     """Index (targets, n) of the candidates that come nearest to each target, over the pyramid."""
     all_, found = descent.space.candidates, []
     for start in range(0, len(all_.point), descent.at_once):
-        x = descent.space.images(all_.rows(slice(start, start + descent.at_once)))
+        x = descent.space.images(all_.rows(slice(start, start + descent.at_once))).clamp(-1, 1)
         found.append(torch.stack([pyramid_loss(x, target.expand_as(x)) for target in descent.targets]))
     return torch.cat(found, 1).topk(min(n, len(all_.point)), 1, largest=False).indices
 

@@ -152,9 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_places(path, args.out, args.overwrite, "--target")
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     check_space(G, config, args.space, args.noise)
+    y = sample_labels(config, N_CANDIDATES, args.seed, args.classes, args.attributes)
     shape = (*image_shape(G.img_size), G.img_channels)
     targets = torch.stack([read_target(path, shape, fit_of(config)) for path in args.target])
-    y = sample_labels(config, N_CANDIDATES, args.seed, args.classes, args.attributes)
     stems = Stems("projected")
     names = [stems.of(path.name) for path in args.target]
     began, way = time.monotonic(), Way(targets, n_told(args.steps))
