@@ -60,8 +60,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class Unknowns:
-    """A point (n, dim) of the space for each of n pictures, what each layer's style has beside (n, n_layers, dim),
-    labels that stay as they are, and noise; None and () for what is not sought."""
+    """A point (n, dim) of the space for each of n pictures, what each layer's style has beside (n, n_layers, dim), and
+    noise; None and () for what is not sought. y: labels, which move where they are weights that have a gradient."""
 
     point: Tensor
     layers: Tensor | None = None
@@ -74,15 +74,38 @@ class Unknowns:
         noises = tuple(maps[index] for maps in held.pop("noises"))
         return Unknowns(noises=noises, **{k: None if v is None else v[index] for k, v in held.items()})
 
-    def leaves(self) -> "Unknowns":
+    def leaves(self, seek_labels: bool) -> "Unknowns":
         """A copy of what moves, each with a gradient."""
-        point, *noises = (x.detach().clone().requires_grad_() for x in (self.point, *self.noises))
-        layers = None if self.layers is None else self.layers.detach().clone().requires_grad_()
-        return Unknowns(point, layers, self.y, tuple(noises))
+        point, *noises = (leaf(x) for x in (self.point, *self.noises))
+        layers = None if self.layers is None else leaf(self.layers)
+        return Unknowns(point, layers, leaf(self.y) if seek_labels else self.y, tuple(noises))
 
     def moving(self) -> list[Tensor]:
         """What is sought."""
-        return [self.point, *([] if self.layers is None else [self.layers]), *self.noises]
+        return [
+            x for x in (self.point, self.layers, self.y, *self.noises) if x is not None and x.requires_grad
+        ]
+
+    @torch.no_grad()
+    def confine(self) -> None:
+        """Labels to weights from 0 to 1; noise to mean 0 and variance 1, as the paper has it."""
+        if self.y is not None and self.y.requires_grad:
+            self.y.clamp_(0, 1)
+        for maps in self.noises:
+            maps -= maps.mean((2, 3), keepdim=True)
+            maps /= maps.square().mean((2, 3), keepdim=True).sqrt()
+
+    def detached(self) -> "Unknowns":
+        """The same without gradients."""
+        point, layers, y, *noises = (
+            None if x is None else x.detach() for x in (self.point, self.layers, self.y, *self.noises)
+        )
+        return Unknowns(point, layers, y, tuple(noises))
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A copy that has a gradient."""
+    return x.detach().clone().requires_grad_()
 
 
 class LatentSpace:
@@ -161,10 +184,15 @@ def rate_at(share: float) -> float:
 
 
 class Descent:
-    """Adam on unknowns towards targets, (n, C, H, W) in [-1, 1] each; lite0: None to compare pixels alone."""
+    """Adam on unknowns towards targets, (n, C, H, W) in [-1, 1] each; lite0: None to compare pixels alone.
 
-    def __init__(self, space: LatentSpace | StyleSpace, targets: Tensor, lite0: Lite0 | None) -> None:
-        self.space, self.targets, self.lite0 = space, targets, lite0
+    seek_labels: whether labels, weights of attributes, move too.
+    """
+
+    def __init__(
+        self, space: LatentSpace | StyleSpace, targets: Tensor, lite0: Lite0 | None, seek_labels: bool
+    ) -> None:
+        self.space, self.targets, self.lite0, self.seek_labels = space, targets, lite0, seek_labels
         self.at_once = max(1, PIXELS_AT_ONCE // math.prod(image_shape(space.G.img_size)))
         with torch.no_grad():
             self.wanted = [] if lite0 is None else perceptual_maps(lite0, targets)
@@ -190,7 +218,7 @@ class Descent:
         seen: Callable[[Tensor, Tensor], None],
     ) -> Unknowns:
         """Unknowns after so many steps; seen: called with images and losses before each."""
-        at = at.leaves()
+        at = at.leaves(self.seek_labels)
         adam = torch.optim.Adam(at.moving(), lr=RATE, betas=(0.9, 0.99))
         for i in range(steps):
             adam.param_groups[0]["lr"] = RATE * (now := rate((i + 0.5) / steps))
@@ -203,16 +231,8 @@ class Descent:
                 parts.append((x.detach(), loss.detach()))
             seen(*map(torch.cat, zip(*parts, strict=True)))
             adam.step()
-            with torch.no_grad():
-                for maps in at.noises:  # of mean 0 and variance 1, as the paper has it
-                    maps -= maps.mean((2, 3), keepdim=True)
-                    maps /= maps.square().mean((2, 3), keepdim=True).sqrt()
-        return Unknowns(
-            at.point.detach(),
-            None if at.layers is None else at.layers.detach(),
-            at.y,
-            tuple(maps.detach() for maps in at.noises),
-        )
+            at.confine()
+        return at.detached()
 
 
 @torch.no_grad()
@@ -262,13 +282,15 @@ def project(
 
     G, about: of load_generator. lite0: what pictures are compared by beside pixels, None for pixels alone. space: one
     of SPACES, None for "w+" with styles; without styles latents are sought. noise: seek the layers' noise too. y:
-    labels of the 256 random codes to begin with, None for all in turn; descent keeps those of the best, and styles hold
-    them in themselves. steps: from the best start; each of four starts has a fifth of them before. seed: of the
-    starts. watch: told after each step. UserError for what the generator does not have.
+    labels of the 256 random codes to begin with, None for all in turn. Descent keeps those of the best start, but seeks
+    the weights of attributes where y is None; styles hold labels in themselves. steps: from the best start; each of
+    four starts has a fifth of them before. seed: of the starts. watch: told after each step. UserError for what the
+    generator does not have.
     """
     check_space(G, about, space, noise)
     param = next(G.parameters())
     x = targets.to(param) / 127.5 - 1
+    seek_labels = y is None and about["multi_hot"] and not about["styles"]
     y = label_rows(dict(about), N_CANDIDATES, seed) if y is None else y
     n, done = len(x), 0
     each = torch.arange(n, device=param.device)
@@ -283,7 +305,7 @@ def project(
     with torch.random.fork_rng([param.device] if param.is_cuda else []), repeatable():
         torch.manual_seed(key(seed, "sample"))
         found = space_of(G, about, y, seed)
-        descent = Descent(found, x, lite0)
+        descent = Descent(found, x, lite0, seek_labels)
         starts = best_candidates(descent, N_STARTS)
         index, k = each.repeat_interleave(starts.shape[1]), starts.shape[1]
         at = found.candidates.rows(starts.flatten())

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from errors import NotFinite, UserError
 from generation.codes import Codes, images_from, joined, read_codes, seeded_codes
 from generation.generator import load_generator
-from generation.labels import sample_labels
+from generation.labels import label_examples, sample_labels
 from generation.likeness import as_written, noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
 from generation.projection import PULL_Z, LatentSpace, StyleSpace, n_told, project, rate_at
 from metrics.features import to_uint8
@@ -125,6 +125,20 @@ def test_own_pictures_are_found_again(model: str, n_labels: int, channels: int, 
     assert_close(to_uint8(images_from(G, found.codes)), found.images, atol=1, rtol=0)
     if space == "w":
         assert_close(found.codes.w[:, 0], found.codes.w[:, -1])
+
+
+def test_attributes_are_sought_unless_given() -> None:
+    """256 starts have few of the 2^12 rows; those that were given stay."""
+    G, about = generator("dcgan", 12)
+    rows = (torch.rand(600, 12, generator=torch.Generator().manual_seed(0)) < 0.3).numpy()
+    about |= {"multi_hot": True, "label_examples": label_examples(rows, 0)}
+    targets = own_pictures(G, about, 2)
+    found = project(G, about, targets, steps=120)
+    assert found.psnr.min() >= MUST_REACH, found.psnr
+    assert 0 <= found.codes.y.min() and found.codes.y.max() <= 1
+    assert_close(to_uint8(images_from(G, found.codes)), found.images, atol=1, rtol=0)
+    given = torch.ones(256, 12)
+    assert torch.equal(project(G, about, targets[:1], y=given, steps=5).codes.y, given[:1])
 
 
 def test_a_picture_does_not_depend_on_its_neighbours_nor_on_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@
 RUN is a run's folder or its generator/ folder alone. Pictures have any size and format; they are cropped and resized as
 those of the training. By gradient descent from the best of many random codes: with styles, one for each layer (w+),
 which comes nearer, or one for all (w), which is nearer to what the generator makes by itself; without styles, the
-latent. Labels are those of the start that went best, unless named.
+latent. Unless named, the class is that of the start that went best; attributes are sought, as weights from 0 to 1.
 
 DIR/ holds projected.png (each picture beside what was found, and its PSNR), photo.png (what was found), way.webp (how
 it was found), latents.npz (for tools.sample --latents; z, or w with styles) and with --noise noise.npz: noise_0,
@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_places(path, args.out, args.overwrite, "--target")
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     check_space(G, config, args.space, args.noise)
-    y = sample_labels(config, N_CANDIDATES, args.seed, args.classes, args.attributes)
+    named = args.classes or args.attributes
+    y = sample_labels(config, N_CANDIDATES, args.seed, args.classes, args.attributes) if named else None
     shape = (*image_shape(G.img_size), G.img_channels)
     targets = torch.stack([read_target(path, shape, fit_of(config)) for path in args.target])
     stems = Stems("projected")
