@@ -157,6 +157,14 @@ def scores_file(run: str) -> Path:
     return (folder.parent if is_run or folder != Path(run) else folder) / "scores.jsonl"
 
 
+def title_of(run: str) -> str:
+    """What a run is called: its folder's name, or that of the hub."""
+    if run.startswith("hf:"):
+        return run.removeprefix("hf:").partition("@")[0]
+    folder = Path(run).resolve()
+    return folder.parent.name if folder.name == "generator" else folder.name
+
+
 def append_line(file: Path, line: dict[str, Any]) -> None:
     """Add one JSON line; a folder that cannot be written to costs only the line."""
     try:
