@@ -1,12 +1,13 @@
 """Samples of a trained generator, whatever it makes: images or points."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from generation.codes import Codes, images_from, seeded_codes
 from generation.labels import sample_labels
 from generation.sampling import undisturbed, with_truncation
 from generation.views import view_of
@@ -19,10 +20,23 @@ def draw_samples(
     G: nn.Module, about: Mapping[str, Any], n: int, seed: int, y: Tensor | None, **how: Any
 ) -> Tensor:
     """uint8 images (n, C, H, W), or points (n, 2), of indices 0 .. n - 1 with the labels y; how: of with_truncation."""
+    codes = seeded_codes(G, n, seed, y, how.pop("threshold", None))
     with undisturbed(G, next(G.parameters()).device):
-        torch.manual_seed(key(seed, "sample"))  # of what a generator draws by itself
-        found = view_of(about["dataset"]).draw(G, n, seed, y, **how)
+        found = torch.cat(list(draw_chunks(G, about, codes, seed, **how)))
     return found.clone()  # torch lets nobody write into what was made in inference mode
+
+
+def draw_chunks(
+    G: nn.Module, about: Mapping[str, Any], codes: Iterable[Codes], seed: int, **how: Any
+) -> Iterator[Tensor]:
+    """uint8 images (n, C, H, W), or points (n, 2), of each of the codes; within `undisturbed`.
+
+    seed: of what a generator draws by itself; how: truncation of with_truncation.
+    """
+    view = view_of(about["dataset"])
+    torch.manual_seed(key(seed, "sample"))
+    for part in codes:
+        yield view.shown(images_from(G, part, **how))
 
 
 def check_n(about: Mapping[str, Any], n: int) -> None:

@@ -12,12 +12,10 @@ without noise, with the constant one, twice with a fresh one, and where 16 fresh
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-import disk
 from errors import UserError, cli
 from generation.generator import load_generator
 from generation.labels import sample_labels
@@ -32,9 +30,10 @@ from tools.common import (
     add_generator_flags,
     add_label_flags,
     finite,
-    make_folder,
     parse_with_attributes,
+    picture_path,
     positive,
+    save_picture,
     whole,
 )
 from training.device import choose_device
@@ -89,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     p = tool_parser("tools.styles", __doc__)
     add_generator_flags(p)
     p.add_argument("--show", required=True, choices=tuple(TABLES), help="which picture")
-    p.add_argument("--out", required=True, help="NAME.png")
+    p.add_argument("--out", required=True, help="NAME.png, NAME.jpg or NAME.webp")
     p.add_argument("--rows", type=positive, default=6, help="latents, and columns of the mixing table [6]")
     p.add_argument("--psi", type=finite, nargs="+", default=PSI, help="of the truncation sweep")
     about = "styles that the mixing table's columns lend (default: the coarsest third)"
@@ -105,9 +104,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw the picture, write it."""
     args = parse_with_attributes(parser(), argv)
-    out = Path(args.out)
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {args.out}: give NAME.png")
+    out = picture_path(args.out)
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     if not config["styles"]:
         raise UserError(f"{args.run}: {config['model']} has no styles; {STYLED} have")
@@ -117,12 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     z = latents(args.seed, 0, n, G.z_dim).to(param)
     ws = G.styles(z, None if y is None else y.to(param.device))
     images, columns = TABLES[args.show](G, ws, args)
-    try:
-        make_folder(out.parent)
-        with disk.replacing(out) as file:
-            to_grid(images.cpu(), columns).save(file)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    save_picture(to_grid(images.cpu(), columns), out)
     print(f"{config['model']}, step {config['step']}, {config['chosen']} weights: wrote {out}")
     return 0
 

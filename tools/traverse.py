@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import disk
 from errors import UserError, blaming_user, cli
 from generation.extractors import open_extractor
 from generation.generator import load_generator
@@ -37,8 +36,9 @@ from tools.common import (
     add_machine_flags,
     append_line,
     finite,
-    make_folder,
+    picture_path,
     positive,
+    save_picture,
     scores_file,
     whole,
 )
@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = tool_parser("tools.traverse", __doc__)
     add_generator_flags(p)
-    p.add_argument("--out", required=True, help="NAME.png")
+    p.add_argument("--out", required=True, help="NAME.png, NAME.jpg or NAME.webp")
     p.add_argument("--rows", type=positive, default=10, help="samples in each block [10]")
     about = "continuous codes go from minus this to this [1 for uniform codes, 2 for normal ones]"
     p.add_argument("--range", dest="limit", metavar="RANGE", type=finite, help=about)
@@ -156,9 +156,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw the picture, read samples where asked."""
     args = parser().parse_args(argv)
-    out = Path(args.out)
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {args.out}: give NAME.png")
+    out = picture_path(args.out)
     if args.limit is not None and args.limit <= 0:
         raise UserError(f"--range {args.limit:g} must be above 0")
     device = choose_device(args.device)
@@ -172,12 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
-    try:
-        make_folder(out.parent)
-        with disk.replacing(out) as file:
-            draw(blocks).save(file)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    save_picture(draw(blocks), out)
     print(
         f"{config['model']}, step {config['step']}, {config['chosen']} weights, seed {args.seed}: wrote {out}"
     )

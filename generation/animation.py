@@ -1,0 +1,175 @@
+"""Animations: WebP and GIF by Pillow, MP4 by PyAV where it is installed, a folder of PNGs."""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+from PIL import Image
+
+import disk
+from errors import UserError
+
+MAX_FPS = 120
+# Every frame stands alone: frames that build on each other save a third of the bytes and drift away from the pictures
+# until the next one that stands alone, which is seen as a pulse.
+WEBP = {"quality": 85, "method": 0, "kmin": 0, "kmax": 1}
+MP4 = {"preset": "veryfast", "crf": "15"}  # of x264
+BT709, LIMITED = 1, 1  # as ISO/IEC 23091-2 numbers them: colours, and luma from 16 to 235
+PALETTE_FRAMES = 16  # of which the colours of a GIF are chosen
+
+
+def write_animation(
+    frames: Iterable[Image.Image], out: str | os.PathLike[str], fps: float, hold: float = 0
+) -> int:
+    """Write pictures of one size as an animation that loops for ever; how many there are.
+
+    The suffix of `out` says how: .webp, .gif, .mp4 (which loops where its player does), or none or a slash: a folder of
+    000000.png, 000001.png, .... An MP4 and a folder take frames one after the other; the others hold them all. fps:
+    frames a second; hold: seconds that the last frame stays in addition, which a folder leaves out. UserError without
+    frames, for other suffixes, for sizes that differ, and where PyAV is missing; OSError from the disk.
+    """
+    kind, path = animation_kind(out), Path(out)
+    if not 0 < fps <= MAX_FPS:
+        raise UserError(f"--fps {fps:g} must be above 0 and at most {MAX_FPS}")
+    same = _of_one_size(frames)
+    first = next(same, None)
+    if first is None:
+        raise UserError(f"--out {out}: there are no frames to write")
+    frames = itertools.chain([first], same)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "":
+        path.mkdir(exist_ok=True)
+        return _write_files(frames, path)
+    with disk.replacing(path) as temporary:
+        return WRITERS[kind](frames, temporary, fps, hold)
+
+
+def animation_kind(out: str | os.PathLike[str]) -> str:
+    """The suffix of WRITERS that a file has, "" for a folder; UserError for another, and for .mp4 without PyAV."""
+    text = os.fspath(out)
+    path = Path(text)
+    suffix = path.suffix.lower()
+    if text.endswith("/") or path.is_dir() or not suffix:
+        return ""
+    if suffix not in WRITERS:
+        raise UserError(
+            f"--out {text}: NAME{', NAME'.join(WRITERS)} are animations, DIR/ is a folder of frames"
+        )
+    if suffix == ".mp4":
+        _pyav(path)
+    return suffix
+
+
+def _pyav(path: Path) -> ModuleType:
+    """PyAV; UserError where it is missing."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            f"--out {path}: .mp4 needs PyAV: pip install av, or give {path.with_suffix('.webp')}"
+        ) from None
+    return av
+
+
+def _of_one_size(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """The frames in colour; UserError for one that is not of the size of the first."""
+    size = None
+    for i, frame in enumerate(frames):
+        size = size or frame.size
+        if frame.size != size:
+            wanted, found = (" x ".join(map(str, s)) for s in (size, frame.size))
+            raise UserError(f"frame {i} is of {found} px, the first of {wanted}: frames must be of one size")
+        yield frame.convert("RGB")
+
+
+def _durations(n: int, fps: float, hold: float, unit: int) -> list[int]:
+    """Milliseconds of n frames, whole numbers of `unit`, whose sum is as near to n / fps + hold as can be."""
+    ends = [unit * round(1000 * i / fps / unit) for i in range(n + 1)]
+    shown = [max(unit, after - before) for before, after in itertools.pairwise(ends)]
+    shown[-1] += unit * round(1000 * hold / unit)
+    return shown
+
+
+def _write_webp(frames: Iterable[Image.Image], path: Path, fps: float, hold: float) -> int:
+    first, *others = frames
+    shown = _durations(1 + len(others), fps, hold, unit=1)
+    first.save(path, format="WEBP", save_all=True, append_images=others, duration=shown, loop=0, **WEBP)
+    return len(shown)
+
+
+def _write_gif(frames: Iterable[Image.Image], path: Path, fps: float, hold: float) -> int:
+    """With the same 256 colours for all frames: those of its own each would make a still background flicker."""
+    frames = list(frames)
+    palette = _common_palette(frames)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    shown = _durations(len(frames), fps, hold, unit=10)
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=shown, loop=0, disposal=1)
+    return len(frames)
+
+
+def _common_palette(frames: Sequence[Image.Image]) -> Image.Image:
+    """A picture whose palette is of the colours of frames at equal distances."""
+    chosen = frames[:: math.ceil(len(frames) / PALETTE_FRAMES)]
+    width, height = frames[0].size
+    column = Image.new("RGB", (width, height * len(chosen)))
+    for i, frame in enumerate(chosen):
+        column.paste(frame, (0, i * height))
+    return column.quantize(256, method=Image.Quantize.MEDIANCUT)
+
+
+def _write_mp4(frames: Iterable[Image.Image], path: Path, fps: float, hold: float) -> int:
+    """H.264 in BT.709, which every player shows; odd sizes get a line more."""
+    av = _pyav(path)
+    n = 0
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=MP4)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = BT709
+        stream.codec_context.color_trc, stream.codec_context.color_range = BT709, LIMITED
+
+        def encode(picture: Image.Image) -> None:
+            frame = av.VideoFrame.from_image(picture).reformat(format="yuv420p", dst_colorspace="ITU709")
+            file.mux(stream.encode(frame))
+
+        for n, frame in enumerate(frames, 1):
+            even = _even(frame)
+            if n == 1:
+                stream.width, stream.height = even.size
+            encode(even)
+        for _ in range(round(hold * fps)):
+            encode(even)
+        file.mux(stream.encode())
+    return n
+
+
+def _even(frame: Image.Image) -> Image.Image:
+    """A frame with its last line once more where a side is odd: colours are stored for squares of 2 x 2 px."""
+    width, height = (side + side % 2 for side in frame.size)
+    if (width, height) == frame.size:
+        return frame
+    whole = Image.new("RGB", (width, height))
+    for left, top in ((1, 1), (1, 0), (0, 1), (0, 0)):  # shifted copies first, the frame itself last
+        whole.paste(frame, (left * (width - frame.width), top * (height - frame.height)))
+    return whole
+
+
+def _write_files(frames: Iterable[Image.Image], folder: Path) -> int:
+    """000000.png, 000001.png, ...; UserError where the folder holds such files, of which some would stay."""
+    if next(folder.glob("[0-9]" * 6 + ".png"), None):
+        raise UserError(f"--out {folder} holds frames already: choose another folder, or empty it")
+    n = 0
+    for n, frame in enumerate(frames, 1):
+        with disk.replacing(folder / f"{n - 1:06d}.png", durable=False) as file:
+            frame.save(file, format="PNG", compress_level=1)
+    return n
+
+
+WRITERS: dict[str, Callable[[Iterable[Image.Image], Path, float, float], int]] = {
+    ".webp": _write_webp,
+    ".gif": _write_gif,
+    ".mp4": _write_mp4,
+}
