@@ -28,7 +28,7 @@ from generation.directions import Directions, find_directions
 from generation.drawing import draw_samples
 from generation.labels import sample_labels
 from generation.latents import latents
-from generation.pictures import to_picture
+from generation.pictures import square_columns, to_picture
 from generation.sampling import generate, undisturbed, with_truncation
 from generation.translator import Translator
 from generation.views import view_of
@@ -182,9 +182,10 @@ class Explorer:
         """How many there are to move along."""
         return min(N_DIRECTIONS, self.G.w_dim if self.about["styles"] else self.G.z_dim)
 
-    def picture(self, drawn: Tensor) -> Image.Image:
-        """Images as a grid that is as near to a square as it can be, points as a scatter plot."""
-        return self.view.sheet(drawn, math.ceil(math.sqrt(len(drawn))))
+    def picture(self, drawn: Tensor, label: str | None = None) -> Image.Image:
+        """Images as a grid, a column a class where all take turns, that is without a label; points as a scatter plot."""
+        turns = label is None and not self.about["multi_hot"]
+        return self.view.sheet(drawn, square_columns(len(drawn), self.about["n_labels"] if turns else 0))
 
     # -- how ----------------------------------------------------------------------------------------------------
 

@@ -14,10 +14,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-port=0"
-).split()
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
+]  # fmt: skip
 
 
 def find_chromium() -> str | None:
@@ -120,7 +120,7 @@ class Browser:
         self.call("Page.navigate", url=url)
 
     def wait(self, script: str, seconds: float = 60) -> Any:
-        """Until JavaScript gives something true; that."""
+        """Until JavaScript gives something true, a plain value; that."""
         until = time.monotonic() + seconds
         while not (found := self.run(script)):
             assert time.monotonic() < until, f"never so: {script}"

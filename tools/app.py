@@ -29,10 +29,12 @@ from modelling.layers import size_text
 WAITING = 20  # requests; more are refused
 MAX_UPLOAD = 20 * 2**20  # bytes
 MAX_LISTED = 1000  # classes in a list; of more the number is typed
+N_SHOWN = 16  # samples at first
+SQUARE = 32  # px: up to here pixels are shown as squares
 MAX_SLIDE = 5  # of a direction's slider
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1100px !important; margin: 0 auto !important}
-.gradio-container main {padding: 16px !important; min-width: 0 !important}
+.gradio-container main {padding: 0 !important; min-width: 0 !important}
 .picture button, .picture .image-frame, .picture .image-container {width: 100% !important; height: auto !important}
 .picture img {width: 100% !important; height: auto !important; max-height: 78vh !important;
   object-fit: contain !important; display: block}
@@ -41,7 +43,7 @@ CSS = """
 .walk img {width: 100%; max-width: 384px; display: block; margin: 8px auto}
 .walk a {display: block; text-align: center}
 footer {display: none !important}
-@media (max-width: 640px) {.gradio-container main {padding: 8px !important} .tab-container button {padding: 0 9px}}
+@media (max-width: 640px) {.gradio-container .app {padding: 12px !important} .tab-container button {padding: 0 10px}}
 """
 # Bytes that came as text become a file of the browser's.
 SAVE = """(name, data) => {if (data) {const a = document.createElement('a');
@@ -128,7 +130,7 @@ def answering(serve: Callable[..., Any]) -> Callable[..., Any]:
 def _picture(gr: Any, source: Explorer | TranslatorExplorer, label: str, **how: Any) -> Any:
     """Where a picture is shown: small ones with square pixels."""
     size = source.about.get("img_size") or 0
-    small = max(size if isinstance(size, list) else [size]) <= 128 and not _is_scatter(source)
+    small = max(size if isinstance(size, list) else [size]) <= SQUARE and not _is_scatter(source)
     how = {"buttons": ["download", "fullscreen"], "show_label": False} | how
     classes = ["picture", "pixels"] if small else ["picture"]
     return gr.Image(label=label, alt_text=label, format="png", interactive=False, elem_classes=classes, **how)
@@ -140,9 +142,9 @@ def _is_scatter(source: Explorer | TranslatorExplorer) -> bool:
 
 def _seed(gr: Any, label: str, value: int) -> Any:
     """A seed and the button beside it that draws another."""
-    with gr.Row(equal_height=True):
+    with gr.Row():
         seed = gr.Number(value, label=label, precision=0, minimum=0, maximum=MAX_SEED, min_width=120, scale=3)
-        another = gr.Button("New seed", min_width=90, scale=1)
+        another = gr.Button("New seed", min_width=90, scale=1, size="md")
     another.click(None, None, seed, js=NEW_SEED, api_visibility="private")
     return seed
 
@@ -212,7 +214,10 @@ def _follow(
 
 def _sampling(gr: Any, source: Explorer) -> None:
     """Samples of a seed, and their latents."""
-    most, usual = (MAX_N, 16) if source.view.single else (N_POINTS, N_POINTS)
+    most, usual = (MAX_N, N_SHOWN) if source.view.single else (N_POINTS, N_POINTS)
+    n_labels = source.about["n_labels"]
+    if 4 < n_labels <= N_SHOWN and not source.about["multi_hot"]:
+        usual = 2 * n_labels  # two rows of all
     with gr.Tab("Samples"), gr.Row():
         with gr.Column(scale=3, min_width=300):
             shown = _picture(gr, source, "Samples", value=source.picture(source.samples(usual, 0)))
@@ -225,7 +230,8 @@ def _sampling(gr: Any, source: Explorer) -> None:
     inputs = [n, seed, *conditions.inputs]
 
     def sample(n: int, seed: int, *values: Any) -> Image.Image:
-        return source.picture(source.samples(n, seed, **conditions.of(values)))
+        asked = conditions.of(values)
+        return source.picture(source.samples(n, seed, **asked), asked.get("label"))
 
     def codes(n: int, seed: int, *values: Any) -> tuple[str, str]:
         found = source.codes(n, seed, **conditions.of(values))
@@ -289,7 +295,7 @@ def _style_mixing(gr: Any, source: Explorer) -> None:
     n_layers = source.G.n_layers
     coarse = max(1, n_layers // 3)
     a, b = source.between((0, 1), (0, 1), **_first(source))
-    with gr.Tab("Style mixing"):
+    with gr.Tab("Styles"):
         drawn = [a, source.mixed((0, 1), 0, coarse, **_first(source)), b]
         shown = _pair(gr, source, "A with layers of B", drawn)
         with gr.Row():
