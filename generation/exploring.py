@@ -183,7 +183,7 @@ class Explorer:
         return min(N_DIRECTIONS, self.G.w_dim if self.about["styles"] else self.G.z_dim)
 
     def picture(self, drawn: Tensor, label: str | None = None) -> Image.Image:
-        """Images as a grid, a column a class where all take turns, that is without a label; points as a scatter plot."""
+        """Images as a grid, a column a class without a label, as then all take turns; points as a scatter plot."""
         turns = label is None and not self.about["multi_hot"]
         return self.view.sheet(drawn, square_columns(len(drawn), self.about["n_labels"] if turns else 0))
 
