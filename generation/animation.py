@@ -13,7 +13,9 @@ from PIL import Image
 import disk
 from errors import UserError
 
-MAX_FPS = 120
+MAX_FPS, MAX_FRAMES = 120, 20_000
+MAX_SIDE = 4096  # px of a frame: more is shown by few players
+MAX_BYTES = 2**31  # of the frames of a format that holds them all
 # Every frame stands alone: frames that build on each other save a third of the bytes and drift away from the pictures
 # until the next one that stands alone, which is seen as a pulse.
 WEBP = {"quality": 85, "method": 0, "kmin": 0, "kmax": 1}
@@ -33,12 +35,11 @@ def write_animation(
     frames, for other suffixes, for sizes that differ, and where PyAV is missing; OSError from the disk.
     """
     kind, path = animation_kind(out), Path(out)
-    if not 0 < fps <= MAX_FPS:
-        raise UserError(f"--fps {fps:g} must be above 0 and at most {MAX_FPS}")
     same = _of_one_size(frames)
     first = next(same, None)
     if first is None:
         raise UserError(f"--out {out}: there are no frames to write")
+    check_animation(out, 1, first.size, fps, "take smaller pictures")
     frames = itertools.chain([first], same)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "":
@@ -62,6 +63,29 @@ def animation_kind(out: str | os.PathLike[str]) -> str:
     if suffix == ".mp4":
         _pyav(path)
     return suffix
+
+
+def check_animation(
+    out: str | os.PathLike[str], n: int, size: tuple[int, int], fps: float, advice: str
+) -> None:
+    """UserError, before anything is drawn, unless n frames of (width, height) px can be written to `out`.
+
+    advice: how to have fewer or smaller ones.
+    """
+    kind, (width, height) = animation_kind(out), size
+    if not 0 < fps <= MAX_FPS:
+        raise UserError(f"--fps {fps:g} must be above 0 and at most {MAX_FPS}")
+    if not 1 <= n <= MAX_FRAMES:
+        raise UserError(f"--out {out}: {n:,} frames, and 1 to {MAX_FRAMES:,} are allowed: {advice}")
+    if max(size) > MAX_SIDE:
+        raise UserError(
+            f"--out {out}: frames would have {width:,} x {height:,} px; {MAX_SIDE:,} a side at most: {advice}"
+        )
+    if kind in HOLD_ALL and 3 * n * width * height > MAX_BYTES:
+        raise UserError(
+            f"--out {out}: {n:,} frames of {width:,} x {height:,} px do not fit in memory side by side: give "
+            f"{Path(out).with_suffix('.mp4')} or DIR/, or {advice}"
+        )
 
 
 def _pyav(path: Path) -> ModuleType:
@@ -173,3 +197,4 @@ WRITERS: dict[str, Callable[[Iterable[Image.Image], Path, float, float], int]] =
     ".gif": _write_gif,
     ".mp4": _write_mp4,
 }
+HOLD_ALL = (".webp", ".gif")

@@ -61,8 +61,8 @@ def export(
     for seed, name in enumerate(("ema", "raw")):
         torch.manual_seed(seed)
         G = build_generator(model, **build)
-        for p in G.parameters():
-            nn.init.normal_(p, std=0.2)
+        for part, p in G.named_parameters():  # a mapping network's count a hundredth
+            nn.init.normal_(p, std=20 if part.startswith("mapping") else 0.2)
         for moved in running_statistics(G):
             nn.init.normal_(moved)
         networks[name] = sampling_copy(G, config)

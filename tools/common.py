@@ -17,8 +17,9 @@ import disk
 from errors import UserError, shown, tell
 from generation.generator import find_generator
 from generation.hub import PREFIX, is_hub_name
-from generation.pictures import shown_in_colour, to_picture
+from generation.pictures import GRID_GAP, shown_in_colour, to_picture
 from generation.protocol import append_score
+from modelling.layers import image_shape
 from ops.launched import world_size
 from settings.section import MAX_WHOLE
 from training.device import choose_device
@@ -205,6 +206,18 @@ def check_sides(out: Path, width: int, height: int, advice: str) -> None:
             f"--out {out}: the picture would have {width:,} x {height:,} px; {kind} takes up to {MOST_SIDE[kind]:,} a "
             f"side, and {pixels:,} in all can be opened: {advice}"
         )
+
+
+def sheet_size(n: int, n_columns: int, size: int | tuple[int, int], scale: int | None) -> tuple[int, int]:
+    """(width, height) of the enlarged grid of n images; size: of an image, px or (height, width)."""
+    height, width = image_shape(size)
+    n_columns = min(n, n_columns)
+    whole = [
+        GRID_GAP + count * (side + GRID_GAP)
+        for count, side in ((n_columns, width), (math.ceil(n / n_columns), height))
+    ]
+    factor = usual_scale(whole[0]) if scale is None else scale
+    return factor * whole[0], factor * whole[1]
 
 
 def enlarged(sheet: Image.Image, scale: int | None) -> Image.Image:

@@ -25,7 +25,6 @@ latents that batch norm's statistics are measured with (arXiv:1809.11096); those
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -49,10 +48,9 @@ from generation.codes import (
 from generation.drawing import check_n, draw_chunks
 from generation.generator import load_generator
 from generation.labels import sample_labels
-from generation.pictures import GRID_GAP, shown_in_colour, square_columns
+from generation.pictures import shown_in_colour, square_columns
 from generation.sampling import undisturbed, with_truncation
 from generation.views import View, view_of
-from modelling.layers import image_shape
 from tools import tool_parser
 from tools.common import (
     PICTURES,
@@ -70,7 +68,7 @@ from tools.common import (
     save_image,
     save_picture,
     seed_list,
-    usual_scale,
+    sheet_size,
     whole,
 )
 from training.device import choose_device
@@ -150,17 +148,6 @@ def columns(n: int, config: dict[str, Any], args: argparse.Namespace) -> int:
     turns = config["n_labels"] and not config["multi_hot"]
     turns = turns and not (args.classes or args.seeds or args.latents)
     return square_columns(n, config["n_labels"] if turns else 0)
-
-
-def check_sheet(out: Path, n: int, n_columns: int, size: int | tuple[int, int], scale: int | None) -> None:
-    """UserError for a grid that is too large to be opened; size: of an image."""
-    height, width = image_shape(size)
-    n_columns = min(n, n_columns)
-    whole_width = GRID_GAP + n_columns * (width + GRID_GAP)
-    whole_height = GRID_GAP + math.ceil(n / n_columns) * (height + GRID_GAP)
-    scale = usual_scale(whole_width) if scale is None else scale
-    advice = "draw fewer, take a smaller --scale, or give DIR/ for single files"
-    check_sides(out, whole_width * scale, whole_height * scale, advice)
 
 
 def codes_asked(
@@ -257,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not as_files:
         check_n(config, n)
         if view.single:
-            check_sheet(out, n, n_columns, G.img_size, args.scale)
+            advice = "draw fewer, take a smaller --scale, or give DIR/ for single files"
+            check_sides(out, *sheet_size(n, n_columns, G.img_size, args.scale), advice)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     codes, parts = codes_asked(args, G, config, n, given, how.pop("threshold", None)), []
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"

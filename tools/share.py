@@ -14,9 +14,7 @@ alone. Nothing leaves this machine without --push, which needs huggingface_hub a
 
 import argparse
 import json
-import math
 import re
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +25,6 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-import disk
 from disk import put
 from errors import UserError, blaming_user, cli, shown, tell
 from generation.exploring import N_FRAMES, Explorer, TranslatorExplorer
@@ -47,10 +44,18 @@ from tools.card import (
     terms_of,
     without_paths,
 )
-from tools.common import add_device_flag, add_generator_flags, make_folder, scores_file, title_of
+from tools.common import (
+    add_device_flag,
+    add_generator_flags,
+    enlarged,
+    make_folder,
+    save_picture,
+    scores_file,
+    title_of,
+)
+from tools.space import write_space
 from training.device import choose_device
 
-ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "model"  # how the one weight set is called
 N_SAMPLES, THUMBNAIL = 36, 256
 WALK_S = 30.0  # that an animation may take
@@ -60,29 +65,9 @@ KEPT = (
     "label_examples", "seed", "model_file", "revision", "translates",
 )  # fmt: skip
 KEPT_OF_DATA = (
-    "name", "files", "fingerprint", "split", "crop", "load_size", "value_range", "scale", "scales", "pairing", "direction",
+    "name", "files", "fingerprint", "split", "crop", "load_size", "value_range", "scale", "scales", "pairing",
+    "direction",
 )  # fmt: skip
-# Of this toolkit, for a Space: what tools.app stands on.
-FLOORS = (
-    "errors.py", "disk.py", "signals.py", "tensorfile.py", "ops", "modelling", "metrics", "images", "generation",
-    "tools/__init__.py", "tools/app.py", "LICENSE",
-)  # fmt: skip
-NEEDED = ("torch", "numpy", "pillow", "msgspec", "safetensors", "tqdm")
-APP = '''"""The page of a generator, for a Hugging Face Space: python app.py."""
-
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "toolkit"))
-
-from tools.app import MAX_UPLOAD, build, look, opened_for_page  # noqa: E402
-
-page = build(opened_for_page(str(HERE)), {title!r})
-
-if __name__ == "__main__":
-    page.launch(max_file_size=MAX_UPLOAD, ssr_mode=False, **look())
-'''
 
 
 def parser() -> argparse.ArgumentParser:
@@ -183,14 +168,14 @@ def write_pictures(folder: Path, source: Explorer | TranslatorExplorer) -> bool:
     else:
         n = N_SAMPLES if source.view.single else 1000
         sheet, small = (source.picture(source.samples(k, 0)) for k in (n, 4 if source.view.single else n))
-    save(sheet.resize(enlarged(sheet), Image.Resampling.NEAREST), folder / "samples.png")
+    save_picture(enlarged(sheet, None), folder / "samples.png")
     small = small.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     if max(small.size) < THUMBNAIL:
         small = small.resize(
             [side * THUMBNAIL // max(small.size) for side in small.size], Image.Resampling.NEAREST
         )
-    save(small, folder / "thumbnail.png")
+    save_picture(small, folder / "thumbnail.png")
     if isinstance(source, TranslatorExplorer):
         return False
     label = first_label(source.about)
@@ -205,36 +190,6 @@ def write_pictures(folder: Path, source: Explorer | TranslatorExplorer) -> bool:
 def first_label(about: Mapping[str, Any]) -> dict[str, Any]:
     """Of a walk between two images of one class."""
     return {"label": "0"} if about["n_labels"] and not about["multi_hot"] else {}
-
-
-def enlarged(sheet: Image.Image) -> tuple[int, int]:
-    """The size of a sheet that is at least 512 px wide, a whole number of times its own, up to 4."""
-    factor = min(4, math.ceil(512 / sheet.width))
-    return sheet.width * factor, sheet.height * factor
-
-
-def save(picture: Image.Image, file: Path) -> None:
-    """A PNG without anything but its pixels."""
-    with disk.replacing(file) as temporary:
-        picture.save(temporary, format="PNG")
-
-
-def write_space(folder: Path, title: str) -> None:
-    """app.py, requirements.txt and the part of this toolkit that they need, in toolkit/."""
-    toolkit = folder / "toolkit"
-    if toolkit.is_dir():
-        shutil.rmtree(toolkit)
-    for name in FLOORS:
-        source, target = ROOT / name, toolkit / name
-        files = [source] if source.is_file() else [f for f in source.rglob("*.py")]
-        for file in files:
-            place = target if source.is_file() else target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            put(place, file.read_bytes())
-    put(folder / "app.py", APP.format(title=title))
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    needed = [line for line in lines if re.split(r"[<>=~!\[]", line)[0] in NEEDED]
-    put(folder / "requirements.txt", "\n".join(needed) + "\n")
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
