@@ -7,7 +7,6 @@ Whoever asks may send anything: every request is checked here, against the bound
 Requests are served one at a time, in whatever threads they come.
 """
 
-import io
 import math
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from errors import UserError, blaming_user, shown
 from generation.animation import write_animation
+from generation.codes import Codes, synthesised, write_codes
 from generation.directions import Directions, find_directions
 from generation.drawing import draw_samples
 from generation.labels import sample_labels
@@ -157,18 +157,17 @@ class Explorer:
         self, n: int, seed: int, label: str | None = None, present: Sequence[str] = (),
         absent: Sequence[str] = (), truncation: float | None = None,
     ) -> bytes:  # fmt: skip
-        """An .npz of what `samples` of the same arguments is made of: z (n, z_dim), labels where there are any, and
-        with styles w (n, n_layers, w_dim), truncated."""
+        """What `samples` of the same arguments is made of, as an .npz that `tools.sample --latents` draws from; its
+        styles are truncated."""
         n = self._n(n)
         with self._asked(truncation) as (G, how):
             y = self._labels(n, seed, label, present, absent)
             z = latents(whole("seed", seed, 0, MAX_SEED), 0, n, G.z_dim, how.get("threshold"))
-            found = {"z": z.numpy()} | ({} if y is None else {"labels": y.numpy()})
-            if self.about["styles"]:
-                found["w"] = self._codes(G, seed, y, how, n).cpu().numpy()
-        buffer = io.BytesIO()
-        np.savez(buffer, **found)
-        return buffer.getvalue()
+            w = self._codes(G, seed, y, how, n).cpu() if self.about["styles"] else None
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "codes.npz"
+            write_codes(file, [Codes(z, y, w)])
+            return file.read_bytes()
 
     def directions(self) -> Directions:
         """The first few directions in which images change most, see find_directions."""
@@ -251,7 +250,7 @@ class Explorer:
         with undisturbed(G, param.device):
             for each in codes:
                 torch.manual_seed(key(0, "sample"))  # of what a generator draws by itself, as draw_samples
-                found.append(G.synthesis(each).cpu() if self.about["styles"] else generate(G, each, y))
+                found.append(synthesised(G, each) if self.about["styles"] else generate(G, each, y))
         assert all(len(x) == n for x in found)
         return [to_uint8(x) if self.view.single else x.flatten(1).clone() for x in found]
 

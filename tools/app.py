@@ -100,9 +100,9 @@ def described(about: Mapping[str, Any]) -> str:
     """What is known of a generator, in one line."""
     size = about.get("img_size")
     parts = [f"{about['model']}", f"trained on {about['dataset']}", f"step {about['step']:,}"]
-    if size is not None and about.get("dataset"):
+    if size not in (None, 1):
         parts.insert(1, f"{size_text(tuple(size) if isinstance(size, list) else size)} px")
-    return " · ".join([*parts, f"{about['chosen']} weights"])
+    return " · ".join([*parts, f"{about.get('taken_from') or about['chosen']} weights"])
 
 
 def _plain(text: str) -> str:
@@ -356,9 +356,7 @@ def _translating(gr: Any, source: TranslatorExplorer) -> None:
             shown = _picture(gr, source, "Translation")
     with gr.Row():
         way = gr.Radio(list(directions), value=directions[0], label="Direction", visible=len(directions) > 1)
-        side = gr.Slider(
-            16, most, min(256, most), step=16, label="px of the longer side that it is brought to"
-        )
+        side = gr.Slider(16, most, min(256, most), step=16, label="Longer side, px")
         seed = _seed(gr, "Seed", 0)
     go = gr.Button("Translate", variant="primary")
     inputs = [given, way, side, seed]

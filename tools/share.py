@@ -127,11 +127,16 @@ def network_of(source: Explorer | TranslatorExplorer) -> nn.Module:
     return next(iter(named.values())) if len(named) == 1 else nn.ModuleDict(named)
 
 
+def taken_from(about: Mapping[str, Any]) -> str:
+    """Which weights of the run these are: of one that was shared as its card says."""
+    return str(about.get("taken_from") or about["chosen"])
+
+
 def write_weights(folder: Path, source: Explorer | TranslatorExplorer) -> None:
     """model.safetensors and config.json."""
     about = {name: source.about[name] for name in KEPT if name in source.about}
     about["data"] = {k: v for k, v in source.about["data"].items() if k in KEPT_OF_DATA}
-    about["taken_from"] = source.about["chosen"]
+    about["taken_from"] = taken_from(source.about)
     export_generator(folder, without_paths(about), {WEIGHTS: network_of(source)}, source.about["step"])
 
 
