@@ -14,7 +14,7 @@ from errors import UserError, shown
 
 PREFIX = "hf:"
 FILES = ("config.json", "*.safetensors")
-REPOSITORY = r"[\w.-]{1,96}/[\w.-]{1,96}"
+REPOSITORY = r"\w[\w.-]{0,95}/\w[\w.-]{0,95}"
 _NAME = re.compile(rf"hf:(?P<repository>{REPOSITORY})(?:@(?P<revision>[\w./-]{{1,255}}))?", re.ASCII)
 
 

@@ -112,12 +112,17 @@ _PATH = re.compile(
 
 
 def without_paths(value: Any) -> Any:
-    """Plain content whose texts hold no absolute path: of each the last part is left."""
+    """Plain content whose texts hold no absolute path: of each the last part is left. A text that begins with one is
+    one, spaces and all, but for a text of several lines."""
     if isinstance(value, Mapping):
         return {without_paths(k): without_paths(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(v) for v in value]
-    return _PATH.sub(lambda found: last_part(found[0]), value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if "\n" not in value and _PATH.match(value):
+        return last_part(value)
+    return _PATH.sub(lambda found: last_part(found[0]), value)
 
 
 def last_part(path: str) -> str:

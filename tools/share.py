@@ -211,7 +211,7 @@ def write_all(out: Path, args: argparse.Namespace, source: Explorer | Translator
     write_model_file(out, args.run, source.about)
     walk = write_pictures(out, source)
     about = source.about | {
-        "taken_from": source.about["chosen"],
+        "taken_from": taken_from(source.about),
         "model_file": source.about.get("model_file"),
     }
     place = "hf:" + (args.push or "USER/NAME")
