@@ -32,7 +32,8 @@ from tests.running import ROOT, cheap
 from tests.test_tools import export, refused
 from tests.test_translator import Tiny
 from tools import demo
-from tools.app import described, gradio, opened_for_page
+from tools.app import described, opened_for_page
+from tools.tabs import gradio
 
 
 class Plane(nn.Module):
@@ -365,7 +366,8 @@ def served(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield Served(found[1], process, folder)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
-        assert (process.returncode, errors) == (130, "stopped by SIGINT\n")
+        # before it, Gradio's own complaints of requests that were none
+        assert process.returncode == 130 and errors.endswith("stopped by SIGINT\n")
         assert not list(folder.glob("gan-page-*"))
     finally:
         process.kill()

@@ -21,8 +21,9 @@ from typing import Any
 
 from errors import UserError, cli
 from tools import tool_parser
-from tools.app import MAX_UPLOAD, build, gradio, look, opened_for_page
+from tools.app import MAX_UPLOAD, build, look, opened_for_page
 from tools.common import add_device_flag, add_generator_flags, positive, title_of, warn
+from tools.tabs import gradio
 from training.device import choose_device
 
 LOCAL = ("127.0.0.1", "localhost", "::1")

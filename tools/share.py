@@ -31,7 +31,7 @@ from generation.exploring import N_FRAMES, Explorer, TranslatorExplorer
 from generation.generator import MODEL_FILE, export_generator, find_generator, find_model_file, read_config
 from generation.hub import REPOSITORY, hub, is_hub_name, reason_of
 from tools import tool_parser
-from tools.app import gradio, opened_for_page
+from tools.app import opened_for_page
 from tools.card import (
     LICENCES,
     card,
@@ -54,6 +54,7 @@ from tools.common import (
     title_of,
 )
 from tools.space import write_space
+from tools.tabs import gradio
 from training.device import choose_device
 
 WEIGHTS = "model"  # how the one weight set is called

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Of this toolkit, for a Space: what tools.app stands on.
 FLOORS = (
     "errors.py", "disk.py", "signals.py", "tensorfile.py", "ops", "modelling", "metrics", "images", "generation",
-    "tools/__init__.py", "tools/app.py", "LICENSE",
+    "tools/__init__.py", "tools/app.py", "tools/tabs.py", "LICENSE",
 )  # fmt: skip
 NEEDED = ("torch", "numpy", "pillow", "msgspec", "safetensors", "tqdm")
 APP = '''"""The page of a generator, for a Hugging Face Space: python app.py."""
