@@ -11,14 +11,12 @@ from types import ModuleType
 from PIL import Image
 
 import disk
-from errors import UserError
+from errors import UserError, blaming_user
+from generation.webp import write_webp
 
-MAX_FPS, MAX_FRAMES = 120, 20_000
+MIN_FPS, MAX_FPS, MAX_FRAMES = 0.1, 120, 20_000
 MAX_SIDE = 4096  # px of a frame: more is shown by few players
 MAX_BYTES = 2**31  # of the frames of a format that holds them all
-# Every frame stands alone: frames that build on each other save a third of the bytes and drift away from the pictures
-# until the next one that stands alone, which is seen as a pulse.
-WEBP = {"quality": 85, "method": 0, "kmin": 0, "kmax": 1}
 MP4 = {"preset": "veryfast", "crf": "15"}  # of x264
 BT709, LIMITED = 1, 1  # as ISO/IEC 23091-2 numbers them: colours, and luma from 16 to 235
 PALETTE_FRAMES = 16  # of which the colours of a GIF are chosen
@@ -30,9 +28,9 @@ def write_animation(
     """Write pictures of one size as an animation that loops for ever; how many there are.
 
     The suffix of `out` says how: .webp, .gif, .mp4 (which loops where its player does), or none or a slash: a folder of
-    000000.png, 000001.png, .... An MP4 and a folder take frames one after the other; the others hold them all. fps:
-    frames a second; hold: seconds that the last frame stays in addition, which a folder leaves out. UserError without
-    frames, for other suffixes, for sizes that differ, and where PyAV is missing; OSError from the disk.
+    000000.png, 000001.png, .... All but a GIF take frames one after the other. fps: frames a second; hold: seconds that
+    the last frame stays in addition, which a folder leaves out. UserError without frames, for other suffixes, for sizes
+    that differ, and where PyAV is missing; OSError from the disk.
     """
     kind, path = animation_kind(out), Path(out)
     same = _of_one_size(frames)
@@ -42,6 +40,7 @@ def write_animation(
     check_animation(out, 1, first.size, fps, "take smaller pictures")
     frames = itertools.chain([first], same)
     path.parent.mkdir(parents=True, exist_ok=True)
+    disk.remove_stale(path.parent)
     if kind == "":
         path.mkdir(exist_ok=True)
         return _write_files(frames, path)
@@ -73,8 +72,8 @@ def check_animation(
     advice: how to have fewer or smaller ones.
     """
     kind, (width, height) = animation_kind(out), size
-    if not 0 < fps <= MAX_FPS:
-        raise UserError(f"--fps {fps:g} must be above 0 and at most {MAX_FPS}")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"--fps {fps:g} must be {MIN_FPS} to {MAX_FPS}")
     if not 1 <= n <= MAX_FRAMES:
         raise UserError(f"--out {out}: {n:,} frames, and 1 to {MAX_FRAMES:,} are allowed: {advice}")
     if max(size) > MAX_SIDE:
@@ -84,7 +83,7 @@ def check_animation(
     if kind in HOLD_ALL and 3 * n * width * height > MAX_BYTES:
         raise UserError(
             f"--out {out}: {n:,} frames of {width:,} x {height:,} px do not fit in memory side by side: give "
-            f"{Path(out).with_suffix('.mp4')} or DIR/, or {advice}"
+            f"{Path(out).with_suffix('.webp')}, or {advice}"
         )
 
 
@@ -93,9 +92,8 @@ def _pyav(path: Path) -> ModuleType:
     try:
         import av
     except ImportError:
-        raise UserError(
-            f"--out {path}: .mp4 needs PyAV: pip install av, or give {path.with_suffix('.webp')}"
-        ) from None
+        other = path.with_suffix(".webp")
+        raise UserError(f"--out {path}: .mp4 needs PyAV: pip install av, or give {other}") from None
     return av
 
 
@@ -110,19 +108,27 @@ def _of_one_size(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
         yield frame.convert("RGB")
 
 
-def _durations(n: int, fps: float, hold: float, unit: int) -> list[int]:
-    """Milliseconds of n frames, whole numbers of `unit`, whose sum is as near to n / fps + hold as can be."""
-    ends = [unit * round(1000 * i / fps / unit) for i in range(n + 1)]
-    shown = [max(unit, after - before) for before, after in itertools.pairwise(ends)]
-    shown[-1] += unit * round(1000 * hold / unit)
-    return shown
+def _durations(fps: float, unit: int) -> Iterator[int]:
+    """Milliseconds of frames, whole numbers of `unit`, whose sum after n is as near to 1000 n / fps as can be."""
+    ends = (unit * round(1000 * i / fps / unit) for i in itertools.count())
+    return (max(unit, after - before) for before, after in itertools.pairwise(ends))
 
 
 def _write_webp(frames: Iterable[Image.Image], path: Path, fps: float, hold: float) -> int:
-    first, *others = frames
-    shown = _durations(1 + len(others), fps, hold, unit=1)
-    first.save(path, format="WEBP", save_all=True, append_images=others, duration=shown, loop=0, **WEBP)
-    return len(shown)
+    """The last frame comes once more for the time that it is held, which joins it to its first."""
+    durations, n = _durations(fps, unit=1), 0
+
+    def held() -> Iterator[tuple[Image.Image, int]]:
+        nonlocal n
+        for frame, ms in zip(frames, durations, strict=False):
+            n += 1
+            yield frame, ms
+        if hold:
+            yield frame, round(1000 * hold)
+
+    with open(path, "wb") as file, blaming_user():
+        write_webp(held(), file)
+    return n
 
 
 def _write_gif(frames: Iterable[Image.Image], path: Path, fps: float, hold: float) -> int:
@@ -130,7 +136,8 @@ def _write_gif(frames: Iterable[Image.Image], path: Path, fps: float, hold: floa
     frames = list(frames)
     palette = _common_palette(frames)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    shown = _durations(len(frames), fps, hold, unit=10)
+    shown = list(itertools.islice(_durations(fps, unit=10), len(frames)))
+    shown[-1] += 10 * round(100 * hold)
     first.save(path, format="GIF", save_all=True, append_images=others, duration=shown, loop=0, disposal=1)
     return len(frames)
 
@@ -150,7 +157,10 @@ def _write_mp4(frames: Iterable[Image.Image], path: Path, fps: float, hold: floa
     av = _pyav(path)
     n = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=MP4)
+        try:
+            stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=MP4)
+        except ValueError:  # PyAV's packages have it, a system's own may not
+            raise UserError("this PyAV has no libx264, for .mp4: pip install av, or give NAME.webp") from None
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = stream.codec_context.color_primaries = BT709
         stream.codec_context.color_trc, stream.codec_context.color_range = BT709, LIMITED
@@ -197,4 +207,4 @@ WRITERS: dict[str, Callable[[Iterable[Image.Image], Path, float, float], int]] =
     ".gif": _write_gif,
     ".mp4": _write_mp4,
 }
-HOLD_ALL = (".webp", ".gif")
+HOLD_ALL = (".gif",)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError, shown
 from generation.codes import Codes, images_from
 from generation.latents import DRAWN_AT_ONCE
 from generation.sampling import undisturbed
@@ -51,6 +52,19 @@ def through_labels(y: Tensor | None, n_labels: int, closed: bool) -> Way | None:
     if len(y) > 1 and y.dim() == 2:
         y = F.one_hot(y, n_labels).to(torch.get_default_dtype())
     return lambda t: along(y, t, closed)
+
+
+def check_between_classes(G: nn.Module, motion: Motion) -> None:
+    """UserError for a G, of a user's own, that takes classes by number alone: nothing stands between two."""
+    try:
+        with undisturbed(G, next(G.parameters()).device):
+            images_from(G, motion(torch.zeros(1)))
+    except Exception as error:  # whatever its layers say to weights in place of a number
+        reason = shown(str(error).split("\n")[0], 100)
+        raise UserError(
+            f"--class: {type(G).__name__} takes no weights of several classes, which stand between two ({reason}): "
+            "give one --class"
+        ) from None
 
 
 def drawn_frames(

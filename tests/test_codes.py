@@ -12,6 +12,7 @@ from PIL import Image
 from errors import UserError
 from generation import codes as codes_module
 from generation.codes import Codes, codes_of_seeds, images_from, joined, read_codes, with_styles, write_codes
+from generation.drawing import sample as sample_images
 from generation.generator import load_generator
 from generation.latents import latents
 from tests.test_tools import export, refused
@@ -150,6 +151,14 @@ def test_styles_alone_are_enough(runs: Path, tmp_path: Path) -> None:
 def codes_of(codes: Codes) -> Codes:
     """The same without styles."""
     return Codes(codes.z, codes.y)
+
+
+def test_seeds_in_python(runs: Path, tmp_path: Path) -> None:
+    G, about = load_generator(runs / "labelled")
+    found = sample_images(G, about, seeds=[3, 17], label=4)[:, 0].int().numpy()
+    assert np.abs(found - draw(runs / "labelled", tmp_path / "a", "--seeds", "3,17", "--class", 4)).max() <= 1
+    with pytest.raises(UserError, match="at least one"):
+        sample_images(G, about, seeds=[])
 
 
 def test_codes_join_and_slice() -> None:

@@ -7,9 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import UserError
 from generation.generator import load_generator
 from generation.latents import latents
-from generation.motion import drawn_frames, through_labels, through_latents, through_styles
+from generation.motion import (
+    check_between_classes,
+    drawn_frames,
+    through_labels,
+    through_latents,
+    through_styles,
+)
 from generation.walks import along, moments, slerp
 from tests.test_animation import opened
 from tests.test_codes import draw
@@ -49,6 +56,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
     [
         ("plain", ()),
         ("plain", ("--between", "lerp")),
+        ("plain", ("--truncation", 0.5)),
         ("labelled", ("--class", 3)),
         ("faces", ("--attributes", "Smiling,-Bald")),
         ("styled", ()),
@@ -206,6 +214,30 @@ def test_a_strip_shows_the_way(runs: Path, tmp_path: Path) -> None:
             assert close(pixels[top : top + 16, left : left + 16], drawn[row])
 
 
+class ByNumber(torch.nn.Module):
+    """A user's own G, whose classes are rows of a table."""
+
+    z_dim = 9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 9)
+
+    def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (z + self.table(y))[:, None, None]
+
+
+def test_classes_that_are_numbers_alone_are_told() -> None:
+    way = through_labels(torch.tensor([[3], [7]]), 10, True)
+    motion = through_latents(lambda t: torch.zeros(len(t), 1, 9), way)
+    with pytest.raises(UserError, match="ByNumber takes no weights of several classes"):
+        check_between_classes(ByNumber(), motion)
+    still = through_latents(
+        lambda t: torch.zeros(len(t), 1, 9), through_labels(torch.tensor([[3]]), 10, True)
+    )
+    check_between_classes(ByNumber(), still)
+
+
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few steps of points of the plane."""
@@ -246,7 +278,7 @@ def test_refused(runs: Path, ring: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "Bald, Smiling, Young" in line("--to_attributes", "-Smile", run=runs / "faces")
     assert "as many seeds as labels" in line("--class", 3, 4, 5, "--seeds", "1,2", run=runs / "labelled")
     assert "one scatter plot" in line("--grid", "2x2", run=ring)
-    assert "above 0" in line("--fps", 0)
+    assert "0.1 to 120" in line("--fps", 0)
     assert "finite" in line("--fps", "nan")
     assert "0 frames" in line("--seconds", -3)
     assert "frames, and 1 to 20,000" in line("--seconds", 1e12)
@@ -254,8 +286,13 @@ def test_refused(runs: Path, ring: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "frames for 100 seeds" in line("--seeds", "1-100", "--seconds", 1)
     assert "4,096 a side" in line("--scale", 1000)
     assert "4,096 a side" in line("--grid", "9999x9999")
-    assert "do not fit in memory" in line("--grid", "30x30", "--seconds", 500, "--scale", 4)
+    assert "do not fit in memory" in line(
+        "--grid", "30x30", "--seconds", 500, "--scale", 4, out=tmp_path / "x.gif"
+    )
     assert "can be opened" in line("--steps", 10**6, out=tmp_path / "x.png")
+    assert "can be opened" in line("--steps", 10**6, out=tmp_path / "x.png", run=ring)
+    assert "leaves its threshold" in line("--walk", "random", "--truncation", 0.5)
+    assert "more than 20,000 images" in line("--grid", "200x200", "--scale", 1)
     assert "does not exist" in line(run=tmp_path / "none")
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "000000.png").write_bytes(b"")

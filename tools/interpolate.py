@@ -36,8 +36,15 @@ from generation.animation import WRITERS, check_animation, write_animation
 from generation.generator import load_generator
 from generation.labels import sample_labels
 from generation.latents import latents
-from generation.motion import Motion, drawn_frames, through_labels, through_latents, through_styles
-from generation.pictures import SIDE, picture_table
+from generation.motion import (
+    Motion,
+    check_between_classes,
+    drawn_frames,
+    through_labels,
+    through_latents,
+    through_styles,
+)
+from generation.pictures import GAP, SIDE, picture_table
 from generation.sampling import with_truncation
 from generation.views import View, view_of
 from generation.walks import BETWEEN, along, circle, moments, random_walk
@@ -64,6 +71,7 @@ from tools.common import (
 from training.device import choose_device
 
 N_SEEDS = 4  # that are passed where none are named
+MAX_POINTS = 20_000  # images that are passed, all together
 N_POINTS = 1000  # that move in a scatter plot
 HARMONIC_S = 4.0  # seconds of a random walk a harmonic
 FEWER = "take fewer --seconds or --fps, a smaller --grid or --scale"
@@ -120,7 +128,7 @@ def seeds_of(args: argparse.Namespace, n_labels_passed: int, n: int) -> list[int
             f"--seeds lists {k}, and the labels are {n_labels_passed}: give as many seeds as labels, or one"
         )
     if k > n:
-        raise UserError(f"--seeds: {n} frames for {k} seeds: give at least as many, by --seconds and --fps")
+        raise UserError(f"--seeds: {n} frames for {k} seeds: give more --seconds, or of a strip --steps")
     return args.seeds
 
 
@@ -158,15 +166,35 @@ def check_space(args: argparse.Namespace, config: dict[str, Any]) -> str:
     return space
 
 
+def check_free(args: argparse.Namespace, threshold: float | None) -> None:
+    """UserError for latents that are to stay within a threshold on a way that does not."""
+    if threshold is not None:
+        raise UserError(
+            f"--truncation: of models without styles it is for the latents of seeds, and --walk {args.walk} leaves its "
+            "threshold: take --walk seeds"
+        )
+
+
 def seeds_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
+    args: argparse.Namespace,
+    G: nn.Module,
+    config: dict[str, Any],
+    cells: int,
+    n: int,
+    closed: bool,
+    threshold: float | None,
 ) -> Motion:
     """From seed to seed."""
     space = check_space(args, config)
     first = args.seeds[0] if args.seeds else args.seed or 0
     y = labels_passed(args, config, cells, first)
     seeds = seeds_of(args, 1 if y is None else len(y), n)
-    z = torch.stack([latents(seed, 0, cells, G.z_dim) for seed in seeds])
+    if len(seeds) * cells > MAX_POINTS:
+        raise UserError(
+            f"--seeds: {len(seeds):,} for {cells:,} walks at once are more than {MAX_POINTS:,} images: list fewer, or "
+            "take a smaller --grid"
+        )
+    z = torch.stack([latents(seed, 0, cells, G.z_dim, threshold) for seed in seeds])
     if space == "w":
         n = len(z) if y is None else max(len(z), len(y))
         z, y = (None if x is None else x.expand(n, *x.shape[1:]) for x in (z, y))
@@ -178,10 +206,17 @@ def seeds_motion(
 
 
 def circle_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
+    args: argparse.Namespace,
+    G: nn.Module,
+    config: dict[str, Any],
+    cells: int,
+    n: int,
+    closed: bool,
+    threshold: float | None,
 ) -> Motion:
     """Round the origin."""
     check_space(args, config)
+    check_free(args, threshold)
     if args.loop is False:
         raise UserError("--no-loop: a circle ends where it starts; leave it out, or take --walk random")
     seed = args.seed or 0
@@ -191,10 +226,17 @@ def circle_motion(
 
 
 def random_motion(
-    args: argparse.Namespace, G: nn.Module, config: dict[str, Any], cells: int, closed: bool, n: int
+    args: argparse.Namespace,
+    G: nn.Module,
+    config: dict[str, Any],
+    cells: int,
+    n: int,
+    closed: bool,
+    threshold: float | None,
 ) -> Motion:
     """A smooth way at random."""
     check_space(args, config)
+    check_free(args, threshold)
     seed, harmonics = args.seed or 0, max(1, round(args.seconds / HARMONIC_S))
     y = labels_passed(args, config, cells, seed)
     return through_latents(
@@ -219,13 +261,13 @@ def write_strip(
     scale: int | None,
 ) -> str:
     """One picture: a row a walk, a column a moment; of points a scatter plot a moment. What it is, for people."""
+    advice = "take fewer --steps or a smaller --grid"
     if not view.single:
+        check_sides(out, len(t) * (SIDE + GAP), SIDE, advice)
         plots = [view.sheet(points, 1) for points in drawn]
         save_picture(picture_table([f"{float(v):.2f}" for v in t], [("", plots)]), out)
         return f"{len(t)} scatter plots"
-    check_sides(
-        out, *sheet_size(cells * len(t), len(t), size, scale), "take fewer --steps or a smaller --grid"
-    )
+    check_sides(out, *sheet_size(cells * len(t), len(t), size, scale), advice)
     images = torch.stack(list(drawn), 1).flatten(0, 1)  # (cells, steps, C, H, W) -> (cells * steps, C, H, W)
     save_picture(enlarged(view.sheet(images, len(t)), scale), out)
     return f"a strip of {len(t)} steps"
@@ -260,9 +302,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not as_strip:
         check_animation(args.out, n, size, args.fps, FEWER)
     with blaming_user():
-        motion = WALKS[args.walk](args, G, config, cells, closed, n)
         G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
-        how.pop("threshold", None)
+        motion = WALKS[args.walk](args, G, config, cells, n, closed, how.pop("threshold", None))
+        if args.classes:
+            check_between_classes(G, motion)
         t = moments(n, closed)
         drawn = drawn_frames(G, config, motion, t, cells, args.seed or 0, **how)
         if as_strip:
