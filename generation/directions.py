@@ -8,16 +8,15 @@ by a pass in which the code alone has a gradient: those whose input has one, wit
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from generation.codes import Codes, seeded_codes, with_styles
 from generation.labels import label_rows
-from generation.latents import DRAWN_AT_ONCE, latents
-from generation.sampling import generate
 from modelling import STYLED
 from modelling.conditioning import label_vectors
 
@@ -155,17 +154,16 @@ def find_directions(
 
 
 @torch.no_grad()
-def mean_styles(G: nn.Module, n: int = N_MEASURED, y: Tensor | None = None) -> Tensor:
-    """Styles w (n, w_dim) on the CPU of latents that no seed moves, with the labels y."""
-    param = next(G.parameters())
-    z = latents(MEASURED_SEED, 0, n, G.z_dim).to(param)
-    return G.styles(z, None if y is None else y.to(param.device))[:, 0].cpu()
+def sampled_styles(G: nn.Module, about: Mapping[str, Any], y: Tensor | None = None) -> Tensor:
+    """Styles w (1024, w_dim) on the CPU of latents that no seed moves; y: their labels, None for those of samples."""
+    y = label_rows(dict(about), N_MEASURED, MEASURED_SEED) if y is None else y
+    parts = seeded_codes(G, N_MEASURED, MEASURED_SEED, y)
+    return torch.cat([with_styles(G, part).w[:, 0] for part in parts])
 
 
 def spread(G: nn.Module, about: Mapping[str, Any]) -> float:
     """The standard deviation of styles, root of the mean over their entries of the variance."""
-    w = mean_styles(G, y=label_rows(dict(about), N_MEASURED, MEASURED_SEED))
-    return float(w.double().var(0).mean().sqrt())
+    return float(sampled_styles(G, about).double().var(0).mean().sqrt())
 
 
 def label_directions(
@@ -202,39 +200,30 @@ def _towards(G: nn.Module, about: Mapping[str, Any], label: int) -> Tensor:
         has[:, label], lacks[:, label] = 1, 0
     else:
         has[:] = label
-    return (mean_styles(G, y=has) - mean_styles(G, y=lacks)).mean(0)
+    return (sampled_styles(G, about, has) - sampled_styles(G, about, lacks)).mean(0)
 
 
-# -- images ----------------------------------------------------------------------------------------------------------
+# -- moving ----------------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
 def moved(
-    G: nn.Module,
-    about: Mapping[str, Any],
-    z: Tensor,
-    y: Tensor | None,
-    directions: Directions,
-    strengths: Tensor,
-) -> Tensor:
-    """Images (N, C, H, W) on the CPU, about [-1, 1], of latents (N, z_dim) and labels, moved along all directions.
+    G: nn.Module, about: Mapping[str, Any], codes: Codes, directions: Directions, strengths: Tensor
+) -> Codes:
+    """Codes of N images moved along all n directions at once, for codes.images_from.
 
     strengths: (N, n), or (n,) for all alike, in units of each direction; 0 leaves an image as it is.
     """
-    steps = strengths.expand(len(z), -1).float() * directions.units  # (N, n)
+    steps = strengths.expand(len(codes), -1).float() * directions.units @ directions.vectors  # (N, dim)
     if directions.space == "z":
-        return generate(G, z + steps @ directions.vectors, y)
+        return replace(codes, z=codes.z + steps)
     if directions.space == "y":
-        return generate(G, z, _moved_labels(about, y, steps @ directions.vectors))
-    param, images = next(G.parameters()), []
-    first, end = directions.layers
-    for start in range(0, len(z), DRAWN_AT_ONCE):
-        part = slice(start, start + DRAWN_AT_ONCE)
-        labels = None if y is None else y[part].to(param.device)
-        ws = G.styles(z[part].to(param), labels).clone()  # (N, n_layers, w_dim)
-        ws[:, first:end] += (steps[part] @ directions.vectors).to(ws)[:, None]
-        images.append(G.synthesis(ws).cpu())
-    return torch.cat(images)
+        return replace(codes, y=_moved_labels(about, codes.y, steps))
+    with torch.inference_mode():
+        codes = with_styles(G, codes)
+        first, end = directions.layers
+        moves = torch.zeros(codes.w.shape[1])
+        moves[first:end] = 1
+        return replace(codes, w=codes.w + moves[:, None] * steps[:, None])  # (N, n_layers, w_dim)
 
 
 def _moved_labels(about: Mapping[str, Any], y: Tensor, step: Tensor) -> Tensor:
