@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,18 @@ from torch import Tensor, nn
 
 from errors import UserError, blaming_user, shown
 from generation.animation import write_animation
-from generation.codes import Codes, synthesised, write_codes
+from generation.codes import Codes, seeded_codes, write_codes
 from generation.directions import Directions, find_directions
-from generation.drawing import draw_samples
+from generation.drawing import draw_chunks
 from generation.labels import sample_labels
 from generation.latents import latents
 from generation.pictures import square_columns, to_picture
-from generation.sampling import generate, undisturbed, with_truncation
+from generation.sampling import undisturbed, with_truncation
 from generation.translator import Translator
 from generation.views import view_of
 from generation.walks import lerp, slerp
 from images.decoding import to_plain
-from metrics.features import to_uint8
 from modelling.styles import truncated_styles
-from ops.rng import key
 
 MAX_N = 64  # images at once
 MAX_SEED = 2**31 - 1  # a browser's numbers hold it
@@ -103,7 +101,8 @@ class Explorer:
         n = self._n(n)
         with self._asked(truncation) as (G, how):
             y = self._labels(n, seed, label, present, absent)
-            return draw_samples(G, self.about, n, whole("seed", seed, 0, MAX_SEED), y, **how)
+            codes = seeded_codes(G, n, seed, y, how.pop("threshold", None))
+            return self._drawn(G, codes, seed, **how)
 
     def between(
         self, seeds: tuple[int, int], shares: Sequence[float], truncation: float | None = None, **labels: Any
@@ -197,7 +196,7 @@ class Explorer:
         return whole("n", n, 1, MAX_N if self.view.single else N_POINTS)
 
     @contextmanager
-    def _asked(self, truncation: Any):
+    def _asked(self, truncation: Any) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
         """(G, how) for a truncation, within which no other request is served; mistakes are the asker's."""
         with self._lock, blaming_user():
             yield self._with_truncation(truncation)
@@ -243,16 +242,16 @@ class Explorer:
     def _way(self, a: Tensor, b: Tensor, share: float) -> Tensor:
         return lerp(a, b, share) if self.about["styles"] else slerp(a, b, share)
 
-    def _each(self, G: nn.Module, codes: Sequence[Tensor], y: Tensor | None) -> list[Tensor]:
+    def _each(self, G: nn.Module, codes: Iterable[Tensor], y: Tensor | None) -> list[Tensor]:
         """What G makes of each of the codes, with the same labels: images uint8 (1, C, H, W), or points (n, 2)."""
-        n, param = len(codes[0]), next(G.parameters())
-        found = []
-        with undisturbed(G, param.device):
-            for each in codes:
-                torch.manual_seed(key(0, "sample"))  # of what a generator draws by itself, as draw_samples
-                found.append(synthesised(G, each) if self.about["styles"] else generate(G, each, y))
-        assert all(len(x) == n for x in found)
-        return [to_uint8(x) if self.view.single else x.flatten(1).clone() for x in found]
+        styled = self.about["styles"]
+        return [self._drawn(G, [Codes(None, None, x) if styled else Codes(x, y)], 0) for x in codes]
+
+    def _drawn(self, G: nn.Module, codes: Iterable[Codes], seed: int, **how: Any) -> Tensor:
+        """Images or points of codes; seed: of what a generator draws by itself."""
+        with undisturbed(G, next(G.parameters()).device):
+            found = torch.cat(list(draw_chunks(G, self.about, codes, seed, **how)))
+        return found.clone()  # torch lets nobody write into what was made in inference mode
 
 
 class TranslatorExplorer:
