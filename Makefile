@@ -18,7 +18,7 @@ help:
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+.venv/.requirements-dev: requirements-dev.txt requirements-extras.txt .venv/.requirements
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 

@@ -56,6 +56,11 @@ def shown_in_colour(channels: int) -> str:
     )
 
 
+def square_columns(n: int, n_classes: int = 0) -> int:
+    """Columns of a grid of n: one a class where that many take turns, up to 16 and n, else as for a square."""
+    return n_classes if 1 <= n_classes <= min(n, 16) else math.ceil(math.sqrt(n))
+
+
 def to_grid(images: Tensor, columns: int) -> Image.Image:
     """uint8 (n, C, H, W) -> one picture in colour, row by row, 2 px of black around each; one alone without.
 
