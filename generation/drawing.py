@@ -1,12 +1,13 @@
 """Samples of a trained generator, whatever it makes: images or points."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from errors import UserError
+from generation.codes import Codes, codes_of_seeds, images_from, labels_of_seeds, seeded_codes
 from generation.labels import sample_labels
 from generation.sampling import undisturbed, with_truncation
 from generation.views import view_of
@@ -15,14 +16,17 @@ from ops.memory import memory_of, size_in_words
 from ops.rng import key
 
 
-def draw_samples(
-    G: nn.Module, about: Mapping[str, Any], n: int, seed: int, y: Tensor | None, **how: Any
-) -> Tensor:
-    """uint8 images (n, C, H, W), or points (n, 2), of indices 0 .. n - 1 with the labels y; how: of with_truncation."""
-    with undisturbed(G, next(G.parameters()).device):
-        torch.manual_seed(key(seed, "sample"))  # of what a generator draws by itself
-        found = view_of(about["dataset"]).draw(G, n, seed, y, **how)
-    return found.clone()  # torch lets nobody write into what was made in inference mode
+def draw_chunks(
+    G: nn.Module, about: Mapping[str, Any], codes: Iterable[Codes], seed: int, **how: Any
+) -> Iterator[Tensor]:
+    """uint8 images (n, C, H, W), or points (n, 2), of each of the codes; within `undisturbed`.
+
+    seed: of what a generator draws by itself; how: truncation of with_truncation.
+    """
+    view = view_of(about["dataset"])
+    torch.manual_seed(key(seed, "sample"))
+    for part in codes:
+        yield view.shown(images_from(G, part, **how))
 
 
 def check_n(about: Mapping[str, Any], n: int) -> None:
@@ -43,6 +47,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     *,
+    seeds: Sequence[int] | None = None,
     label: str | int | None = None,
     attributes: Sequence[str] | None = None,
     truncation: float | None = None,
@@ -50,14 +55,25 @@ def sample(
 ) -> Tensor:
     """n images of a generator: uint8 (n, C, H, W) on the CPU, as `tools.sample` writes them; points: float (n, 2).
 
-    G, about: of load_generator. Image i depends on the seed, i and its labels alone. label: the class of all by name
-    or number, None to go through all classes in turn. attributes: names of those that all have, or, with a minus, have
-    not; the others are those of training images. truncation: psi of models with styles (of the first truncation_layers
-    layers), a threshold of latents for others. ValueError for what the generator does not know.
+    G, about: of load_generator. Image i depends on the seed, i and its labels alone. seeds: one image of each, the
+    first that it gives, in place of n and seed. label: the class of all by name or number, None to go through all
+    classes in turn. attributes: names of those that all have, or, with a minus, have not; the others are those of
+    training images. truncation: psi of models with styles (of the first truncation_layers layers), a threshold of
+    latents for others. ValueError for what the generator does not know.
     """
-    if n < 1:
-        raise UserError(f"--n {n}: give at least 1")
-    check_n(about, n)
-    y = sample_labels(about, n, seed, None if label is None else [str(label)], attributes)
+    if n < 1 or seeds is not None and not len(seeds):
+        raise UserError(f"--n {n}: give at least 1" if n < 1 else "--seeds: give at least one")
+    classes = None if label is None else [str(label)]
+    check_n(about, n if seeds is None else len(seeds))
+    if seeds is None:
+        y = sample_labels(about, n, seed, classes, attributes)
+    else:
+        y = labels_of_seeds(about, seeds, classes, attributes)
     G, how = with_truncation(G, about, truncation, truncation_layers)
-    return draw_samples(G, about, n, seed, y, **how)
+    threshold = how.pop("threshold", None)
+    codes = (
+        seeded_codes(G, n, seed, y, threshold) if seeds is None else codes_of_seeds(G, seeds, y, threshold)
+    )
+    with undisturbed(G, next(G.parameters()).device):
+        found = torch.cat(list(draw_chunks(G, about, codes, seed, **how)))
+    return found.clone()  # torch lets nobody write into what was made in inference mode

@@ -17,8 +17,13 @@ GAP, LINE_HEIGHT = 4, 16
 WHITE, LINE, INK = (255, 255, 255), (205, 205, 205), (60, 60, 60)
 REAL, FAKE = (120, 144, 172), (217, 83, 25)
 GRID_GAP = 2  # px
+MARGIN = 64  # px of the titles' column of blocks
+LEAST_SIDE = 48  # px of an image in a table: smaller ones are drawn larger
 # Of curves, in turn
 COLOURS = (FAKE, (31, 104, 178), (46, 145, 75), (133, 81, 158), (214, 158, 0), (90, 90, 90))
+
+# Title, names of the columns, rows of pictures
+Block = tuple[str, Sequence[str], Sequence[Sequence[Image.Image]]]
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -51,6 +56,11 @@ def shown_in_colour(channels: int) -> str:
         if channels == 2
         else f"the first 3 of {channels} channels as red, green and blue"
     )
+
+
+def square_columns(n: int, n_classes: int = 0) -> int:
+    """Columns of a grid of n: one a class where that many take turns, up to 16 and n, else as for a square."""
+    return n_classes if 1 <= n_classes <= min(n, 16) else math.ceil(math.sqrt(n))
 
 
 def to_grid(images: Tensor, columns: int) -> Image.Image:
@@ -114,6 +124,23 @@ def picture_table(
         for j, picture in enumerate(pictures):
             whole.paste(picture, (left + j * (width + GAP), top))
     return whole
+
+
+def table_cell(image: Tensor) -> Image.Image:
+    """uint8 (C, H, W) as a picture for a table, each pixel a square where it would be smaller than 48 px."""
+    scale = math.ceil(LEAST_SIDE / min(image.shape[1:]))
+    picture = to_picture(image)
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+
+
+def picture_blocks(blocks: Sequence[Block]) -> Image.Image:
+    """Tables below each other, each with its title left of its first row and the names of its columns above."""
+    return stack(
+        [
+            picture_table(columns, [("" if i else title, row) for i, row in enumerate(rows)], MARGIN)
+            for title, columns, rows in blocks
+        ]
+    )
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:

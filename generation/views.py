@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from generation.evaluation import Evaluator, PointEvaluator
 from generation.extractors import open_extractor
 from generation.labels import label_rows
-from generation.latents import latents
 from generation.pictures import scatter, to_grid
-from generation.sampling import generate, render, sample_chunks
+from generation.sampling import generate, render
 from images.batches import ImageData
 from images.cache import cache_folder
 from images.sources import DATASETS
-from metrics.features import Extractor
+from metrics.features import Extractor, to_uint8
 from metrics.mixture import MIXTURES
 from ops.rng import generator
 
@@ -58,9 +57,9 @@ class ImageView:
         """uint8 images (n, H, W, C) as a grid."""
         return to_grid(x.permute(0, 3, 1, 2), COLUMNS)
 
-    def draw(self, G: nn.Module, n: int, seed: int, y: Tensor | None, **how: Any) -> Tensor:
-        """uint8 images (n, C, H, W) of indices 0 .. n - 1; how: of with_truncation."""
-        return torch.cat(list(sample_chunks(G, n, seed, y, **how)))
+    def shown(self, x: Tensor) -> Tensor:
+        """What a generator made (n, C, H, W) as it is written: uint8."""
+        return to_uint8(x)
 
     def reader(
         self,
@@ -109,10 +108,9 @@ class PointView:
         """Points (n, 1, 1, 2) alone."""
         return scatter(self.mixture, x.flatten(1), None)
 
-    def draw(self, G: nn.Module, n: int, seed: int, y: Tensor | None, **how: Any) -> Tensor:
-        """Points (n, 2) of indices 0 .. n - 1; how: of with_truncation."""
-        z = latents(seed, 0, n, G.z_dim, how.pop("threshold", None))
-        return generate(G, z, y, **how).flatten(1)
+    def shown(self, x: Tensor) -> Tensor:
+        """What a generator made (n, 1, 1, 2) as it is written: points (n, 2)."""
+        return x.flatten(1)
 
     def reader(self, *of_images: Any) -> None:
         """Nothing reads points."""

@@ -485,7 +485,7 @@ def test_progress_is_shown(
         (["", "--no_timing"], "is empty"),
         ([" "], "DATA is empty"),
         (["{}", "--out", ""], "is empty"),
-        (["{}", "--out", "sheet.jpg"], "the contact sheet is a NAME.png"),
+        (["{}", "--out", "sheet.gif"], "give NAME.png, NAME.jpg or NAME.webp"),
         (["{}/nowhere"], "no such file or folder"),
         (["{}/bad"], "holds no image that can be read (the first: a.png: empty file)"),
         (["{}/none"], "holds no images"),

@@ -61,8 +61,8 @@ def export(
     for seed, name in enumerate(("ema", "raw")):
         torch.manual_seed(seed)
         G = build_generator(model, **build)
-        for p in G.parameters():
-            nn.init.normal_(p, std=0.2)
+        for part, p in G.named_parameters():  # a mapping network's count a hundredth
+            nn.init.normal_(p, std=20 if part.startswith("mapping") else 0.2)
         for moved in running_statistics(G):
             nn.init.normal_(moved)
         networks[name] = sampling_copy(G, config)
@@ -747,6 +747,33 @@ def test_mixing_table(styled: Path, tmp_path: Path) -> None:
     assert np.abs(cell - row).max() > 0 and np.abs(cell - column).max() > 0
 
 
+def test_mixing_table_of_listed_seeds(styled: Path, tmp_path: Path) -> None:
+    """Rows and columns are the images that tools.sample draws of the seeds; without columns each seed meets each."""
+    words = [str(styled), "--class", "3"]
+    for name, flags, rows, columns in (
+        ("a", ["--seeds", "3,17", "--column_seeds", "40-42"], "3,17", "40-42"),
+        ("b", ["--seeds", "5,9", "--layers", "0", "6"], "5,9", "5,9"),
+    ):
+        out = tmp_path / f"{name}.webp"
+        assert styles.main([*words, "--show", "mixing", *flags, "--out", str(out)]) == 0
+        own = {}
+        for seeds in (rows, columns):
+            assert sample.main([*words, "--seeds", seeds, "--out", f"{tmp_path}/{name}{seeds}/"]) == 0
+            own[seeds] = pixels(tmp_path / f"{name}{seeds}")
+        table = cells(out, 1 + len(own[columns])).astype(int)
+        assert table.shape[:2] == (1 + len(own[rows]), 1 + len(own[columns]))
+        assert np.abs(table[1:, 0] - own[rows]).max() <= 1 and np.abs(table[0, 1:] - own[columns]).max() <= 1
+    assert np.abs(table[1:, 1:] - table[0, 1:]).max() <= 1  # all layers are the columns'
+
+
+def test_rows_of_listed_seeds(styled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep.png"
+    words = [str(styled), "--class", "3", "--seeds", "3,17"]
+    assert styles.main([*words, "--show", "truncation", "--psi", "1", "0", "--out", str(out)]) == 0
+    assert sample.main([*words, "--out", f"{tmp_path}/own/"]) == 0
+    assert np.abs(cells(out, 2)[:, 0].astype(int) - pixels(tmp_path / "own")).max() <= 1
+
+
 def test_noise_table(styled: Path, tmp_path: Path) -> None:
     out = tmp_path / "noise.png"
     assert styles.main([str(styled), "--show", "noise", "--rows", "2", "--out", str(out)]) == 0
@@ -760,6 +787,13 @@ def test_styles_refuses(styled: Path, run: Path, tmp_path: Path, capsys) -> None
     assert "dcgan has no styles" in refused(capsys, styles.main, run, "--show", "noise", *out)
     assert "layers 0 to 6" in refused(capsys, styles.main, styled, "--show", "mixing", "--layers", 3, 7, *out)
     assert "NAME.png" in refused(capsys, styles.main, styled, "--show", "noise", "--out", "x.gif")
+    mixing, noise = (styled, "--show", "mixing", *out), (styled, "--show", "noise", *out)
+    assert "needs --seeds" in refused(capsys, styles.main, *mixing, "--column_seeds", "3")
+    assert "--show mixing" in refused(capsys, styles.main, *noise, "--seeds", "3", "--column_seeds", "3")
+    assert "--rows and --seeds" in refused(capsys, styles.main, *noise, "--seeds", "3", "--rows", 2)
+    assert "--seed and --seeds" in refused(capsys, styles.main, *noise, "--seeds", "3", "--seed", 2)
+    assert "fewer --rows" in refused(capsys, styles.main, *mixing, "--rows", 10**7)
+    assert "fewer --rows" in refused(capsys, styles.main, *mixing, "--seeds", "0-9999")
 
 
 def test_styles_takes_attributes(tmp_path: Path) -> None:

@@ -247,6 +247,6 @@ def test_refusals(
     assert words in error and len(error.splitlines()) == 1 and not out.exists()
 
 
-def test_other_files_than_png_are_refused(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    assert traverse.main([str(trained / "a"), "--out", "a.jpg"]) == 2
+def test_other_files_than_pictures_are_refused(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert traverse.main([str(trained / "a"), "--out", "a.gif"]) == 2
     assert "give NAME.png" in capsys.readouterr().err

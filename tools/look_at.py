@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import disk
 from errors import UserError, cli, printable, shown
 from generation.pictures import in_colour, picture_table, to_picture
 from images.archives import open_files
@@ -38,7 +37,7 @@ from settings import PRESETS, TrainConfig, settled
 from settings.derive import auto_batch_size
 from settings.section import is_auto
 from tools import tool_parser
-from tools.common import add_device_flag, make_folder
+from tools.common import add_device_flag, picture_path, save_picture
 from training.device import choose_device
 from training.outlook import MONTH_S, duration
 from training.run import seconds_for
@@ -94,7 +93,7 @@ def parser() -> Any:
     """The command line."""
     p = tool_parser("tools.look_at", __doc__)
     p.add_argument("data", metavar="DATA", help="folder, .zip, .tar or .tar.gz of images")
-    p.add_argument("--out", metavar="NAME.png", help="write a contact sheet")
+    p.add_argument("--out", metavar="NAME.png", help="write a contact sheet, also as .jpg or .webp")
     p.add_argument("--no_timing", action="store_true", help="do not measure how long training takes here")
     add_device_flag(p)
     return p
@@ -208,12 +207,7 @@ def write_sheet(found: Survey, layout: Layout, names: Sequence[str], out: Path) 
         for title, row in rows
         if row
     ]
-    try:
-        make_folder(out.parent)
-        with disk.replacing(out) as file:
-            picture_table([""] * SHEET_COLUMNS, drawn).save(file)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    save_picture(picture_table([""] * SHEET_COLUMNS, drawn), out)
     return f"wrote {sum(len(row) for _, row in rows):,} pictures to {out}"
 
 
@@ -393,8 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, value in (("DATA", args.data), ("--out", args.out)):
         if value is not None and not value.strip():
             raise UserError(f"{flag} is empty: name {'a .png' if flag == '--out' else 'a folder or archive'}")
-    if args.out is not None and Path(args.out).suffix.lower() != ".png":
-        raise UserError(f"--out {args.out}: the contact sheet is a NAME.png")
+    out = None if args.out is None else picture_path(args.out)
     files = open_files(Path(args.data).expanduser())
     channels = sample_of(files).channels
     found = read_facts(files)
@@ -402,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = FileSource(files, set_name(args.data))
     layout = source.layout(names)
     wanted = dict.fromkeys(spread_over(names, sample_size(found)))
-    if args.out is not None:
+    if out is not None:
         wanted |= dict.fromkeys(name for _, row in sheet_rows(layout, names) for name in row)
     deep = any(header.bits > 8 or header.mode.startswith("array") for header in found.headers.values())
     values = range_of_set(files, channels) if deep else None
@@ -419,8 +412,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         *double_lines(found, layout, names),
     ):  # fmt: skip
         print(printable(line))
-    if args.out is not None:
-        print(write_sheet(found, layout, names, Path(args.out)))
+    if out is not None:
+        print(write_sheet(found, layout, names, out))
     for line in pair_lines(found, names, args.data):
         print(printable(line))
     say_advice(args, found, layout, channels)

@@ -10,7 +10,6 @@ samples, and the best one-to-one assignment of categories to its classes says ho
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,12 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import disk
 from errors import UserError, blaming_user, cli
 from generation.extractors import open_extractor
 from generation.generator import load_generator
 from generation.latents import DRAWN_AT_ONCE, latents
-from generation.pictures import picture_table, stack, to_picture
+from generation.pictures import picture_blocks, table_cell
 from generation.protocol import score_line
 from generation.sampling import render
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
@@ -37,8 +35,9 @@ from tools.common import (
     add_machine_flags,
     append_line,
     finite,
-    make_folder,
+    picture_path,
     positive,
+    save_picture,
     scores_file,
     whole,
 )
@@ -46,8 +45,6 @@ from training.device import choose_device
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
 N_VALUES = 9  # columns of a continuous code
-MARGIN = 64  # px of the titles' column
-LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
 
 Block = tuple[str, list[str], Tensor]  # title, names of the columns, uint8 images (rows, columns, C, H, W)
 
@@ -82,19 +79,8 @@ def columns_of(G: Generator, noise: Tensor, category: Tensor, continuous: Tensor
 
 def draw(blocks: Sequence[Block]) -> Image.Image:
     """The blocks below each other, each under its title and the names of its columns."""
-    height, width = blocks[0][2].shape[-2:]
-    scale = math.ceil(LEAST_SIDE / min(height, width))
-
-    def cell(image: Tensor) -> Image.Image:
-        return to_picture(image).resize((scale * width, scale * height), Image.Resampling.NEAREST)
-
-    return stack(
-        [
-            picture_table(
-                names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)], MARGIN
-            )
-            for title, names, images in blocks
-        ]
+    return picture_blocks(
+        [(title, names, [[*map(table_cell, row)] for row in images]) for title, names, images in blocks]
     )
 
 
@@ -132,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = tool_parser("tools.traverse", __doc__)
     add_generator_flags(p)
-    p.add_argument("--out", required=True, help="NAME.png")
+    p.add_argument("--out", required=True, help="NAME.png, NAME.jpg or NAME.webp")
     p.add_argument("--rows", type=positive, default=10, help="samples in each block [10]")
     about = "continuous codes go from minus this to this [1 for uniform codes, 2 for normal ones]"
     p.add_argument("--range", dest="limit", metavar="RANGE", type=finite, help=about)
@@ -156,9 +142,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, draw the picture, read samples where asked."""
     args = parser().parse_args(argv)
-    out = Path(args.out)
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out {args.out}: give NAME.png")
+    out = picture_path(args.out)
     if args.limit is not None and args.limit <= 0:
         raise UserError(f"--range {args.limit:g} must be above 0")
     device = choose_device(args.device)
@@ -172,12 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     z = latents(args.seed, 0, args.rows, G.z_dim).to(next(G.parameters()))
     with blaming_user():
         blocks = list(traversals(G, z, RANGES[G.prior] if args.limit is None else args.limit))
-    try:
-        make_folder(out.parent)
-        with disk.replacing(out) as file:
-            draw(blocks).save(file)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    save_picture(draw(blocks), out)
     print(
         f"{config['model']}, step {config['step']}, {config['chosen']} weights, seed {args.seed}: wrote {out}"
     )
