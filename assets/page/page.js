@@ -164,7 +164,7 @@ function paint(canvas, { data, dims }) {
   }
   canvas.width = width;
   canvas.height = height;
-  canvas.className = height >= 128 ? "fine" : "";
+  canvas.className = height >= 48 ? "fine" : "";
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
