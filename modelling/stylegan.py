@@ -137,7 +137,7 @@ class SynthesisBlock(nn.Module):
     def forward(self, x: Tensor | None, ws: Tensor, noises: Sequence[str | Tensor]) -> Tensor:
         """ws (N, 2, w_dim); noises: of both layers; x None for the block with the constant."""
         if self.constant is not None:
-            x = self.constant.expand(len(ws), -1, -1, -1)
+            x = self.constant.expand(ws.shape[0], -1, -1, -1)
         x = self.layer0(x, ws[:, 0], noises[0])
         return self.layer1(x, ws[:, 1], noises[1])
 

@@ -180,7 +180,7 @@ class SynthesisBlock(nn.Module):
         """styles: len(convs) + 1 of (N, w_dim); low: the type of half precision, None for full; noises: one of each
         convolution."""
         if self.const is not None:
-            x = self.const.expand(len(styles[0]), -1, -1, -1)
+            x = self.const.expand(styles[0].shape[0], -1, -1, -1)
         x = x.to(low) if self.half and low is not None else upcast(x)
         for conv, w, noise in zip(self.convs, styles, noises, strict=False):
             x = conv(x, w, noise, double_backward)

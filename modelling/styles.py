@@ -69,7 +69,7 @@ class Mapping(nn.Module):
             check_latents(z, self.z_dim)
             parts.append(self.normalise(upcast(z)))
         if self.embedding is not None:
-            n = len(z) if self.z_dim else 0 if y is None else len(y)
+            n = z.shape[0] if self.z_dim else 0 if y is None else y.shape[0]
             rows = without_zero_rows(label_vectors(y, n, self.n_labels), -(self.n_labels**-0.5))  # |row| 1
             with without_autocast(rows):
                 parts.append(self.normalise(self.embedding(rows)))
