@@ -98,7 +98,7 @@ class Explorer:
         truncation: float | None = None,
     ) -> Tensor:
         """uint8 images (n, C, H, W) of indices 0 .. n - 1 of a seed, as `tools.sample` writes them; points (n, 2)."""
-        n = self._n(n)
+        n, seed = self._n(n), whole("seed", seed, 0, MAX_SEED)
         with self._asked(truncation) as (G, how):
             y = self._labels(n, seed, label, present, absent)
             codes = seeded_codes(G, n, seed, y, how.pop("threshold", None))

@@ -21,6 +21,9 @@ from tools.tabs import (
     translating_part,
 )
 
+# Something to read until the page's scripts have run.
+HEAD = """<style>gradio-app:not(:has(.gradio-container))::before
+{content: 'Loading the page'; display: block; padding: 32px; text-align: center}</style>"""
 WAITING = 20  # requests; more are refused
 MAX_UPLOAD = 20 * 2**20  # bytes
 CSS = """
@@ -52,7 +55,7 @@ def look() -> dict[str, Any]:
     gr = gradio()
     fonts = {"font": ["ui-sans-serif", "system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", **fonts)
-    return {"theme": theme, "css": CSS, "footer_links": []}
+    return {"theme": theme, "css": CSS, "head": HEAD, "footer_links": []}
 
 
 def build(source: Explorer | TranslatorExplorer, title: str | None = None) -> Any:
