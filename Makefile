@@ -1,11 +1,12 @@
 # make demo | test | lint | clean        another interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
+OPEN := $(if $(filter Darwin,$(shell uname)),open,xdg-open)
 
 .PHONY: help demo test lint clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train on the embedded digits for about 2 minutes and write demo.png"
+	@echo "make demo    train on the embedded digits for about 2 minutes; write demo.png, demo.webp and demo.html"
 	@echo "make test    the tests (no download, no GPU)"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make clean   remove what demo and test wrote; .venv and your runs stay"
@@ -18,15 +19,19 @@ help:
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+.venv/.requirements-dev: requirements-dev.txt requirements-extras.txt .venv/.requirements
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 demo: .venv/.requirements
-	.venv/bin/python gan_mnist.py --dataset digits --conditional --log_name demo --overwrite --batch_size 32 --n_steps 800 --g_kwargs width=32 --d_kwargs width=32 --ema
+	.venv/bin/python gan_mnist.py --preset digits --log_name demo --overwrite
 	.venv/bin/python -m tools.sample runs/demo --n 80 --out demo.png
-	@echo "80 generated digits, a column a class: $(CURDIR)/demo.png"
-	@echo "the run, its curves and its weights: $(CURDIR)/runs/demo"
+	.venv/bin/python -m tools.interpolate runs/demo --grid 10x4 --out demo.webp
+	.venv/bin/python -m tools.report runs/demo --out demo.html
+	@echo
+	@echo "80 digits that it drew, a column a class:    $(OPEN) '$(CURDIR)/demo.png'"
+	@echo "digits that flow into each other:            $(OPEN) '$(CURDIR)/demo.webp'"
+	@echo "the report, how training went and its curves: $(OPEN) '$(CURDIR)/demo.html'"
 
 # A worker a core, of one thread each; worksteal keeps the tests of a file together until a worker has nothing left.
 test: .venv/.requirements-dev
@@ -37,5 +42,5 @@ lint: .venv/.requirements-dev
 	.venv/bin/python -m ruff format --check .
 
 clean:
-	rm -rf runs/demo demo.png .pytest_cache .ruff_cache
+	rm -rf runs/demo demo.png demo.webp demo.html .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

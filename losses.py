@@ -26,6 +26,7 @@ from ops.precision import twice_differentiable
 
 LSGAN_FAKE, LSGAN_REAL, LSGAN_GENERATOR = 0.0, 1.0, 1.0  # a, b, c of arXiv:1611.04076
 DRAGAN_SPREAD = 0.5  # of a batch's standard deviation
+SURE = math.log(99)  # the logit beyond which a sigmoid is above 0.99, or below 0.01
 MEAN_DECAY = 0.99  # of the running means that a path's length, and LeCam's logits, are held to
 MAX_SHIFT = 0.125  # of an image's height and width: 4 px of 32, of consistency regularisation
 ZCR_STD = 0.03  # of what is added to latents, arXiv:2002.04724's for its smaller networks
@@ -86,7 +87,7 @@ def ragan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
 
     The means are over all processes and carry gradients.
     """
-    real_above, fake_above = d_real - global_mean(d_fake), d_fake - global_mean(d_real)
+    real_above, fake_above = above_means(d_real, d_fake)
     return (softplus(-real_above).mean() + softplus(fake_above).mean()) / 2
 
 
@@ -112,6 +113,24 @@ def rpgan_g(d_real: Tensor, d_fake: Tensor) -> Tensor:
     return rpgan_d(d_fake, d_real)
 
 
+# What a loss takes the sigmoid of: (d_real, d_fake) -> one for each real, one for each fake
+
+
+def themselves(d_real: Tensor, d_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits."""
+    return d_real, d_fake
+
+
+def above_means(d_real: Tensor, d_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Each real above the mean fake of all processes, each fake above the mean real."""
+    return d_real - global_mean(d_fake), d_fake - global_mean(d_real)
+
+
+def above_partners(d_real: Tensor, d_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Each real above the fake of the same index, and each fake above the real."""
+    return d_real - d_fake, d_fake - d_real
+
+
 @dataclass(frozen=True)
 class Method:
     """A pair of losses (d_real, d_fake) -> scalar and what belongs to it.
@@ -119,7 +138,8 @@ class Method:
     `penalties` are names added to D's loss by default; `weight_clip` bounds every weight of D after its
     step; g's d_real is None unless `g_needs_real`; `d_smooth` (d_real, d_fake, smoothing) is D's loss with
     the real target 1 - smoothing, None where label smoothing means nothing; ac_weight_g is the customary weight of
-    AC-GAN's classes in G's loss; halved: both are half the sum of their terms, which others take whole.
+    AC-GAN's classes in G's loss; halved: both are half the sum of their terms, which others take whole;
+    sigmoid_of: what D's loss is the cross entropy of a sigmoid of, None where there is no sigmoid.
     """
 
     d: Callable[[Tensor, Tensor], Tensor]
@@ -130,6 +150,15 @@ class Method:
     d_smooth: Callable[[Tensor, Tensor, float], Tensor] | None = None
     ac_weight_g: float = 1.0
     halved: bool = False
+    sigmoid_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    @torch.no_grad()
+    def saturated(self, d_real: Tensor, d_fake: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Shares of reals, and of fakes, whose sigmoid is beyond 0.99 or 0.01, where it is flat; None without one."""
+        if self.sigmoid_of is None:
+            return None
+        real, fake = ((x.abs() > SURE).to(x.dtype).mean() for x in self.sigmoid_of(d_real, d_fake))
+        return real, fake
 
     def of_d(self, d_real: Tensor, d_fake: Tensor, smoothing: float) -> Tensor:
         """D's loss with the real target 1 - smoothing, 0 for none."""
@@ -137,14 +166,14 @@ class Method:
 
 
 METHODS = {
-    "gan": Method(gan_d, gan_g, d_smooth=gan_d_smooth),
-    "gan-saturating": Method(gan_d, gan_saturating_g, d_smooth=gan_d_smooth),
+    "gan": Method(gan_d, gan_g, d_smooth=gan_d_smooth, sigmoid_of=themselves),
+    "gan-saturating": Method(gan_d, gan_saturating_g, d_smooth=gan_d_smooth, sigmoid_of=themselves),
     "wgan": Method(wgan_d, wgan_g, weight_clip=0.01),
     "wgan-gp": Method(wgan_d, wgan_g, penalties=("gp",), ac_weight_g=0.1),  # the authors' AC-GAN
     "hinge": Method(hinge_d, wgan_g),
     "lsgan": Method(lsgan_d, lsgan_g, halved=True),
-    "ragan": Method(ragan_d, ragan_g, g_needs_real=True, halved=True),
-    "rpgan": Method(rpgan_d, rpgan_g, g_needs_real=True),
+    "ragan": Method(ragan_d, ragan_g, g_needs_real=True, halved=True, sigmoid_of=above_means),
+    "rpgan": Method(rpgan_d, rpgan_g, g_needs_real=True, sigmoid_of=above_partners),
 }
 
 

@@ -257,6 +257,7 @@ def generator_config(
             "files": None if config.data is None else Path(config.data).name,
             "fingerprint": data.fingerprint,
             "split": config.split,
+            "n_images": len(data),
         },
     }
     if config.data is not None or DATASETS[config.dataset].of_pictures:

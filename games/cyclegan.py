@@ -4,7 +4,7 @@ As in the authors' code G's come first in a step, D's see fakes of a pool of 50,
 side already is to stay as it is (section 5.2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -128,8 +128,9 @@ class CycleGAN(Translation):
         for name, pool in state.get("pool", {}).items():
             self.pools[name].load_state_dict(pool)
 
-    def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
+    def shown(
+        self, weights: nn.Module, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
+    ) -> list[tuple[str, Tensor]]:
         """Both ways: there and back."""
-        fake_b, fake_a = weights["G_AB"](a), weights["G_BA"](b)
-        there = [("A", a), ("A to B", fake_b), ("and back", weights["G_BA"](fake_b))]
-        return [*there, ("B", b), ("B to A", fake_a), ("and back", weights["G_AB"](fake_a))]
+        there = [("A", real["a"]), ("A to B", fake["b"]), ("and back", weights["G_BA"](fake["b"]))]
+        return [*there, ("B", real["b"]), ("B to A", fake["a"]), ("and back", weights["G_AB"](fake["a"]))]

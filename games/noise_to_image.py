@@ -24,12 +24,15 @@ from games.task import (
     Phase,
     Place,
     Scorer,
+    Sheet,
     Stats,
     Task,
     Terms,
     every,
+    is_logged,
     network_beta2,
     network_rates,
+    saturation,
     total,
     trainable,
     warm_schedule,
@@ -363,6 +366,8 @@ class NoiseToImage(Task):
             self.augmenter.follow(sign)
         stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
         stats["d/real_sign"] = sign
+        if is_logged(self.config, batch.micro.step):
+            stats |= saturation(self.method, d_real, d_fake)
         reused = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         terms = self.d_terms(batch, real, fake)
         terms |= self.penalty_terms(
@@ -460,9 +465,9 @@ class NoiseToImage(Task):
         check_finite(G)
         return G
 
-    def preview(self, G: nn.Module) -> Image.Image:
+    def preview(self, G: nn.Module) -> Sheet:
         """What a generator makes of fixed latents."""
-        return self._preview.picture(G)
+        return self._preview.sheet(G)
 
     @cached_property
     def _preview(self) -> Preview:

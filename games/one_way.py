@@ -1,5 +1,6 @@
 """Games of one G, which makes side B of side A, against one D."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -60,6 +61,8 @@ class OneWay(Translation):
         """Distances to the target, by term."""
         raise NotImplementedError
 
-    def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
+    def shown(
+        self, weights: nn.Module, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
+    ) -> list[tuple[str, Tensor]]:
         """Input, output, target."""
-        return [("input", a), ("output", weights(a)), ("target", b)]
+        return [("input", real["a"]), ("output", fake["b"]), ("target", real["b"])]

@@ -4,6 +4,7 @@ Deviations: the features of the content loss are Lite0's, whose weights come wit
 are a download; pixels are held by L1 as in arXiv:1809.00219; low resolutions are rounded to 8 bits, as files are.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -93,7 +94,10 @@ class SRGAN(OneWay):
             found["features"] = sum(map(F.l1_loss, self.lite0.maps(x_fake, N_MAPS), wanted)) / N_MAPS
         return found
 
-    def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
+    def shown(
+        self, weights: nn.Module, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
+    ) -> list[tuple[str, Tensor]]:
         """Beside bicubic enlarging, which costs nothing."""
+        a, b = real["a"], real["b"]
         bicubic = F.interpolate(a, b.shape[2:], mode="bicubic", align_corners=False).clamp(-1, 1)
-        return [("input", a), ("bicubic", bicubic), ("output", weights(a)), ("target", b)]
+        return [("input", a), ("bicubic", bicubic), ("output", fake["b"]), ("target", b)]

@@ -19,6 +19,8 @@ file stands too):
                     total(loss, terms, stats)   loss, further terms, penalties: one sum  here
                 backward                    of the loss times phase.interval / number of micro-batches
             L._reduce                       mean of gradients and statistics over processes
+            L._unscale                      gradients without the scale of fp16
+            L._measure_layers               now and then their sizes by layer, for the log   training/layers.py
             L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
@@ -32,7 +34,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -40,6 +42,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from images.batches import ImageData, Shard
+from losses import Method
 from modelling import model_title
 from modelling.layers import Size
 from ops.rng import generator
@@ -151,6 +154,19 @@ def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
     return loss
 
 
+def is_logged(config: TrainConfig, step: int) -> bool:
+    """Whether the values of a step, counted from 0, are read: every log_interval steps, and at the end."""
+    return (step + 1) % config.log_interval == 0 or step + 1 == config.n_steps
+
+
+def saturation(method: Method, d_real: Tensor, d_fake: Tensor, label: str = "d") -> Stats:
+    """Shares of D's reals and fakes in a step where its sigmoid is flat, for the log; {} for a loss without one."""
+    shares = method.saturated(d_real, d_fake)
+    return (
+        {} if shares is None else {f"{label}/real_saturated": shares[0], f"{label}/fake_saturated": shares[1]}
+    )
+
+
 @contextmanager
 def trainable(network: nn.Module) -> Iterator[None]:
     """Let a frozen network's forward record its graph."""
@@ -184,6 +200,13 @@ def warm_schedule(n: int) -> Callable[[int], bool]:
         return t == 100 or (t > 100 and (t - 100) % n == 0)
 
     return due
+
+
+class Sheet(NamedTuple):
+    """What a weight set makes of inputs that stay the same, and how that compares with the data, by name."""
+
+    picture: Image.Image
+    health: dict[str, float]
 
 
 class Scorer(Protocol):
@@ -338,7 +361,7 @@ class Task:
         diverged."""
         return weights
 
-    def preview(self, weights: nn.Module) -> Image.Image | None:
+    def preview(self, weights: nn.Module) -> Sheet | None:
         """What a weight set makes of inputs that stay the same through the whole run; NotFinite."""
         return None
 

@@ -25,12 +25,15 @@ from games.task import (
     Phase,
     Place,
     Scorer,
+    Sheet,
     Stats,
     Task,
     Terms,
     every,
+    is_logged,
     network_beta2,
     network_rates,
+    saturation,
     total,
 )
 from games.validation import TranslationScorer, Validation, rows_of_pictures
@@ -41,6 +44,8 @@ from images.batches import ImageData, Shard
 from images.pairing import Found, find_pairs
 from images.pairs import PairBatches, Pairs, channels_of, load_pairs, loaded_shape
 from losses import METHODS, PENALTIES, PenaltyContext
+from metrics.features import to_uint8
+from metrics.health import sample_health
 from modelling import find_model
 from modelling.layers import image_shape
 from ops.distributed import from_main
@@ -375,6 +380,8 @@ class Translation(Task):
             self.augmenters[name].follow(sign)
         stats = {f"{label}/real": d_real.detach().mean(), f"{label}/fake": d_fake.detach().mean()}
         stats |= {f"{label}/real_sign": sign, "loss/d": self.share * loss.detach()}
+        if is_logged(self.config, sides.micro.step):
+            stats |= saturation(self.method, d_real, d_fake, label)
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
         terms = self.penalty_terms(names, name, sides, x_real, x_fake, **logits)
         return self.share * total(loss, terms, stats), stats
@@ -527,15 +534,25 @@ class Translation(Task):
         real = dict(zip("ab", self.both(*self.batches.micro(0, 0, Shard(n))), strict=True))
         return {way.network: list(real[way.source].split(self.place.shard.n)) for way in self.ways.values()}
 
-    def preview(self, weights: nn.Module) -> Image.Image:
+    def preview(self, weights: nn.Module) -> Sheet:
         """The first validation pictures: what goes in, what comes out, what should, and what comes back."""
         a, b = self.both(*self.validation.in_order(0, min(SHOWN, len(self.data.val))))
+        real = {"a": a, "b": b}
+        networks = {self.averaged[0]: weights} if len(self.averaged) == 1 else weights
         with undisturbed(weights, self.device):
             torch.manual_seed(key(self.config.seed, "preview"))
-            return rows_of_pictures(self.shown(weights, a, b))
+            fake = {way.target: networks[way.network](real[way.source]) for way in self.ways.values()}
+            picture = rows_of_pictures(self.shown(weights, real, fake))
+        health = {}
+        for way in self.ways.values():
+            found = sample_health(*(to_uint8(x[way.target]).cpu() for x in (real, fake)))
+            health |= {f"{name}{suffix(way.network, self.averaged)}": value for name, value in found.items()}
+        return Sheet(picture, health)
 
-    def shown(self, weights: nn.Module, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
-        """Rows of a preview: a title and pictures (n, C, H, W)."""
+    def shown(
+        self, weights: nn.Module, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
+    ) -> list[tuple[str, Tensor]]:
+        """Rows of a preview, a title and pictures (n, C, H, W), of both sides and of what is made like each of them."""
         raise NotImplementedError
 
     @property
@@ -562,6 +579,7 @@ class Translation(Task):
                 "name": train.name,
                 "files": Path(config.data).name,
                 "fingerprint": train.fingerprint,
+                "n_images": len(train),
                 "crop": config.crop,
                 "load_size": config.load_size,
                 "value_range": config.value_range or None,

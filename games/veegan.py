@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from errors import UserError
 from games.build import check_of_model
 from games.noise_to_image import Inputs, NoiseToImage
-from games.task import Phase, Place, Stats, every, network_beta2, network_rates
+from games.task import Phase, Place, Stats, every, is_logged, network_beta2, network_rates, saturation
 from images.batches import ImageData
 from losses import gan_d
 from ops.precision import upcast
@@ -62,8 +62,10 @@ class VEEGAN(NoiseToImage):
         z_real = z_real + batch.normal("z-noise", (batch.z_dim,))
         d_real, d_fake = self.pairs(x_real, z_real), self.pairs(x_fake, batch.z)
         loss = gan_d(d_fake, d_real) / 2  # the fakes' pairs are those called 1
-        means = {"d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
-        return loss, {"loss/d": loss.detach()} | means
+        stats = {"loss/d": loss.detach(), "d/real": d_real.detach().mean(), "d/fake": d_fake.detach().mean()}
+        if is_logged(self.config, batch.micro.step):
+            stats |= saturation(self.method, d_real, d_fake)
+        return loss, stats
 
     def g_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """D's mean logit of (G(z), z), which is high for fakes, and the error of R(G(z))."""

@@ -15,6 +15,7 @@ import disk
 from disk import Unreadable, read_bytes, read_json
 from errors import UserError, shown, tell
 from generation.checkpoint import CheckpointStore, Misfit, load_checkpoint
+from generation.hub import downloaded, is_hub_name
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
 from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
@@ -142,8 +143,8 @@ def check_device(device: str | torch.device) -> None:
 
 
 def find_generator(path: str | os.PathLike[str]) -> Path:
-    """The generator/ folder for a run folder or for itself; UserError where there is none."""
-    path = Path(path)
+    """The generator/ folder for a run folder or for itself, or of hf:user/name; UserError where there is none."""
+    path = downloaded(path) if is_hub_name(path) else Path(path)
     for folder in (path, path / "generator"):
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             return folder
@@ -341,7 +342,7 @@ def load_generator(
     model_file: str | os.PathLike[str] | None = None,
     G: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """(G in eval mode without gradients, what is known of it) from a run or a generator/ folder.
+    """(G in eval mode without gradients, what is known of it) from a run, a generator/ folder or "hf:user/name".
 
     What is known: config.json with the `step` and `chosen` name of these weights, and whether G has `styles`.
     weights: "ema", "raw", "ema-0.999", ...; None takes the first that the run wrote (EMA where there is one).

@@ -45,17 +45,25 @@ class ImageView:
         z = torch.randn(COLUMNS * 8, z_dim, generator=source)
         return z, label_rows(about, len(z), seed)
 
-    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Callable[[], Tensor]) -> Image.Image:
-        """What a sampling copy makes of the latents."""
-        return to_grid(render(G, z, y), COLUMNS)
+    def made(self, G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
+        """What a sampling copy makes of the latents, uint8 (n, C, H, W)."""
+        return render(G, z, y)
+
+    def picture(self, drawn: Tensor, reals: Callable[[], Tensor]) -> Image.Image:
+        """What was made of the latents."""
+        return to_grid(drawn, COLUMNS)
 
     def sheet(self, drawn: Tensor, columns: int) -> Image.Image:
         """What was drawn as one picture."""
         return to_grid(drawn, columns)
 
+    def samples(self, x: Tensor) -> Tensor:
+        """Images (n, H, W, C) of the data as samples are, (n, C, H, W)."""
+        return x.permute(0, 3, 1, 2)
+
     def reals(self, x: Tensor) -> Image.Image:
-        """uint8 images (n, H, W, C) as a grid."""
-        return to_grid(x.permute(0, 3, 1, 2), COLUMNS)
+        """uint8 images (n, C, H, W) as a grid."""
+        return to_grid(x, COLUMNS)
 
     def shown(self, x: Tensor) -> Tensor:
         """What a generator made (n, C, H, W) as it is written: uint8."""
@@ -96,17 +104,25 @@ class PointView:
         z = torch.randn(self.n_reals, z_dim, generator=generator(seed, "grid"))
         return z, label_rows(about, self.n_reals, seed)
 
-    def picture(self, G: nn.Module, z: Tensor, y: Tensor | None, reals: Callable[[], Tensor]) -> Image.Image:
-        """What a sampling copy makes of the latents, over what reals() gives, (n, 1, 1, 2)."""
-        return scatter(self.mixture, reals().flatten(1), generate(G, z, y).flatten(1))
+    def made(self, G: nn.Module, z: Tensor, y: Tensor | None) -> Tensor:
+        """What a sampling copy makes of the latents, (n, 2)."""
+        return generate(G, z, y).flatten(1)
+
+    def picture(self, drawn: Tensor, reals: Callable[[], Tensor]) -> Image.Image:
+        """What was made of the latents over what reals() gives, (n, 2)."""
+        return scatter(self.mixture, reals(), drawn)
 
     def sheet(self, drawn: Tensor, columns: int) -> Image.Image:
         """What was drawn as one picture."""
         return scatter(self.mixture, None, drawn)
 
+    def samples(self, x: Tensor) -> Tensor:
+        """Points (n, 1, 1, 2) of the data as samples are, (n, 2)."""
+        return x.flatten(1)
+
     def reals(self, x: Tensor) -> Image.Image:
-        """Points (n, 1, 1, 2) alone."""
-        return scatter(self.mixture, x.flatten(1), None)
+        """Points (n, 2) alone."""
+        return scatter(self.mixture, x, None)
 
     def shown(self, x: Tensor) -> Tensor:
         """What a generator made (n, 1, 1, 2) as it is written: points (n, 2)."""

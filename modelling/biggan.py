@@ -317,7 +317,7 @@ class Generator(nn.Module):
 
     def _vectors(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """What the first layer sees (N, first_dim), and what the norms of each block see."""
-        rows = rows_of(y, len(z), self.n_labels)
+        rows = rows_of(y, z.shape[0], self.n_labels)
         classes = rows if self.shared is None else self.shared(rows)
         n = len(self.blocks)
         if not (self.hierarchical or self.deep):

@@ -53,7 +53,7 @@ class ConditionalGenerator(nn.Module):
         """ValueError for missing labels and for shapes that do not fit."""
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"G takes latents of shape (N, {self.z_dim}), not {tuple(z.shape)}")
-        return self.G(torch.cat([z, self.embedding(y, len(z)).to(z.dtype)], 1))
+        return self.G(torch.cat([z, self.embedding(y, z.shape[0]).to(z.dtype)], 1))
 
 
 class ConditionalDiscriminator(nn.Module):

@@ -31,12 +31,13 @@ class Model:
     layer whose attribute of that name is False goes without. `styles`: G maps latents to styles: `styles(z, y, z_mix,
     u)` -> ws (N, n_layers, w_dim), `synthesis(ws, *, noise=None, double_backward=False)` -> images, `n_layers`,
     `w_dim`, a `mapping` whose `w_avg` is the mean style, the probability `mixing`, and a call with z_mix, u,
-    truncation, truncation_layers, noise; see styles.py. Where `layer_noise` is False no layer adds noise. `grows_from`,
-    the px of the shorter side from which growing starts (from 4, 96 px grow by 6, 12, 24, 48), None without growing:
-    both have a growing.Stage, work at `stage.size`, a height, and G's images have img_size again in eval mode. A module
-    says in `lr_scale` how fast its parameters learn, in `bias_lr_scale` how fast its bias does. `revisions` are
-    changes, in words, of what it makes of the same weights: older ones are refused. layers.GaussianNoise is annealed,
-    batch norm's running statistics are averaged over processes.
+    truncation, truncation_layers, noise; see styles.py. Where `layer_noise` is False no layer adds noise;
+    `constant_noises`, the (h, w) of each layer, says that synthesis takes noise as maps too. `grows_from`, the px of
+    the shorter side from which growing starts (from 4, 96 px grow by 6, 12, 24, 48), None without growing: both have a
+    growing.Stage, work at `stage.size`, a height, and G's images have img_size again in eval mode. A module says in
+    `lr_scale` how fast its parameters learn, in `bias_lr_scale` how fast its bias does. `revisions` are changes, in
+    words, of what it makes of the same weights: older ones are refused. layers.GaussianNoise is annealed, batch norm's
+    running statistics are averaged over processes.
 
     latents=False is a row of networks that keep another contract, that of a game of their own (games/): it builds and
     checks them, and the row is there for --model.

@@ -58,7 +58,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
         check_latents(z, self.z_dim)
-        rows = rows_of(y, len(z), self.n_labels)
+        rows = rows_of(y, z.shape[0], self.n_labels)
         return torch.tanh(self.to_image(self.blocks(z[:, :, None, None], rows)))
 
 

@@ -65,7 +65,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """ValueError unless z is (N, z_dim) and, with n_labels, y fits."""
         check_latents(z, self.z_dim)
-        rows = rows_of(y, len(z), self.n_labels)
+        rows = rows_of(y, z.shape[0], self.n_labels)
         h = self.start(z).unflatten(1, (-1, *self.first))  # (N, C * h0 * w0) -> (N, C, h0, w0)
         return torch.tanh(self.to_image(self.blocks(h, rows)))
 

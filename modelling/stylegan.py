@@ -9,6 +9,7 @@ modelling/progressive_gan.py, with the first two sizes trained from the start.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,10 @@ from modelling.progressive_gan import (
 )
 from modelling.sizes import Shape, image_levels, level_channels
 from modelling.styles import (
-    NOISES,
     Mapping,
     check_mixing,
     check_synthesis,
+    noise_maps,
     styled_images,
     styles_of,
 )
@@ -95,10 +96,10 @@ class Noise(nn.Module):
         self.strength = nn.Parameter(torch.zeros(c))
         self.register_buffer("constant", torch.randn(shape))
 
-    def forward(self, x: Tensor, kind: str) -> Tensor:
-        """Same shape and type, x itself changed in place; kind is one of styles.NOISES."""
-        noise = NOISES[kind](x, self.constant, x.dtype)
-        return x if noise is None else x.addcmul_(noise, self.strength[:, None, None].to(x.dtype))
+    def forward(self, x: Tensor, noise: str | Tensor) -> Tensor:
+        """Same shape and type, x itself changed in place; noise: see styles.noise_maps."""
+        maps = noise_maps(x, noise, self.constant, x.dtype)
+        return x if maps is None else x.addcmul_(maps, self.strength[:, None, None].to(x.dtype))
 
 
 class StyledLayer(nn.Module):
@@ -110,7 +111,7 @@ class StyledLayer(nn.Module):
         self.noise = Noise(c_out, shape) if noise else None
         self.to_style = EqualisedLinear(w_dim, 2 * c_out)
 
-    def forward(self, x: Tensor, w: Tensor, noise: str) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise: str | Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, H', W')."""
         # What follows works in place, a sixth of the time of G on a CPU: not on the constant, which is a parameter.
         x = x.clone() if self.conv is None else self.conv(x)
@@ -133,12 +134,12 @@ class SynthesisBlock(nn.Module):
         self.layer0 = StyledLayer(first, c_out, shape, w_dim, noise)
         self.layer1 = StyledLayer(second, c_out, shape, w_dim, noise)
 
-    def forward(self, x: Tensor | None, ws: Tensor, noise: str) -> Tensor:
-        """ws (N, 2, w_dim); x None for the block with the constant."""
+    def forward(self, x: Tensor | None, ws: Tensor, noises: Sequence[str | Tensor]) -> Tensor:
+        """ws (N, 2, w_dim); noises: of both layers; x None for the block with the constant."""
         if self.constant is not None:
-            x = self.constant.expand(len(ws), -1, -1, -1)
-        x = self.layer0(x, ws[:, 0], noise)
-        return self.layer1(x, ws[:, 1], noise)
+            x = self.constant.expand(ws.shape[0], -1, -1, -1)
+        x = self.layer0(x, ws[:, 0], noises[0])
+        return self.layer1(x, ws[:, 1], noises[1])
 
 
 class Generator(nn.Module):
@@ -195,23 +196,36 @@ class Generator(nn.Module):
         """Number of styles of an image at the present stage."""
         return 2 * (self.stage.sizes.index(self.stage.size) + 2)
 
+    @property
+    def constant_noises(self) -> list[Tensor]:
+        """The constant noise (h, w) of each layer in turn at the present stage, none without noise."""
+        layers = [layer for block in self.blocks for layer in (block.layer0, block.layer1)]
+        return [layer.noise.constant for layer in layers[: self.n_layers] if self.layer_noise]
+
     def styles(
         self, z: Tensor, y: Tensor | None = None, z_mix: Tensor | None = None, u: Tensor | None = None
     ) -> Tensor:
         """ws (N, n_layers, w_dim); see styles_of."""
         return styles_of(self, z, y, z_mix, u)
 
-    def synthesis(self, ws: Tensor, *, noise: str | None = None, double_backward: bool = False) -> Tensor:
+    def synthesis(
+        self,
+        ws: Tensor,
+        *,
+        noise: str | Sequence[Tensor] | None = None,
+        double_backward: bool = False,
+    ) -> Tensor:
         """Styles (N, n_layers, w_dim) -> images.
 
-        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode. double_backward is
-        ignored: one form serves all orders of gradient. ValueError for other shapes and kinds of noise.
+        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode; or maps (N or 1, 1, h,
+        w), one a layer, see constant_noises. double_backward is ignored: one form serves all orders of gradient.
+        ValueError for other shapes and kinds of noise.
         """
-        kind = check_synthesis(self, ws, noise)
+        noises = check_synthesis(self, ws, noise, self.n_layers)
         k = self.stage.sizes.index(self.stage.size)
         before = x = None
         for i, block in enumerate(self.blocks[: k + 2]):
-            before, x = x, block(x, ws[:, 2 * i : 2 * i + 2], kind)
+            before, x = x, block(x, ws[:, 2 * i : 2 * i + 2], noises[2 * i : 2 * i + 2])
         image = self.to_image[k](x)
         if self.stage.fading:
             image = blend(enlarged(self.to_image[k - 1](before), self.stage.size), image, self.stage)

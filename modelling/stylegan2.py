@@ -13,6 +13,7 @@ everything else computes in full precision, whatever autocast says.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,10 @@ from modelling.layers import (
 )
 from modelling.sizes import image_levels, level_channels
 from modelling.styles import (
-    NOISES,
     Mapping,
     check_mixing,
     check_synthesis,
+    noise_maps,
     styled_images,
     styles_of,
 )
@@ -106,13 +107,13 @@ class StyledConv(nn.Module):
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.register_buffer("noise", torch.randn(shape) if noise else None)
 
-    def forward(self, x: Tensor, w: Tensor, noise: str, double_backward: bool) -> Tensor:
-        """noise: one of styles.NOISES; double_backward: see Generator.synthesis."""
+    def forward(self, x: Tensor, w: Tensor, noise: str | Tensor, double_backward: bool) -> Tensor:
+        """noise: see styles.noise_maps; double_backward: see Generator.synthesis."""
         up = self.up_taps is not None
         weight = self.weight.transpose(0, 1) if up else self.weight
         grouped = double_backward and grouped_pays(x, weight, up)
         x = modulated_conv2d(x, weight, self.affine(w), up_taps=self.up_taps, grouped=grouped, gain=GAIN)
-        maps = None if self.strength is None else NOISES[noise](x, self.noise, self.strength.dtype)
+        maps = None if self.strength is None else noise_maps(x, noise, self.noise, self.strength.dtype)
         if maps is not None:
             x.add_((maps * (self.strength * GAIN)).to(x.dtype))
         x.add_((self.bias * GAIN).to(x.dtype)[:, None, None])
@@ -173,14 +174,15 @@ class SynthesisBlock(nn.Module):
         image: Tensor | None,
         styles: list[Tensor],
         low: torch.dtype | None,
-        noise: str,
+        noises: Sequence[str | Tensor],
         double_backward: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """styles: len(convs) + 1 of (N, w_dim); low: the type of half precision, None for full."""
+        """styles: len(convs) + 1 of (N, w_dim); low: the type of half precision, None for full; noises: one of each
+        convolution."""
         if self.const is not None:
-            x = self.const.expand(len(styles[0]), -1, -1, -1)
+            x = self.const.expand(styles[0].shape[0], -1, -1, -1)
         x = x.to(low) if self.half and low is not None else upcast(x)
-        for conv, w in zip(self.convs, styles, strict=False):
+        for conv, w, noise in zip(self.convs, styles, noises, strict=False):
             x = conv(x, w, noise, double_backward)
         if image is not None:
             image = upsample(image, TAPS_1331)
@@ -249,20 +251,32 @@ class Generator(nn.Module):
         """Number of style inputs: one a convolution and one for the last image."""
         return 2 * len(self.blocks)
 
+    @property
+    def constant_noises(self) -> list[Tensor]:
+        """The constant noise (h, w) of each layer in turn, none without noise."""
+        return [conv.noise for block in self.blocks for conv in block.convs if self.layer_noise]
+
     def styles(
         self, z: Tensor, y: Tensor | None = None, z_mix: Tensor | None = None, u: Tensor | None = None
     ) -> Tensor:
         """ws (N, n_layers, w_dim); see styles_of."""
         return styles_of(self, z, y, z_mix, u)
 
-    def synthesis(self, ws: Tensor, *, noise: str | None = None, double_backward: bool = False) -> Tensor:
+    def synthesis(
+        self,
+        ws: Tensor,
+        *,
+        noise: str | Sequence[Tensor] | None = None,
+        double_backward: bool = False,
+    ) -> Tensor:
         """Images (N, img_channels, H, W) from ws (N, n_layers, w_dim).
 
-        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode.
+        noise: one of styles.NOISES, None for "random" in training and "constant" in eval mode; or maps (N or 1, 1, h,
+        w), one a layer, see constant_noises.
         double_backward: the gradient will be differentiated again, choose the form of each convolution for that; the
         images are the same. ValueError for other noise and shapes.
         """
-        kind = check_synthesis(self, ws, noise)
+        noises = check_synthesis(self, ws, noise, self.n_layers - 1)
         low = autocast_type(ws)
         with without_autocast(ws):
             styles = upcast(ws).unbind(1)
@@ -270,7 +284,7 @@ class Generator(nn.Module):
             i = 0
             for block in self.blocks:
                 n = len(block.convs)
-                x, image = block(x, image, styles[i : i + n + 1], low, kind, double_backward)
+                x, image = block(x, image, styles[i : i + n + 1], low, noises[i : i + n], double_backward)
                 i += n
         return image
 

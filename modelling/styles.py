@@ -7,7 +7,7 @@ averaged.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Mapping(nn.Module):
             check_latents(z, self.z_dim)
             parts.append(self.normalise(upcast(z)))
         if self.embedding is not None:
-            n = len(z) if self.z_dim else 0 if y is None else len(y)
+            n = z.shape[0] if self.z_dim else 0 if y is None else y.shape[0]
             rows = without_zero_rows(label_vectors(y, n, self.n_labels), -(self.n_labels**-0.5))  # |row| 1
             with without_autocast(rows):
                 parts.append(self.normalise(self.embedding(rows)))
@@ -139,17 +139,30 @@ def styles_of(G: nn.Module, z: Tensor, y: Tensor | None, z_mix: Tensor | None, u
     return broadcast_styles(w, G.n_layers, w_mix, crossovers(u, G.mixing, G.n_layers))
 
 
-def check_synthesis(G: nn.Module, ws: Tensor, noise: str | None) -> str:
-    """The kind of noise that is meant: None is "random" in training and "constant" in eval mode.
+def check_synthesis(
+    G: nn.Module, ws: Tensor, noise: str | Sequence[Tensor] | None, n_noises: int
+) -> Sequence[str | Tensor]:
+    """The noise of each of n_noises layers: a kind, or maps. None is "random" in training, "constant" in eval mode.
 
-    ValueError unless it is one of NOISES and ws is (N, G.n_layers, G.w_dim).
+    ValueError unless it is one of NOISES, or maps (N or 1, 1, h, w) of G.constant_noises, and ws is (N, G.n_layers,
+    G.w_dim).
     """
-    kind = ("random" if G.training else "constant") if noise is None else noise
-    check_choice("noise", kind, NOISES)
     if ws.dim() != 3 or tuple(ws.shape[1:]) != (G.n_layers, G.w_dim):
         wanted = f"(N, {G.n_layers}, {G.w_dim})"
         raise ValueError(f"G takes styles of shape {wanted} as it is now, not {tuple(ws.shape)}")
-    return kind
+    if not isinstance(noise, list | tuple):
+        kind = ("random" if G.training else "constant") if noise is None else noise
+        check_choice("noise", kind, NOISES)
+        return [kind] * n_noises
+    shapes, own = [tuple(maps.shape) for maps in noise], [tuple(maps.shape) for maps in G.constant_noises]
+    if not any(shapes == [(n, 1, *shape) for shape in own] for n in (1, len(ws))):
+        raise ValueError(f"G takes noise of shapes (N or 1, 1, h, w), h and w {own}, not {shapes}")
+    return noise if G.layer_noise else ["none"] * n_noises
+
+
+def noise_maps(x: Tensor, noise: str | Tensor, constant: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What is added to maps x (N, C, H, W), of a type: given maps, or of a kind of NOISES; None for nothing."""
+    return noise.to(dtype) if isinstance(noise, Tensor) else NOISES[noise](x, constant, dtype)
 
 
 def styled_images(

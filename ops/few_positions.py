@@ -6,6 +6,7 @@ torch's own, which larger maps and other devices get. Positions are the products
 take five times as long.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,8 +14,9 @@ MOST = 64  # positions of the smaller maps, over the batch
 
 
 def pays(x: Tensor, n_positions: int) -> bool:
-    """Whether a product is faster for x (N, C, H, W), whose samples have so many positions."""
-    return x.device.type == "cpu" and len(x) * n_positions <= MOST
+    """Whether a product is faster for x (N, C, H, W), whose samples have so many positions; never in a graph that is
+    written for maps of any size."""
+    return not torch.compiler.is_exporting() and x.device.type == "cpu" and len(x) * n_positions <= MOST
 
 
 def halved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -93,7 +93,7 @@ def _conv(x: Tensor, weight: Tensor, up_taps: tuple[float, ...] | None, groups: 
 
 def _grouped(x: Tensor, w: Tensor, up_taps: tuple[float, ...] | None) -> Tensor:
     """x (N, C, H, W), w (N, O, C, k, k) -> (N, O, H', W'): one convolution of N groups, in x's memory format."""
-    n = len(x)
+    n = x.shape[0]
     if w.shape[3] == 1:
         y = _products(x, w[..., 0, 0])
         return y if up_taps is None else upsample(y, up_taps)

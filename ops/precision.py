@@ -14,8 +14,10 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Context in which x's device computes in the types it is given; the meta device has no autocast."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """Context in which x's device computes in the types it is given; the meta device has no autocast, nor has a graph
+    that is exported, in which each context would be a graph of its own."""
+    without = x.is_meta or torch.compiler.is_exporting()
+    return nullcontext() if without else torch.autocast(x.device.type, enabled=False)
 
 
 def twice_differentiable() -> AbstractContextManager:

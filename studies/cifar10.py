@@ -26,8 +26,9 @@ from typing import Any
 from PIL import Image
 
 from errors import UserError, blaming_user, cli
+from generation.charts import curves, picture
 from generation.extractors import OPENERS, open_extractor
-from generation.pictures import curves, picture_table, stack
+from generation.pictures import picture_table, stack
 from images.sources import load_dataset
 from metrics.score import score_name
 from settings.presets import PRESETS
@@ -55,6 +56,7 @@ HEAD = """Written by `python -m studies.cifar10` (its `--help` says how). Scores
 sample's standard deviation over n seeds, a dash for one. What follows from it stands in [results.md](results.md)."""
 SIDE = 274  # px of a grid in the report, 8 x 8 images of 32 px
 GRIDS_A_LINE = 4
+SHARPER = 1.5  # times the px of a chart, in the report
 N_LEGS = 6  # scores along the runs of equal times
 ENDLESS = 100_000_000  # steps of a run that its seconds end
 
@@ -245,7 +247,8 @@ def curve_picture(
             x = [sum(s for s, _ in leg) / len(leg) for leg in legs]
             lines[row] = x, [sum(v for _, v in leg) / len(leg) for leg in legs]
             bands[row] = x, [min(v for _, v in leg) for leg in legs], [max(v for _, v in leg) for leg in legs]
-    return curves(lines, "seconds of training on one thread", name, size=(560, 320), bands=bands)
+    figure = curves(lines, "seconds of training on one thread", name, size=(560, 320), bands=bands)
+    return picture(figure, SHARPER)
 
 
 # -- report --------------------------------------------------------------------------------------------------------

@@ -278,12 +278,12 @@ def last_samples(run: Training, side: int) -> Image.Image | None:
     return Image.open(files[0]).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
-def save_picture(picture: Image.Image, out: Path, name: str) -> str:
-    """Write a picture into images/ beside the report in few colours; its line of Markdown."""
+def save_picture(picture: Image.Image, out: Path, name: str, colours: int = 64) -> str:
+    """Write a picture into images/ beside the report in so many colours; its line of Markdown."""
     folder = out.parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
     with disk.replacing(folder / f"{name}.png") as file:
-        picture.quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
     return f"![{name.replace('_', ' ')}](images/{name}.png)"
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from games.task import Micro, Phase, Place, Stats, Task, every, network_rates, total
+from games.task import Micro, Phase, Place, Sheet, Stats, Task, every, network_rates, total
 from generation.pictures import to_grid
 from images.batches import Batches, ImageData, Shard, to_input
 from images.sources import load_dataset
@@ -151,7 +151,7 @@ class Pairs(Task):
         first = [b.gather(b.indices(0, 8)).permute(0, 3, 1, 2) for b in self.batches]
         return to_grid(torch.cat(first).cpu(), 8)
 
-    def preview(self, weights: nn.Module) -> Image.Image:
+    def preview(self, weights: nn.Module) -> Sheet:
         a = to_input(self.batches[0].gather(self.batches[0].indices(0, 8)), False)
         with torch.no_grad():
-            return to_grid(to_uint8(torch.cat([a, weights["G_AB"](a)]).cpu()), 8)
+            return Sheet(to_grid(to_uint8(torch.cat([a, weights["G_AB"](a)]).cpu()), 8), {})

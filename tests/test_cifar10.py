@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from generation.pictures import COLOURS, curves
 from metrics.classifiers import DigitCNN
 from metrics.features import Extractor, save_extractor
 from modelling import build_generator, own_settings
@@ -178,7 +177,7 @@ def test_the_report_by_hand(tmp_path: Path) -> None:
     assert "12 seconds of training a run" in text and "10,000 samples" in text
     assert "| dcgan | 2 | 55.00 ± 7.07 | 12 | 0.00 | `--model=dcgan" in text and "sngan" not in text
     with Image.open(tmp_path / "docs" / "images" / "cifar10_equal_times.png") as picture:
-        assert picture.size == (560, 320)
+        assert picture.size == (840, 480)
 
 
 def test_a_report_without_a_score_in_time(tmp_path: Path) -> None:
@@ -190,18 +189,6 @@ def test_a_report_without_a_score_in_time(tmp_path: Path) -> None:
     finished(run.training, {18: 5.0})
     cifar10.report(args, {"equal": [run]})
     assert "| dcgan | 1 | 5.00 ± – | 18 |" in args.out.read_text() and not (tmp_path / "images").exists()
-
-
-def test_bands_are_shaded_behind_their_lines() -> None:
-    """Between 1 and 3 around a line at 2, from 0 to 1: pale in the middle of the upper half, white above the frame."""
-    picture = curves({"a": ([0, 1], [2, 2])}, bands={"a": ([0, 1], [1, 1], [3, 3])}, size=(300, 200))
-    pale = tuple((c + 3 * 255) // 4 for c in COLOURS[0])
-    middle = (36 + 180) // 2  # between the frame's top and bottom
-    assert picture.getpixel((150, middle - 30)) == picture.getpixel((150, middle + 30)) == pale
-    line = picture.getpixel((150, middle))  # reduced, which moves a colour a little
-    assert max(abs(a - b) for a, b in zip(line, COLOURS[0], strict=True)) < 40
-    alone = curves({"a": ([0, 1], [2, 2])}, size=(300, 200))
-    assert alone.getpixel((150, middle - 30)) == (255, 255, 255)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +226,7 @@ def test_the_command_trains_in_legs_scores_and_goes_on(
     assert 1 <= len(steps) <= 2 and steps[0] > 0 and steps == sorted(set(steps))
     ticks = [json.loads(line) for line in (tmp_path / "runs" / "equal-dcgan-0" / "metrics.jsonl").open()]
     assert ticks[-1]["step"] <= steps[-1]  # it is stopped between two lines of its log
+    ticks = [tick for tick in ticks if "img_per_s" in tick]  # not those of samples and layers alone
     last = zip([0, *(tick["step"] for tick in ticks)], ticks, strict=False)
     assert sum(4 * (tick["step"] - before) / tick["img_per_s"] for before, tick in last) >= 2
     assert "| dcgan | 1 | " in (tmp_path / "c.md").read_text()

@@ -201,6 +201,7 @@ FLAGS = [
     "--gamma",
     "--gp0_weight",
     "--gp_weight",
+    "--health_interval",
     "--help",
     "--help_all",
     "--img_channels",
@@ -643,8 +644,8 @@ def test_resume_differences():
 
 MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_b", "data_root", "cache_dir",
-    "data_name", "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
-    "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+    "data_name", "loggers", "log_interval", "health_interval", "sample_interval", "checkpoint_interval",
+    "keep_checkpoints", "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
 }  # fmt: skip
 
 

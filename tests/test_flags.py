@@ -93,6 +93,11 @@ def logged(*names: str) -> Callable[[SimpleNamespace], list]:
     return lambda run: [[row.get(name) for name in ("step", *names)] for row in run.rows]
 
 
+def of_layers(run: SimpleNamespace) -> list[int]:
+    """The steps at which gradients of layers were logged."""
+    return [row["step"] for row in run.rows if any(name.startswith("layer_grad") for name in row)]
+
+
 def switch(name: str) -> Callable[[SimpleNamespace], bool]:
     """A switch of the process as the run left it."""
     return lambda run: run.switches[name]
@@ -210,6 +215,7 @@ CASES = {
     "eval_patience": Case("--eval_patience 1", f"{SCORES} --lr 0", scores),
     "loggers": Case("--loggers tensorboard", witness=files),
     "log_interval": Case("--log_interval 2", witness=logged()),
+    "health_interval": Case("--health_interval 2", witness=of_layers),
     "sample_interval": Case("--sample_interval 2", witness=files),
     "checkpoint_interval": Case("--checkpoint_interval 2", witness=files),
     "keep_checkpoints": Case("--keep_checkpoints 2", "--checkpoint_interval 1", files),

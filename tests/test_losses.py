@@ -123,6 +123,26 @@ def test_one_sided_label_smoothing() -> None:
     assert {name for name, method in METHODS.items() if method.d_smooth} == {"gan", "gan-saturating"}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_saturation_is_where_the_loss_of_d_is_flat(name: str) -> None:
+    """By hand: logits about ln 99 = 4.595; of ragan against the means 1 and -1, of rpgan against the partner."""
+    d_real, d_fake = torch.tensor([5.0, -5.6, 4.1, 0.5]), torch.tensor([0.0, -4.7, 0.0, 0.7])
+    expected = {"gan": (0.5, 0.25), "ragan": (0.75, 0.25), "rpgan": (0.25, 0.25)}
+    expected["gan-saturating"] = expected["gan"]
+    found = METHODS[name].saturated(d_real.double(), d_fake.double())
+    assert (None if found is None else tuple(map(float, found))) == expected.get(name)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.sigmoid_of])
+def test_a_saturated_d_learns_little(name: str) -> None:
+    """Its gradient by what the sigmoid is of is sigmoid(-x), below 0.01 of the largest one where x is beyond ln 99."""
+    logits = [torch.tensor([sign * 10.0], dtype=torch.float64, requires_grad=True) for sign in (1, -1)]
+    METHODS[name].d(*logits).backward()
+    assert METHODS[name].saturated(*logits) == (1, 1)
+    assert all(float(x.grad.abs()) < 0.01 for x in logits)
+    assert METHODS[name].saturated(*(x / 10 for x in logits)) == (0, 0)
+
+
 def test_ragan_gradient_passes_through_the_means() -> None:
     """At logits 0 half of each gradient comes through the mean: 0.5 / N / 2 twice."""
     d_real, d_fake = torch.zeros(2, 2, dtype=torch.float64).unbind()

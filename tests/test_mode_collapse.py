@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import gan_ring8
-from generation.pictures import REAL, WHITE, histogram, picture_table, stack
+from generation.pictures import picture_table, stack
 from generation.version import code_version
 from settings.presets import PRESETS
 from studies import mode_collapse
@@ -93,20 +92,6 @@ def test_runs_are_trained_once_scored_and_reported(tmp_path: Path, monkeypatch: 
         assert f"images/{name}.png" in text
         with Image.open(out.parent / "images" / f"{name}.png") as picture:
             assert len(picture.convert("RGB").getcolors(1 << 16)) > 2
-
-
-def test_bars_are_counts() -> None:
-    """Three quarters of what is within the limits in one bar, a quarter in another: full and a third of the height.
-
-    What is beyond stands nowhere.
-    """
-    values = torch.tensor([0.01] * 75 + [-0.99] * 25 + [-5.0] * 1000 + [1.01] * 1000)
-    picture = histogram(values, 1.0, n_bins=4)
-    assert picture.size == (320, 160)
-    assert picture.getpixel((200, 2)) == REAL and picture.getpixel((40, 100)) == WHITE
-    assert picture.getpixel((40, 120)) == REAL and picture.getpixel((120, 150)) == WHITE
-    assert picture.getpixel((300, 150)) == WHITE
-    assert histogram(torch.tensor([9.0]), 1.0).getpixel((0, 150)) == WHITE
 
 
 def test_tables_keep_their_pictures() -> None:

@@ -1,5 +1,6 @@
 """Bit-equal resume in new processes, and two processes equal to one."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
     Scores are of the same weights apart from rounding, in the same chunks, and one process writes one line. All share
     one launch, with a dry run, which both measure and one tells of.
     """
-    common = "--n_steps 6 --ema"
+    common = "--n_steps 6 --ema --health_interval 3"
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     run(SOURCE, tmp_path)
     write_pairs(tmp_path / "pairs")
@@ -213,6 +214,16 @@ def test_two_processes_equal_one(tmp_path: Path, weights: Path) -> None:
             torch.testing.assert_close(two[key], value, rtol=0, atol=1e-10, msg=f"{name} {key}")
             moved = max(moved, float(value.abs().max()))
         assert moved > 0
+        one, two = (
+            [json.loads(line) for line in (tmp_path / p / name / "metrics.jsonl").open()]
+            for p in ("one", "two")
+        )
+        assert [row["step"] for row in one] == [row["step"] for row in two]
+        for row, other in zip(one, two, strict=True):
+            assert any(key.startswith("layer_grad") for key in row) == (row["step"] != 5)
+            row, other = ({k: v for k, v in r.items() if k != "img_per_s"} for r in (row, other))
+            # a pixel may be rounded the other way
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-7)
 
     assert output.count("dry run: nothing was kept") == 1 and "for 400 steps" in output
     assert not (tmp_path / "two" / "measured").exists()

@@ -334,6 +334,25 @@ def test_constant_noise_is_in_the_state_dict() -> None:
     assert torch.equal(G2(z), G(z))
 
 
+def test_noise_may_be_given_as_maps() -> None:
+    """The constant maps are "constant", zeros are "none"; others are each sample's own, and learn."""
+    G = noisy(generator()).eval()
+    ws, maps = G.styles(torch.randn(2, 6)), [m[None, None] for m in G.constant_noises]
+    assert_close(G.synthesis(ws, noise=maps), G.synthesis(ws, noise="constant"))
+    assert_close(G.synthesis(ws, noise=[0 * m for m in maps]), G.synthesis(ws, noise="none"))
+    own = [torch.cat([m, 0 * m]).requires_grad_() for m in maps]
+    x = G.synthesis(ws, noise=own)
+    assert_close(x[0], G.synthesis(ws, noise="constant")[0], atol=1e-4, rtol=1e-4)
+    assert_close(x[1], G.synthesis(ws, noise="none")[1], atol=1e-4, rtol=1e-4)
+    x.square().sum().backward()
+    assert all(m.grad.abs().sum() > 0 for m in own)
+    with pytest.raises(ValueError, match=r"noise of shapes \(N or 1, 1, h, w\)"):
+        G.synthesis(ws, noise=own[1:])
+    silent = generator(noise=False).eval()
+    assert not silent.constant_noises
+    assert torch.equal(silent.synthesis(silent.styles(torch.ones(1, 6)), noise=[]), silent(torch.ones(1, 6)))
+
+
 def test_without_noise_there_is_none() -> None:
     G, z = generator(noise=False), torch.randn(2, 6)
     assert not any("noise" in name for name in G.state_dict())

@@ -27,7 +27,7 @@ def source(cell: dict) -> str:
 
 def shows_a_picture(text: str) -> bool:
     """Whether a cell ends with a picture."""
-    return text.splitlines()[-1].startswith(("show(", "curves(", "stack(", "pair.resize("))
+    return text.splitlines()[-1].startswith(("show(", "picture(", "stack(", "pair.resize("))
 
 
 def values_of(text: str, namespace: dict) -> object:

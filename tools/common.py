@@ -16,6 +16,7 @@ from torch import Tensor
 import disk
 from errors import UserError, shown, tell
 from generation.generator import find_generator
+from generation.hub import PREFIX, is_hub_name
 from generation.pictures import GRID_GAP, shown_in_colour, to_picture
 from generation.protocol import append_score
 from modelling.layers import image_shape
@@ -94,7 +95,9 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_generator_flags(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """RUN, --weights and --checkpoint; nargs "?" where RUN may be absent."""
-    parser.add_argument("run", metavar="RUN", nargs=nargs, help="runs/NAME or a generator/ folder")
+    parser.add_argument(
+        "run", metavar="RUN", nargs=nargs, help="runs/NAME, a generator/ folder or hf:user/name"
+    )
     parser.add_argument(
         "--weights", help="ema, raw or ema-DECAY (default: the averaged ones where the run has any)"
     )
@@ -260,10 +263,21 @@ def save_image(x: Tensor, stem: Path, suffix: str = ".png") -> None:
 
 
 def scores_file(run: str) -> Path:
-    """scores.jsonl of the run; inside the generator/ folder where that stands alone."""
+    """scores.jsonl of the run; inside the generator/ folder where that stands alone; of hf:user/name in the working
+    folder, since the cache is not ours to write to."""
+    if is_hub_name(run):
+        return Path(f"{title_of(run).replace('/', '-')}-scores.jsonl")
     folder = find_generator(run)
     is_run = folder.name == "generator" and (folder.resolve().parent / "config.json").is_file()
     return (folder.parent if is_run or folder != Path(run) else folder) / "scores.jsonl"
+
+
+def title_of(run: str) -> str:
+    """What a run is called: its folder's name, or that of the hub."""
+    if is_hub_name(run):
+        return run.removeprefix(PREFIX).partition("@")[0]
+    folder = Path(run).resolve()
+    return folder.parent.name if folder.name == "generator" else folder.name
 
 
 def append_line(file: Path, line: dict[str, Any]) -> None:

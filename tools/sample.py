@@ -25,7 +25,6 @@ latents that batch norm's statistics are measured with (arXiv:1809.11096); those
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -49,7 +48,7 @@ from generation.codes import (
 from generation.drawing import check_n, draw_chunks
 from generation.generator import load_generator
 from generation.labels import sample_labels
-from generation.pictures import shown_in_colour
+from generation.pictures import shown_in_colour, square_columns
 from generation.sampling import undisturbed, with_truncation
 from generation.views import View, view_of
 from tools import tool_parser
@@ -148,7 +147,7 @@ def columns(n: int, config: dict[str, Any], args: argparse.Namespace) -> int:
         return args.grid[0]
     turns = config["n_labels"] and not config["multi_hot"]
     turns = turns and not (args.classes or args.seeds or args.latents)
-    return config["n_labels"] if turns and config["n_labels"] <= min(n, 16) else math.ceil(math.sqrt(n))
+    return square_columns(n, config["n_labels"] if turns else 0)
 
 
 def codes_asked(

@@ -40,8 +40,8 @@ INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and
 # Settings that say where, how often and how long something is looked at, and not what is trained; and the seed.
 NO_SETTING = {
     "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_b", "data_root", "cache_dir", "data_device",
-    "loggers", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "eval_n",
-    "extractor", "metric_weights", "metrics", "data_name", "dry_run",
+    "loggers", "log_interval", "health_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
+    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "data_name", "dry_run",
 }  # fmt: skip
 # Of these, what says when --eval_patience ends a run: settings of one that has it.
 OF_PATIENCE = {"eval_interval", "eval_n", "extractor", "metric_weights", "metrics"}

@@ -81,14 +81,14 @@ def parser() -> argparse.ArgumentParser:
 # -- what is read and written ----------------------------------------------------------------------------------------
 
 
-def check_places(data: Path, out: Path, overwrite: bool) -> None:
-    """UserError for an --out that is no folder, that holds something, or that lies among the pictures."""
+def check_places(data: Path, out: Path, overwrite: bool, flag: str = "--data") -> None:
+    """UserError for an --out that is no folder, that holds something, or that lies among the pictures of a flag."""
     if out.suffix.lower() in SUFFIXES or (out.exists() and not out.is_dir()):
         raise UserError(f"--out {out}: name a folder, in which each picture has a file of its own")
     if data.is_file() and out.resolve() == data.resolve().parent:
-        raise UserError(f"--out {out} is where --data {data} stands: choose another folder")
+        raise UserError(f"--out {out} is where {flag} {data} stands: choose another folder")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"--out {out} lies in --data {data}, whose pictures are read: choose another folder")
+        raise UserError(f"--out {out} lies in {flag} {data}, whose pictures are read: choose another folder")
     try:
         held = not overwrite and out.is_dir() and next(out.iterdir(), None)
     except OSError as error:
@@ -125,8 +125,9 @@ class Pictures:
 class Stems:
     """Where translations are written: the pictures' names without suffix, but where that is taken already."""
 
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
+    def __init__(self, *taken: str) -> None:
+        """taken: what else the folder holds."""
+        self.taken = set(taken)
 
     def of(self, name: str) -> str:
         """For the next picture; two names that differ in case alone are one on some systems."""

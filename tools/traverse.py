@@ -10,7 +10,6 @@ samples, and the best one-to-one assignment of categories to its classes says ho
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from errors import UserError, blaming_user, cli
 from generation.extractors import open_extractor
 from generation.generator import load_generator
 from generation.latents import DRAWN_AT_ONCE, latents
-from generation.pictures import picture_table, stack, to_picture
+from generation.pictures import picture_blocks, table_cell
 from generation.protocol import score_line
 from generation.sampling import render
 from metrics.features import EXTRACTORS, Extractor, extract, to_uint8
@@ -46,8 +45,6 @@ from training.device import choose_device
 
 RANGES = {"uniform": 1.0, "normal": 2.0}  # by G's prior
 N_VALUES = 9  # columns of a continuous code
-MARGIN = 64  # px of the titles' column
-LEAST_SIDE = 48  # px of an image in the picture: smaller ones are drawn larger
 
 Block = tuple[str, list[str], Tensor]  # title, names of the columns, uint8 images (rows, columns, C, H, W)
 
@@ -82,19 +79,8 @@ def columns_of(G: Generator, noise: Tensor, category: Tensor, continuous: Tensor
 
 def draw(blocks: Sequence[Block]) -> Image.Image:
     """The blocks below each other, each under its title and the names of its columns."""
-    height, width = blocks[0][2].shape[-2:]
-    scale = math.ceil(LEAST_SIDE / min(height, width))
-
-    def cell(image: Tensor) -> Image.Image:
-        return to_picture(image).resize((scale * width, scale * height), Image.Resampling.NEAREST)
-
-    return stack(
-        [
-            picture_table(
-                names, [("" if i else title, [cell(x) for x in row]) for i, row in enumerate(images)], MARGIN
-            )
-            for title, names, images in blocks
-        ]
+    return picture_blocks(
+        [(title, names, [[*map(table_cell, row)] for row in images]) for title, names, images in blocks]
     )
 
 

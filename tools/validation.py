@@ -12,6 +12,7 @@ from errors import UserError, shown
 from games import GAMES
 from games.translation import Translation
 from generation.extractors import open_extractor
+from generation.hub import is_hub_name
 from generation.translation_scores import (
     Sources,
     TranslationEvaluator,
@@ -40,7 +41,9 @@ UNFIT = (
 
 
 def run_settings(run: str) -> dict[str, Any]:
-    """A run's config.json; nothing for a generator/ folder alone."""
+    """A run's config.json; nothing for a generator/ folder alone and for what was shared."""
+    if is_hub_name(run):
+        return {}
     try:
         return disk.read_json(scores_file(run).with_name("config.json"), dict[str, Any])
     except disk.Unreadable:

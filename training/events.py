@@ -14,6 +14,8 @@ import numpy as np
 from accelerate.tracking import GeneralTracker
 
 import disk
+from training.layers import Histogram
+from training.summaries import charts, experiment, histogram, session
 
 _numbers = itertools.count()  # of this process's files: a second run may begin within the same second
 
@@ -35,6 +37,7 @@ class TensorBoard(GeneralTracker):
         self.file = folder / f"events.out.tfevents.{int(time.time()):010d}.{host}.{os.getpid()}.{number}"
         self.purge_step = purge_step
         self.settings: dict[str, Any] = {}
+        self.scored = False
 
     @property
     def tracker(self) -> Path:
@@ -42,14 +45,20 @@ class TensorBoard(GeneralTracker):
         return self.file
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """The run's settings, shown as a text; the file begins with the first value."""
+        """The run's settings, shown as a text and compared under HParams; the file begins with the first value."""
         self.settings = values
 
     def log(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Numbers by name."""
         from torch.utils.tensorboard import summary
 
-        self._add([self._event(step, summary=summary.scalar(name, value)) for name, value in values.items()])
+        events = [self._event(step, summary=summary.scalar(name, value)) for name, value in values.items()]
+        scores = [name for name in values if name.startswith("score/")]
+        # HParams takes what the first file that says so names: a run without scores leaves that to those with some
+        if scores and not self.scored:
+            events.append(self._event(step, summary=experiment(self.settings, scores)))
+        self._add(events)
+        self.scored |= bool(scores)
 
     def log_images(self, values: Mapping[str, list[np.ndarray]], step: int | None = None) -> None:
         """Pictures (H, W, C) uint8 by name."""
@@ -59,6 +68,10 @@ class TensorBoard(GeneralTracker):
             summary.image(name, np.stack(grids), dataformats="NHWC") for name, grids in values.items()
         ]
         self._add([self._event(step, summary=picture) for picture in pictures])
+
+    def log_histograms(self, values: Mapping[str, Histogram], step: int | None = None) -> None:
+        """How values are spread, by name."""
+        self._add([self._event(step, summary=histogram(name, spread)) for name, spread in values.items()])
 
     def purge(self, step: int) -> None:
         """Hide what was logged from that step on, here and in older files."""
@@ -88,7 +101,7 @@ class TensorBoard(GeneralTracker):
         disk.append(self.file, b"".join(record(event.SerializeToString()) for event in events))
 
     def _head(self) -> list[Any]:
-        """The format, what is purged, and the settings."""
+        """The format, what is purged, the settings and how curves are shown together."""
         from torch.utils.tensorboard import summary
 
         events = [self._event(None, file_version="brain.Event:2")]
@@ -96,7 +109,8 @@ class TensorBoard(GeneralTracker):
             events.append(self._start(self.purge_step))
         text = f"```json\n{json.dumps(self.settings, indent=2)}\n```"
         first = 0 if self.purge_step is None else self.purge_step - 1
-        return [*events, self._event(first, summary=summary.text("config", text))]
+        shown = (summary.text("config", text), session(self.settings), charts())
+        return events + [self._event(first, summary=each) for each in shown]
 
 
 def record(data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 import disk
 from generation.protocol import append_score, cut_lines
 from metrics.lines import best_scores
+from training.layers import Histogram
 
 PLAIN_SECONDS = 10.0  # between lines when stderr is no terminal
 
@@ -33,6 +34,7 @@ class RunLog:
         self.folder, self.accelerator, self.main = folder, accelerator, accelerator.is_main_process
         self.n_steps, self.images_before = n_steps, images_before
         self.latest: dict[str, float] = {}
+        self.noted: dict[str, float] = {}  # of this step, not written yet
         self.skipped = 0  # updates, as far as the loop has read it from the device
         self.took: dict[str, float] = {}  # seconds of what is done beside training, the last time
         self._failing: set[str] = set()  # what could not be written the last time
@@ -77,7 +79,16 @@ class RunLog:
         values = {**values, "img_per_s": self._seen(at, step) / max(now - then, 1e-9)}
         self._mark = (now, step)
         self.latest = values
-        if not self.main:
+        self.beside(values, step)
+
+    def note(self, values: dict[str, float]) -> None:
+        """Hold values for the line of this step."""
+        self.noted |= values
+
+    def beside(self, values: dict[str, float], step: int) -> None:
+        """Append values, and what was noted, to metrics.jsonl and to the trackers; nothing without any."""
+        values, self.noted = values | self.noted, {}
+        if not self.main or not values:
             return
         # NaN is no JSON: a reader of the file sees null
         finite = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
@@ -135,8 +146,17 @@ class RunLog:
             if hasattr(tracker, "log_images"):
                 tracker.log_images({name: [grid]}, step=step)
 
+    def histograms(self, take: Callable[[], dict[str, Histogram]], step: int) -> None:
+        """What take() gives, for trackers that show such."""
+        trackers = [t for t in self.accelerator.trackers if hasattr(t, "log_histograms")] if self.main else []
+        if trackers:
+            values = take()
+            for tracker in trackers:
+                tracker.log_histograms(values, step=step)
+
     def cut(self, step: int) -> None:
         """Forget the lines after `step`, which are about to be computed again."""
+        self.noted = {}
         self._mark = self._line_mark = (time.monotonic(), step)
         for name in ("metrics.jsonl", "scores.jsonl") if self.main else ():
             if (path := self.folder / name).is_file():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from games.schedule import schedule_of
-from games.task import Draws, Micro, Phase, Task
+from games.task import Draws, Micro, Phase, Task, is_logged
 from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
 from images.batches import Shard
@@ -34,6 +34,7 @@ from training.guards import (
     skipped_lately,
     unlearned,
 )
+from training.layers import is_measured, layer_gradients
 from training.logs import RunLog
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import as_stored, forget, load_moments, make_optimizer, step_where
@@ -93,7 +94,11 @@ class Loop:
         self.updates, self.last_update = 0, 0  # of the averaged network; the step after its last update
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
+        self.layer_stats: dict[str, Tensor] = {}  # of this step
         self.networks = {name: self._network(name) for name in task.networks}
+        # of several phases that train a network the first
+        main = [phase for phase in task.phases if phase.interval == 1]
+        self.main_phase = {name: next((p for p in main if name in p.trains), None) for name in self.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
         self.schedule = schedule_of(config)
@@ -190,6 +195,8 @@ class Loop:
                 self.stats[name] = value / len(inputs) + (self.stats[name] if j else 0)
         grads = [p.grad for p in params if p.grad is not None]
         self._reduce([*grads, *self.all_statistics, seen])
+        self._unscale(active, grads, seen)
+        self._measure_layers(phase, step)
         norm, ok = self._apply(active, grads, seen)
         self._keep_finite(before, ok)
         for network in active:
@@ -211,16 +218,28 @@ class Loop:
             for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
                 overwrite(tensor, part.view_as(tensor))
 
+    def _unscale(self, active: list[Network], grads: list[Tensor], loss: Tensor) -> None:
+        """Under fp16: bring gradients back to the size that they have without its scale."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            return
+        # the scaler judges each optimiser by its gradients alone: what one meets must stop all
+        whole = torch.nn.utils.get_total_norm(grads) if len(active) > 1 else 0
+        torch._foreach_add_(grads if len(active) > 1 else grads[:1], 0 * (loss + whole))
+        for network in active:
+            scaler.unscale_(network.optimizer)
+
+    def _measure_layers(self, phase: Phase, step: int) -> None:
+        """At the first update of a network by its main phase after every health_interval steps: its gradients."""
+        names = [name for name in phase.trains if self.main_phase[name] is phase]
+        if names and is_measured(phase.due, step, self.config.health_interval):
+            for name in names:
+                self.layer_stats |= layer_gradients(name.lower(), self.networks[name].layers)
+
     def _apply(self, active: list[Network], grads: list[Tensor], loss: Tensor) -> tuple[Tensor, Tensor]:
         """Step the optimisers, or none where a gradient or the loss is not finite: (norm of all gradients, 1 or 0 as a
         device flag)."""
         scaler = self.accelerator.scaler
-        if scaler is not None:
-            # the scaler judges each optimiser by its gradients alone: what one meets must stop all
-            whole = torch.nn.utils.get_total_norm(grads) if len(active) > 1 else 0
-            torch._foreach_add_(grads if len(active) > 1 else grads[:1], 0 * (loss + whole))
-            for network in active:
-                scaler.unscale_(network.optimizer)
         norm = torch.nn.utils.get_total_norm(list(map(as_stored, grads)))
         ok = torch.isfinite(norm + loss)
         bad = (~ok).to(self.skipped.dtype)
@@ -320,18 +339,17 @@ class Loop:
                 self.on_step(step, dict(self.stats))
             ended = step == config.n_steps
             scoring = self.scores is not None and (self.score_owed or self.scores.due(step, config.n_steps))
-            logging = step % config.log_interval == 0 or ended
+            logging = is_logged(config, step - 1)
             if logging or self.device.type == "cpu":  # elsewhere reading the count waits for the device
                 check_bad_runs(self.networks, ended)
             best = scoring and self._score_or_owe(ended)
             last = ended or self._exhausted()
-            if logging or last:
-                self._log()
-            self.log.tick(step)
-            self.outlook.after(step)
             for hook in self.hooks:
                 if hook.due(step) or last:
                     self.write_beside(hook)
+            self._log(whole=logging or last)
+            self.log.tick(step)
+            self.outlook.after(step)
             number = self._agreed_signal(logging or scoring or last)
             if step % config.checkpoint_interval == 0 or last or number or best or self.owed:
                 saved = self._save_or_owe(last, bool(number or best))
@@ -421,19 +439,26 @@ class Loop:
         return int(number)
 
     def _values(self) -> dict[str, float]:
-        """The last values of all that is logged, averaged over processes; waits for the device."""
-        names = sorted(self.stats)
+        """The last values of all that is logged at each time, averaged over processes; waits for the device."""
+        return self._read(self.stats)
+
+    def _read(self, stats: dict[str, Tensor]) -> dict[str, float]:
+        names = sorted(stats)
         if not names:
             return {}
-        values = torch.stack([self.stats[name].detach().to(self.wide) for name in names])
+        values = torch.stack([stats[name].detach().to(self.wide) for name in names])
         if self.n_processes > 1:
             values = self.accelerator.reduce(values, "mean")
         return dict(zip(names, values.tolist(), strict=True))
 
-    def _log(self) -> None:
-        """Read this step's values from the device."""
+    def _log(self, *, whole: bool) -> None:
+        """Read this step's values from the device; whole: all of them, else what was measured of its layers alone."""
+        layers, self.layer_stats = self.layer_stats, {}
+        if not whole:
+            self.log.beside(self._read(layers), self.step)
+            return
         self.stats |= self.task.stats(self.step - 1)
-        scalars = self._values()
+        scalars = self._read(self.stats | layers)
         scalars["skipped_steps"] = float(self.skipped)
         self.log.skipped = int(self.skipped)
         for name, network in self.networks.items():
@@ -497,6 +522,7 @@ class Loop:
         # what a lazy phase said last is logged until it runs again
         values = state["loop"].get("values", {})
         self.stats = {k: torch.tensor(v, dtype=self.wide, device=self.device) for k, v in values.items()}
+        self.layer_stats = {}
         self.owed = self.score_owed = False
         self._samplers = None
         if self.scores is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modelling import running_statistics
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm
+from training.layers import layers_of
 
 WeightSets = Mapping[str, nn.Module]  # to sample from: averages first, then "raw"
 
@@ -37,6 +38,7 @@ class Network:
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         # what a user has frozen stays so
         self.params = [p for p in module.parameters() if p.requires_grad]
+        self.layers = layers_of(module)
         self.statistics = running_statistics(module)
         self.spectral_norm = has_spectral_norm(module)
         self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row

@@ -18,6 +18,7 @@ from generation.state import tensor_bytes
 from modelling.layers import Size, size_text
 from ops.memory import size_in_words
 from settings import TrainConfig
+from training.layers import layers_of
 from training.logs import RunLog
 from training.pictures import pictures_after
 
@@ -28,7 +29,10 @@ MONTH_S = 30 * 24 * 3600.0
 COUNTED = 20_000  # steps; of more than these so many are counted in their place
 REST = "rest"  # of a step: its data, averages, augmentation
 # Bytes of a logged number in metrics.jsonl and in TensorBoard's file, and numbers logged beside a phase's own two.
-LINE_BYTES, EVENT_BYTES, BESIDE = 30, 80, 6
+LINE_BYTES, EVENT_BYTES, BESIDE = 30, 80, 8
+# The same of numbers whose names are long, those of layers and of samples; numbers of a layer, of a weight set's
+# samples; bytes of a layer's histogram.
+LONG, OF_LAYER, OF_SAMPLES, HISTOGRAM_BYTES = 2, 2, 5, 620
 EVENTS = {"cuda": torch.cuda.Event, "mps": torch.mps.Event}
 
 
@@ -247,13 +251,19 @@ class Outlook:
         picture = statistics.mean(sizes) if sizes else 0.0
         tracked = "tensorboard" in config.loggers
         n_values = 2 * len(self.task.phases) + BESIDE
-        n_pictures = n_sets * (1 + pictures_after(0, config.sample_interval, config.n_steps))
+        n_times = 1 + pictures_after(0, config.sample_interval, config.n_steps)
+        n_pictures = n_sets * n_times
+        n_layers = sum(len(layers_of(network)) for network in self.task.networks.values())
+        n_healths = config.n_steps // config.health_interval if config.health_interval else 0
+        n_long = n_healths * n_layers * OF_LAYER + n_pictures * OF_SAMPLES
+        number = LINE_BYTES + EVENT_BYTES * tracked
         return Disk(
             checkpoint=tensor_bytes(weights),
             n_kept=n_kept + (config.eval_interval is not None),  # the best one stays
             generator=n_sets * tensor_bytes(averaged),
             pictures=round(picture * n_pictures * (1 + tracked)),
-            logs=n_logs * n_values * (LINE_BYTES + EVENT_BYTES * tracked),
+            logs=(n_logs * n_values + LONG * n_long) * number
+            + n_times * n_layers * HISTOGRAM_BYTES * tracked,
         )
 
     # -- words -----------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 from torch import nn
 
 import disk
 from games.task import Task
+from training.layers import Histogram, layers_of, weight_histograms
 from training.logs import RunLog
 
 FIRST = 16  # before it nothing is to be seen that step 0 does not show
@@ -35,30 +37,47 @@ def pictures_after(step: int, interval: int, n_steps: int) -> int:
 
 
 class Pictures:
-    """Previews of every weight set, samples/step-00001000-ema.png, and samples/real.png."""
+    """Previews of every weight set, samples/step-00001000-ema.png, and samples/real.png; for trackers that show such,
+    histograms of weights."""
 
     def __init__(self, task: Task, log: RunLog) -> None:
         self.task, self.log = task, log
         self.folder = log.folder / "samples"
 
     def previews(self, step: int, weight_sets: Mapping[str, nn.Module]) -> None:
-        """One picture a weight set as it is sampled from; NotFinite."""
+        """One picture a weight set as it is sampled from, after the first step also its numbers; NotFinite."""
         if not self.log.main:
             return
         self.folder.mkdir(exist_ok=True)
+        self.log.histograms(self._weights, step)
         for name, network in weight_sets.items():
-            picture = self.task.preview(network)
-            if picture is None:
+            sheet = self.task.preview(network)
+            if sheet is None:
                 return
-            with disk.replacing(self.folder / f"step-{step:08d}-{name}.png", durable=False) as temporary:
-                picture.save(temporary)
-            self.log.images(f"samples/{name}", np.asarray(picture.convert("RGB")), step)
+            self._keep(sheet.picture, f"step-{step:08d}-{name}", name, step)
+            if step:
+                self.log.note({f"samples/{name}/{key}": value for key, value in sheet.health.items()})
 
-    def reals(self) -> None:
-        """The first images as training sees them."""
+    def reals(self, step: int) -> None:
+        """The first images as training sees them; trackers are shown them where a run begins."""
         if not self.log.main:
             return
         self.folder.mkdir(exist_ok=True)
         if (picture := self.task.reals()) is not None:
-            with disk.replacing(self.folder / "real.png", durable=False) as temporary:
-                picture.save(temporary)
+            self._keep(picture, "real", None if step else "real", step)
+
+    def _keep(self, picture: Image.Image, file: str, title: str | None, step: int) -> None:
+        """Write a picture and, under a title, show it to the trackers."""
+        with disk.replacing(self.folder / f"{file}.png", durable=False) as temporary:
+            picture.save(temporary)
+        if title is not None:
+            self.log.images(f"samples/{title}", np.asarray(picture.convert("RGB")), step)
+
+    def _weights(self) -> dict[str, Histogram]:
+        """Of the layers of all networks as they are trained."""
+        named = {
+            f"weights/{name.lower()}/{layer}": weight
+            for name, network in self.task.networks.items()
+            for layer, weight in layers_of(network).items()
+        }
+        return weight_histograms(named)

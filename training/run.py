@@ -1,8 +1,8 @@
 """A run from its settings to its end, top to bottom: `run_plan`.
 
 `train` comes to it from Python, a script by launch.script_main; both by run_planned. Between two steps
-(loop.py: Loop._run_to_end): on_step, the check for steps that were not finite, a score where one is due, log,
-progress, pictures, a signal that all processes agree on, checkpoint and generator/; and back to a checkpoint where
+(loop.py: Loop._run_to_end): on_step, the check for steps that were not finite, a score where one is due,
+pictures, log, progress, a signal that all processes agree on, checkpoint and generator/; and back to a checkpoint where
 training diverged (guards.py, Loop._roll_back).
 """
 
@@ -218,7 +218,7 @@ def run_plan(
             folder.begin(config)
             say_what_runs(config, accelerator, task, folder.path, plan.preset)
             loop.log.attempt("tracker", partial(start_trackers, config, accelerator, folder.path, loop.step))
-            loop.log.attempt("samples/real.png", Pictures(task, loop.log).reals)
+            loop.log.attempt("samples/real.png", partial(Pictures(task, loop.log).reals, loop.step))
             loop.log.start(loop.step)
             try:
                 loop.run()

@@ -13,6 +13,7 @@ from errors import UserError, shown
 from games.growing import growth_of
 from generation.checkpoint import CheckpointError, CheckpointStore, load_checkpoint
 from generation.generator import D_FILE, find_generator, read_config
+from generation.hub import is_hub_name
 from generation.schema import SampledState, converted
 from modelling import MODELS, check_revision, model_title, revisions_of
 from modelling.contract import bare
@@ -63,6 +64,8 @@ def start_of(config: TrainConfig, own: Mapping[str, nn.Module]) -> dict[str, Any
 def read_start(given: str) -> dict[str, Any]:
     """The weights that stand at a path, with the `model` they are of, None where that is not known. UserError."""
     path = Path(given)
+    if is_hub_name(given):
+        return _of_generator(find_generator(given))
     if path.is_file():
         try:
             return _of_checkpoint(load_checkpoint(path, _check), path)

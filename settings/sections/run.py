@@ -78,6 +78,9 @@ class OutputSettings(Section):
         at_resume="free",
     )
     log_interval: int = flag(50, "steps between logged scalars", least=1, at_resume="free")
+    health_interval: int = flag(
+        200, "steps between logged sizes of gradients by layer, 0 for none", least=0, at_resume="free"
+    )
     sample_interval: int = flag(
         500,
         "steps between sample grids, of which at most 200 are made; before them at 0, 16, 32, 64",
