@@ -104,7 +104,10 @@ class Graph:
         found = {}
         for name, shape in self.shapes.items():
             if self.sides is not None:
-                shape = (shape[0], *(side + larger * self.sides * (i + 1) for i, side in enumerate(shape[1:])))
+                shape = (
+                    shape[0],
+                    *(side + larger * self.sides * (i + 1) for i, side in enumerate(shape[1:])),
+                )
             found[name] = torch.randn(shape if name in self.fixed else (n, *shape), generator=source)
         if "y" in found:
             found["y"] = torch.eye(self.shapes["y"][0])[torch.arange(n) % self.shapes["y"][0]]
@@ -203,7 +206,9 @@ def write_onnx(graph: Graph, file: Path) -> float:
     need_onnx()
     held = sum(t.numel() * t.element_size() for t in graph.network.state_dict().values())
     if held > LARGEST:
-        raise UserError(f"the network has {size_in_words(held)} of weights: ONNX holds less than 2 GiB in a file")
+        raise UserError(
+            f"the network has {size_in_words(held)} of weights: ONNX holds less than 2 GiB in a file"
+        )
     with torch.no_grad(), _quiet():
         model = _exported(graph)
         graph.card["opset"] = OPSET
@@ -238,10 +243,9 @@ def _exported(graph: Graph) -> Any:
     if graph.sides is None:
         return _traced(graph, 0)
     try:
-        model = _traced(graph, graph.sides)
+        model, graph.card["dynamic"] = _traced(graph, graph.sides), True
     except UserError:
-        model = _traced(graph, 0)
-    graph.card["dynamic"] = len({d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim[2:]} - {""}) > 0
+        model, graph.card["dynamic"] = _traced(graph, 0), False
     return model
 
 
@@ -254,12 +258,15 @@ def _traced(graph: Graph, multiple: int) -> Any:
         axes[name] = None if name in graph.fixed else {0: batch}
         if multiple and name == "x":
             for axis, side in ((2, "h"), (3, "w")):
-                dim = Dim(side, min=1, max=SIDE_LIMIT // multiple)
+                least = -(-graph.card["sides"]["least"] // multiple)
+                dim = Dim(side, min=least, max=SIDE_LIMIT // multiple)
                 axes[name][axis] = dim if multiple == 1 else multiple * dim
     try:
         # by itself, which says what is wrong: the exporter would go on to other ways, which fix the batch
         program = torch.export.export(graph.network, (), given, dynamic_shapes=axes, strict=False)
-        return torch.onnx.export(program, output_names=["image"], opset_version=OPSET, verbose=False).model_proto
+        return torch.onnx.export(
+            program, output_names=["image"], opset_version=OPSET, verbose=False
+        ).model_proto
     except Exception as error:  # whatever torch finds in a network, a user's own too
         raise UserError(f"{graph.card['model']} cannot be written as ONNX: {_reason(error)}") from error
 
@@ -273,8 +280,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _describe(model: Any, card: Mapping[str, Any]) -> None:
-    """Put what a card says into a model's metadata, as text or as json."""
+    """Put what a card says into a model's metadata, as text or as json; names for the axes that may have any length."""
     model.producer_name = "gan-toolkit"
+    # of what stands in between, under the exporter's names for the same axes
+    del model.graph.value_info[:]
+    factor = "" if card.get("factor", 1) == 1 else f"{card['factor']}*"
+    for values, times in ((model.graph.input, ""), (model.graph.output, factor)):
+        for value in values:
+            dims = value.type.tensor_type.shape.dim
+            for dim, name in zip(dims, ("N", "C", f"{times}H", f"{times}W"), strict=False):
+                if dim.dim_param:
+                    dim.dim_param = name
     for key, value in card.items():
         if value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -101,7 +101,8 @@ class Generator(nn.Module):
         x = self.to_image(self.ups(h + self.trunk(h)))
         if not self.skip:
             return torch.tanh(x)
-        return x + F.interpolate(a, scale_factor=self.factor, mode="bicubic", align_corners=False)
+        # by its size: a factor goes through floats, which graphs for any size cannot follow
+        return x + F.interpolate(a, x.shape[2:], mode="bicubic", align_corners=False)
 
 
 class Discriminator(nn.Module):

@@ -6,10 +6,10 @@
     python -m tools.export RUN --onnx BtoA.onnx --direction BtoA
 
 RUN is a run's folder or its generator/ folder alone. The file is held against the generator through onnxruntime before
-it is kept: images of batches of 1 and 5 differ by at most 1e-4. Its inputs are float32: z (N, z_dim), y (N, labels) with
-a 1 for the class or each attribute, truncation (1,) of models with styles; of runs that translate x (N, C, H, W) in
-[-1, 1]. Its output is image (N, C, H, W) in [-1, 1]. Noise of StyleGAN's layers is the constant one, pix2pix's dropout
-is off. What the file is of stands in its metadata.
+it is kept: images of batches of 1 and 5 differ by at most 1e-4. Its inputs are float32: z (N, z_dim), y (N, labels)
+with a 1 for the class or each attribute, truncation (1,) of models with styles; of runs that translate x (N, C, H, W)
+in [-1, 1]. Its output is image (N, C, H, W) in [-1, 1]. Noise of StyleGAN's layers is the constant one, pix2pix's
+dropout is off. What the file is of stands in its metadata.
 
 The page needs onnxruntime-web, 14 MB of files that are copied beside it: they are downloaded once, checked and cached,
 or taken from --ort.
@@ -24,9 +24,10 @@ from errors import UserError, cli
 from generation.generator import load_generator, opened
 from generation.onnx_file import Graph, need_onnx, sampling_graph, translating_graph, write_onnx
 from generation.sampling import with_truncation
-from generation.schema import PRINTED
 from generation.translator import load_translator
+from modelling.sizes import Sides
 from tools import tool_parser
+from tools.card import LICENCES
 from tools.common import add_generator_flags, add_truncation_flags, make_folder
 from tools.static_page import ort_files, write_page
 
@@ -42,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     about = "of a run that translates both ways (default: of FILE the run's own, of the page both)"
     p.add_argument("--direction", choices=("AtoB", "BtoA"), help=about)
     add_truncation_flags(p)
-    p.add_argument("--license", help="of the weights, for the file's metadata and the page [none told]")
+    about = "of the weights, for the file's metadata and the page [none told]"
+    p.add_argument("--license", choices=tuple(LICENCES), help=about)
     about = "npm package onnxruntime-web, a folder or .tgz (default: downloaded once)"
     p.add_argument("--ort", metavar="PATH", help=about)
     p.add_argument("--cache_dir", help="where onnxruntime-web is kept (default: the user's cache)")
@@ -75,7 +77,9 @@ def graphs_of(args: argparse.Namespace) -> tuple[dict[str, Graph], dict]:
     """(graphs by the names of their files on a page, the run's own direction first, what is known of the run)."""
     if opened(args.run, args.weights)[1]["translates"] is None:
         if args.direction is not None:
-            raise UserError(f"--direction {args.direction}: {args.run} makes pictures of noise, not of pictures")
+            raise UserError(
+                f"--direction {args.direction}: {args.run} makes pictures of noise, not of pictures"
+            )
         G, about = load_generator(args.run, args.weights, "cpu", args.checkpoint)
         G, _ = with_truncation(G, about, args.truncation, args.truncation_layers)
         how = {"truncation": args.truncation, "truncation_layers": args.truncation_layers}
@@ -89,31 +93,34 @@ def graphs_of(args: argparse.Namespace) -> tuple[dict[str, Graph], dict]:
 
 
 def told(graph: Graph) -> str:
-    """What a graph takes and gives, in one line."""
+    """What a graph takes, in one line, and what it leaves out."""
     card, names = graph.card, []
     for name, shape in graph.shapes.items():
         if name == "x" and card["dynamic"]:
-            shape = (shape[0], *(f"{side}" for side in "HW"))
+            shape = (shape[0], "H", "W")
         names.append(f"{name} ({', '.join(map(str, shape if name in graph.fixed else ('N', *shape)))})")
-    notes = {"constant": "; noise of the layers constant", "none": ""}
+    text = ", ".join(names)
     if graph.sides is not None:
-        multiple, least = card["sides"]["multiple"], card["sides"]["least"]
-        sides = f"multiples of {multiple}" if card["dynamic"] else f"{graph.shapes['x'][1:]} alone"
-        notes["none"] = "; dropout off"
-        return f"{card['direction']}: {', '.join(names)}, sides {sides}, at least {least} px{notes.get(card['noise'], '')}"
-    return f"{', '.join(names)}{notes[card['noise']]}"
+        height, width = graph.shapes["x"][1:]
+        sides = f"H and W {Sides(**card['sides'])}" if card["dynamic"] else f"{height} x {width} px alone"
+        return f"{card['direction']}: {text}, {sides}{'; dropout off' if card['noise'] == 'none' else ''}"
+    return text + ("; noise of the layers constant" if card["noise"] == "constant" else "")
 
 
 def write(args: argparse.Namespace) -> None:
     """Write what is asked for, and say what it is."""
     ort = None if args.page is None else ort_files(args.ort, args.cache_dir)
     graphs, about = graphs_of(args)
-    print(f"{about['model']}, step {about['step']}, {about['chosen']} weights, batch norm: {about['batch_norm']}")
+    print(
+        f"{about['model']}, step {about['step']}, {about['chosen']} weights, batch norm: {about['batch_norm']}"
+    )
     if args.onnx is not None:
         file, graph = Path(args.onnx), next(iter(graphs.values()))
         make_folder(file.parent)
         found = write_onnx(graph, file)
-        print(f"wrote {file} ({file.stat().st_size / 1e6:,.1f} MB, opset {graph.card['opset']}): {told(graph)}")
+        print(
+            f"wrote {file} ({file.stat().st_size / 1e6:,.1f} MB, opset {graph.card['opset']}): {told(graph)}"
+        )
         print(f"largest difference from the generator's images: {found:.1e}")
     if ort is not None:
         folder = Path(args.page)
