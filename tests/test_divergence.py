@@ -342,7 +342,9 @@ def test_lines_after_a_resume_are_those_of_a_run_without_one(tmp_path: Path) -> 
     def told(name: str) -> list[dict]:
         """Without the speed, and the numbers of the picture that a run makes where it ends."""
         found = lines(tmp_path, name)
-        return [{k: v for k, v in line.items() if not k.startswith(("img_per_s", "samples/"))} for line in found]
+        return [
+            {k: v for k, v in line.items() if not k.startswith(("img_per_s", "samples/"))} for line in found
+        ]
 
     assert told("a") == told("whole") and "penalty/r1" in told("a")[5]
     assert state(tmp_path, "a", 9)["loop"]["values"] == state(tmp_path, "whole", 9)["loop"]["values"]
