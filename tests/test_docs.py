@@ -20,7 +20,6 @@ from settings.presets import PRESETS
 from settings.reference import page
 from tests.running import ROOT, TINY, run, small
 from tests.test_config import SCRIPTS
-from tools import evaluate, import_weights, look_at, sample, table, train_classifier, translate, traverse
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 # parsed by others, or translated before argparse sees it
@@ -64,19 +63,9 @@ def test_done_features_name_tests_that_exist() -> None:
 
 def known_flags(command: str) -> set[str]:
     """The flags of the program that a command starts; of a training script for bare flags."""
-    tool = re.search(r"tools\.(\w+)", command)
+    tool = re.search(r"(tools|studies)\.(\w+)", command)
     if tool:
-        parsers = {
-            "evaluate": evaluate.parser,
-            "import_weights": import_weights.parser,
-            "look_at": look_at.parser,
-            "sample": sample.parser,
-            "table": table.parser,
-            "train_classifier": train_classifier.parser,
-            "translate": translate.parser,
-            "traverse": traverse.parser,
-        }
-        return set(parsers[tool[1]]()._option_string_actions)
+        return set(importlib.import_module(tool[0]).parser()._option_string_actions)
     script = re.search(r"(gan_\w+)\.py", command)
     name = script[1] if script else "gan_mnist"
     return set(make_parser(name, None, SCRIPTS[name])._option_string_actions) | LEGACY
@@ -92,6 +81,13 @@ def test_commands_of_done_features_are_legal() -> None:
                 assert flags <= known_flags(command), f"row {number}: {sorted(flags - known_flags(command))}"
             for preset in re.findall(r"--preset (\S+)", command):
                 assert preset in PRESETS, f"row {number}: {preset}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_of_tools_have_the_flags_that_they_are_given(page: Path) -> None:
+    lines = re.findall(r"python -m (?:tools|studies)\.\w+[^#`\n]*", page.read_text(encoding="utf-8"))
+    strange = {line: set(re.findall(r"--\w+", line)) - known_flags(line) for line in lines}
+    assert {line: flags for line, flags in strange.items() if flags} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -167,16 +163,23 @@ def test_the_launcher_of_accelerate_starts_a_run(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "checkpoints" / "step-00000001.pt").is_file()
 
 
-def readme_commands() -> list[str]:
-    """The training commands of the README's blocks, launchers left out."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def training_commands() -> list[str]:
+    """The training commands of the README's blocks and of docs/training.md's, launchers left out."""
+    pages = ROOT / "README.md", ROOT / "docs" / "training.md"
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.DOTALL))
-    return re.findall(r"^python (gan_\w+\.py .*)$", blocks, flags=re.MULTILINE)
+    commands = re.findall(r"^python (gan_\w+\.py [^#\n]*)", blocks, flags=re.MULTILINE)
+    return list(dict.fromkeys(command.strip() for command in commands))
+
+
+def test_lines_of_the_readme_fit_a_screen() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
 
 
 @pytest.mark.parametrize(
     "command",
-    [*readme_commands(), *(f"{row.script or 'gan_celeba'}.py --preset {n}" for n, row in PRESETS.items())],
+    [*training_commands(), *(f"{row.script or 'gan_celeba'}.py --preset {n}" for n, row in PRESETS.items())],
 )
 def test_commands_and_presets_fit_together(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings, networks and batch go together, at full width: run on the device that computes nothing."""
