@@ -96,8 +96,9 @@ SRGAN: dict[str, Any] = {
 # taken seldom; no norm in D; rates that fall to 0 over the second half, which takes the specks off the paper. R1's
 # weight is six times what SMALL_DATA's rule gives for this size and batch.
 DIGITS: dict[str, Any] = {
-    "dataset": "digits", "conditional": True, "model": "dcgan", "method": "gan", "img_size": 32, "z_dim": 32,
-    "batch_size": 32, "n_steps": 3000, "lr": 1e-3, "lr_decay_from": 1500, "beta1": 0.0, "beta2": 0.99,
-    "r1_weight": 0.04, "penalty_interval": {"r1": 4}, "ema": True, "ema_halflife": (5000.0,),
+    "dataset": "digits", "model": "dcgan", "method": "gan", "img_size": 32, "z_dim": 32, "conditional": True,
+    "condition_g": "cbn", "condition_d": "projection", "batch_size": 32, "n_steps": 2500, "lr": 1e-3,
+    "lr_decay_from": 1250, "beta1": 0.0, "beta2": 0.99, "r1_weight": 0.04, "penalty_interval": {"r1": 4},
+    "ema": True, "ema_halflife": (5000.0,),
     "g_kwargs": {"width": 24}, "d_kwargs": {"width": 24, "minibatch_stddev": True},
 }  # fmt: skip
