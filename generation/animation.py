@@ -75,6 +75,7 @@ def check_animation(
     if not MIN_FPS <= fps <= MAX_FPS:
         raise UserError(f"--fps {fps:g} must be {MIN_FPS} to {MAX_FPS}")
     if not 1 <= n <= MAX_FRAMES:
+        advice = advice if n else "give more --seconds or --fps"
         raise UserError(f"--out {out}: {n:,} frames, and 1 to {MAX_FRAMES:,} are allowed: {advice}")
     if max(size) > MAX_SIDE:
         raise UserError(

@@ -26,6 +26,7 @@ from metrics.lines import read_lines
 from metrics.mixture import MIXTURES, NEAR
 from tensorfile import read_safetensors
 
+LARGEST = 1e100  # beyond, a value counts as infinite: no chart has such an axis
 MAX_NAMES = 2000  # of series: beyond, a file is no run's
 WEIGHTS_LIMIT = 2 * 2**30  # bytes of a checkpoint that is read for its weights
 MAX_SIDE = 20_000  # px of a picture that is opened
@@ -80,7 +81,8 @@ class Record:
         """The last step that anything is known of."""
         steps = [series.steps[-1] for series in self.series.values()]
         steps += [step for of_set in self.samples.values() for step in of_set]
-        return max([*steps, self.about.get("step", 0)], default=0)
+        exported = self.about.get("step")
+        return max([*steps, exported if type(exported) is int else 0])
 
     @property
     def n_images(self) -> int | None:
@@ -295,9 +297,10 @@ def _add_line(points: dict[str, dict[int, float]], line: Mapping[str, Any]) -> N
         if name in points or len(points) < MAX_NAMES:
             at = points.setdefault(name, {})
             try:
-                at[step] = math.nan if value is None else float(value)
+                number = math.nan if value is None else float(value)
             except OverflowError:
-                at[step] = math.inf
+                number = math.inf
+            at[step] = math.copysign(math.inf, number) if abs(number) > LARGEST else number
 
 
 def _read_scores(record: Record) -> None:

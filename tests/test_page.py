@@ -32,7 +32,7 @@ from tests.running import ROOT, cheap
 from tests.test_tools import export, refused
 from tests.test_translator import Tiny
 from tools import demo
-from tools.app import described, opened_for_page
+from tools.app import _plain, described, opened_for_page
 from tools.tabs import gradio
 
 
@@ -319,6 +319,7 @@ def test_a_port_in_use_gives_way_to_the_next(capsys) -> None:
 def test_what_is_known_of_a_generator_is_said(explorers) -> None:
     about = explorers["styles"].about | {"img_size": [16, 24], "step": 12000}
     assert described(about) == "stylegan2 · 16x24 px · trained on digits · step 12,000 · ema weights"
+    assert _plain('Anna\'s <b> *A* & "B"') == 'Anna\'s &lt;b&gt; \\*A\\* &amp; "B"'
 
 
 @pytest.mark.parametrize("uploads", [False, True])

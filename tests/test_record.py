@@ -139,6 +139,21 @@ def test_a_damaged_run_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert str(tmp_path) not in said
 
 
+@pytest.mark.parametrize("step", ["x", None, [1], 1.5])
+def test_a_step_that_is_none_is_not_counted(tmp_path: Path, step: object) -> None:
+    folder = write_run(tmp_path / "a", [{"step": 3, "loss/d": 1.0}], reals=images(8))
+    (folder / "generator").mkdir()
+    (folder / "generator" / "config.json").write_text(json.dumps({"step": step}))
+    assert read_record(folder).step == 3
+
+
+def test_values_that_no_axis_holds_are_infinite(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path / "a", [{"step": 1, "x": 1e300}, {"step": 2, "x": -1e300}, {"step": 3, "x": 1e38}]
+    )
+    assert read_record(folder).series["x"].values == [math.inf, -math.inf, 1e38]
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_record(tmp_path / "none")

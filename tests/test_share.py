@@ -26,7 +26,7 @@ from tools import sample as sample_tool
 from tools import share
 from tools.card import command_of, last_part, licence_text, scores_of, terms_of, without_paths
 from tools.common import scores_file, title_of
-from tools.space import FLOORS
+from tools.space import FLOORS, write_space
 
 SECRET = "/home/bob-marley/secret place"
 COMMAND = (
@@ -140,6 +140,7 @@ def test_a_command_of_pairs_and_sizes() -> None:
         ("C:\\Users\\bob\\x.npz", "x.npz"),
         ("\\\\server\\share\\x", "x"),
         ("file:///home/bob/x", "x"),
+        ("reader:/home/bob/x.pt", "reader:x.pt"),
         ("of /home/bob/x, and /mnt/y.", "of x, and y."),
         ("mean of |x - y| / 255", "mean of |x - y| / 255"),
         ("https://a.org/b/c", "https://a.org/b/c"),
@@ -189,7 +190,7 @@ def test_every_kind_can_be_shared_and_shared_again(runs: Path, tmp_path: Path, m
     assert "ema weights" in text and "settings of its training are not known" in text
 
 
-def test_translators_can_be_shared(tmp_path: Path) -> None:
+def test_translators_can_be_shared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from generation.translator import export_translator, translating_copy
     from modelling import MODELS
 
@@ -200,6 +201,8 @@ def test_translators_can_be_shared(tmp_path: Path) -> None:
     (tmp_path / "run" / "generator").mkdir(parents=True)
     export_translator(tmp_path / "run" / "generator", config, {"raw": G}, 3)
     assert share.main([str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "load_translator(" in said and "tools.translate" in said and "tools.sample" not in said
     x = torch.randint(256, (2, 1, 16, 16), dtype=torch.uint8)
     found, wanted = (load_translator(tmp_path / name).translate(x) for name in ("out", "run"))
     assert torch.equal(found, wanted)
@@ -223,6 +226,17 @@ def test_only_what_this_command_made_is_written_over(runs: Path, tmp_path: Path,
     generator = runs / "plain" / "generator"
     assert "did not make" in refused(capsys, share.main, run, "--out", generator, "--overwrite")
     assert [file.name for file in other.iterdir()] == ["a.jpg"]
+
+
+def test_a_folder_written_over_holds_nothing_of_before(runs: Path, tmp_path: Path) -> None:
+    argv = [str(runs / "plain"), "--out", str(tmp_path / "out")]
+    assert share.main(argv) == 0
+    before = {file.name for file in (tmp_path / "out").iterdir()}
+    write_space(tmp_path / "out", "A space")
+    for name in ("model.py", "notes.txt"):
+        (tmp_path / "out" / name).write_text("mine")
+    assert share.main([*argv, "--overwrite"]) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == before | {"notes.txt"}
 
 
 @pytest.mark.parametrize(

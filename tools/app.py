@@ -88,4 +88,4 @@ def described(about: Mapping[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """Text from outside in Markdown, of which nothing is markup."""
-    return "".join("\\" + c if c in "\\`*_{}[]()#+-.!|~$" else c for c in html.escape(text))
+    return "".join("\\" + c if c in "\\`*_{}[]()#+-.!|~$" else c for c in html.escape(text, quote=False))

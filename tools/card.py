@@ -107,7 +107,7 @@ def licence_text(licence: str, title: str) -> str:
 
 # /home/me/x, ~/x, C:\x, \\host\x, file:///x: but neither 1 / 255 nor https://...
 _PATH = re.compile(
-    r"(?:file://|(?<![\w.:/)\]}|-])~?)(?:/(?=[\w.])|(?<!\w)[A-Za-z]:[\\/]+|\\\\)[^\s'\",;:<>|]*"
+    r"(?:file://|(?<![\w./)\]}|-])~?)(?:/(?=[\w.])|(?<!\w)[A-Za-z]:[\\/]+|\\\\)[^\s'\",;:<>|]*"
 )
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError, blaming_user, cli
-from generation.animation import WRITERS, animation_kind, write_animation
+from generation.animation import WRITERS, animation_kind, check_animation, write_animation
 from generation.codes import Codes, joined, seeded_codes, with_styles
 from generation.directions import Directions, find_directions, label_directions, moved
 from generation.generator import load_generator
@@ -52,7 +52,7 @@ from tools.common import (
     sheet_size,
     whole,
 )
-from tools.interpolate import N_POINTS, check_animation, pictures
+from tools.interpolate import N_POINTS, pictures
 from training.device import choose_device
 
 N_DIRECTIONS, N_ROWS = 5, 3
@@ -122,7 +122,8 @@ def check_size(
         size = sheet_size(n * rows * N_COLUMNS, N_COLUMNS, G.img_size, None)
         check_sides(Path(args.out), *size, "take fewer --rows or --n_directions")
     else:
-        check_animation(args.out, N_FRAMES, *sheet_size(rows, min(rows, MOST_COLUMNS), G.img_size, None))
+        size = sheet_size(rows, min(rows, MOST_COLUMNS), G.img_size, None)
+        check_animation(args.out, N_FRAMES, size, FPS, "take fewer --rows")
 
 
 def samples(args: argparse.Namespace, G: nn.Module, config: dict[str, Any], how: dict[str, Any]) -> Codes:

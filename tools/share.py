@@ -15,6 +15,7 @@ alone. Nothing leaves this machine without --push, which needs huggingface_hub a
 import argparse
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ from tools.common import (
     scores_file,
     title_of,
 )
-from tools.space import write_space
+from tools.space import PARTS, TOOLKIT, write_space
 from tools.tabs import gradio
 from training.device import choose_device
 
@@ -201,9 +202,17 @@ def first_label(about: Mapping[str, Any]) -> dict[str, Any]:
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
+def remove_parts(out: Path) -> None:
+    """What an earlier time made there and this one may not, as a Space's page or a user's model.py; OSError."""
+    for name in (MODEL_FILE, "walk.webp", *PARTS):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / TOOLKIT, ignore_errors=True)
+
+
 def write_all(out: Path, args: argparse.Namespace, source: Explorer | TranslatorExplorer) -> None:
     """The folder; OSError from the disk."""
     make_folder(out)
+    remove_parts(out)
     title = (args.name or title_of(args.run).rpartition("/")[2]).strip()
     scores = scores_file(args.run)
     settings = {} if is_hub_name(args.run) else settings_of(scores.parent)
@@ -257,9 +266,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_all(out, args, source)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
-    print(
-        f"wrote {out}/: load_generator({json.dumps(str(out))}), python -m tools.sample {out} --out grid.png"
-    )
+    place = json.dumps(str(out))
+    how = f"load_generator({place}), python -m tools.sample {out} --out grid.png"
+    if isinstance(source, TranslatorExplorer):
+        how = f"load_translator({place}), python -m tools.translate {out} --data photos/ --out translated/"
+    print(f"wrote {out}/: {how}")
     if args.push is not None:
         print(f"uploaded to {push(out, args.push, space=args.space, overwrite=args.overwrite)}")
     return 0

@@ -1,7 +1,6 @@
 """A Hugging Face Space: the page of tools.app in a folder that runs by itself."""
 
 import re
-import shutil
 from pathlib import Path
 
 from disk import put
@@ -12,6 +11,7 @@ FLOORS = (
     "errors.py", "disk.py", "signals.py", "tensorfile.py", "ops", "modelling", "metrics", "images", "generation",
     "tools/__init__.py", "tools/app.py", "tools/tabs.py", "LICENSE",
 )  # fmt: skip
+TOOLKIT, PARTS = "toolkit", ("app.py", "requirements.txt")  # of its folder: the toolkit, and what runs it
 NEEDED = ("torch", "numpy", "pillow", "msgspec", "safetensors", "tqdm")
 APP = '''"""The page of a generator, for a Hugging Face Space: python app.py."""
 
@@ -32,9 +32,7 @@ if __name__ == "__main__":
 
 def write_space(folder: Path, title: str) -> None:
     """app.py, requirements.txt and the part of this toolkit that they need, in toolkit/."""
-    toolkit = folder / "toolkit"
-    if toolkit.is_dir():
-        shutil.rmtree(toolkit)
+    toolkit = folder / TOOLKIT
     for name in FLOORS:
         source, target = ROOT / name, toolkit / name
         files = [source] if source.is_file() else sorted(source.rglob("*.py"))
