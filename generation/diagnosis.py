@@ -300,7 +300,7 @@ def _healthy(look: Look) -> Finding:
     if (skipped := look.series("skipped_steps").finite) and skipped[-1] == 0:
         evidence.append("no update was left out")
     for name, text in (
-        ("diversity", "samples are as varied as {:.0%} of the data"), ("contrast", "contrast {:.0%} of the data's"),
+        ("diversity", "samples {:.0%} as varied as the data"), ("contrast", "contrast {:.0%} of the data's"),
         ("colourfulness", "colour {:.0%} of the data's"), ("modes", "{:.0%} of the modes have samples"),
     ):  # fmt: skip
         if not math.isnan(value := look.sample(name)):

@@ -99,8 +99,9 @@ FINDINGS = {
         "Nothing to judge by", "There are neither logged losses nor samples here.",
     ),
     "healthy": Illness(
-        "Healthy", "No sign of trouble in what was logged and drawn: losses in balance, samples as varied as the data.",
-        stop="Stop when a score over enough samples has not improved for as long as it took to improve before.",
+        "Healthy", "No sign of trouble in what was logged and drawn. That is no verdict on how good the pictures are.",
+        stop="Go on while a score over enough samples (--eval_interval) improves; stop when it has not for as long as "
+        "it took to improve before.",
     ),
     "rate-zero": Illness(
         "A network does not learn: its learning rate is 0",

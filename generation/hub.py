@@ -5,15 +5,18 @@ file from its author, see load_generator's model_file.
 """
 
 import functools
+import glob
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from disk import read_json
 from errors import UserError, shown
+from generation.schema import read_generator_config
 
 PREFIX = "hf:"
-FILES = ("config.json", "*.safetensors")
+CONFIG = "config.json"
 REPOSITORY = r"\w[\w.-]{0,95}/\w[\w.-]{0,95}"
 _NAME = re.compile(rf"hf:(?P<repository>{REPOSITORY})(?:@(?P<revision>[\w./-]{{1,255}}))?", re.ASCII)
 
@@ -39,15 +42,24 @@ def downloaded(name: str) -> Path:
     found = _NAME.fullmatch(name)
     if found is None:
         raise UserError(f"{shown(name, 100)}: give hf:user/name, or hf:user/name@revision")
+    folder = _fetched(found, [CONFIG])
+    try:
+        weights = read_generator_config(read_json(folder / CONFIG, dict[str, Any]))["weights"]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name} holds no generator of this toolkit: {shown(str(reason), 200)}") from None
+    return _fetched(found, [CONFIG, *(f"{glob.escape(each)}.safetensors" for each in weights)])
+
+
+def _fetched(name: re.Match[str], patterns: list[str]) -> Path:
+    """The folder of a repository with these files of it, and no others: it may hold a hundred gigabytes."""
     library = hub()
     try:
         return Path(
-            library.snapshot_download(
-                found["repository"], revision=found["revision"], allow_patterns=list(FILES)
-            )
+            library.snapshot_download(name["repository"], revision=name["revision"], allow_patterns=patterns)
         )
     except Exception as error:  # of the package, of whichever client it uses, of the disk
-        raise UserError(f"{name} {reason_of(error, name)}") from None
+        raise UserError(f"{name[0]} {reason_of(error, name[0])}") from None
 
 
 def reason_of(error: Exception, name: str) -> str:

@@ -127,9 +127,9 @@ def test_samples_of_other_channels_are_arrays_that_are_read_again(
 ) -> None:
     """Nothing is lost in a folder, and a grid says what it shows."""
     drawn = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8)
-    told = sample.write(drawn, view_of("cells"), tmp_path / "drawn", True, 3)
+    told = sample.write_files(iter([drawn]), 8, tmp_path / "drawn", "png")
     assert f"all {channels} channels" in told and len(list((tmp_path / "drawn").iterdir())) == 8
-    told = sample.write(drawn, view_of("cells"), tmp_path / "grid.png", False, 3)
+    told = sample.write_sheet(drawn, view_of("cells"), tmp_path / "grid.png", 3, None)
     assert told.endswith(
         "as red and green" if channels == 2 else "the first 3 of 5 channels as red, green and blue"
     )

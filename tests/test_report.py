@@ -89,7 +89,9 @@ def healthy(tmp_path: Path) -> Path:
 def test_without_a_page_the_diagnosis_is_told(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(healthy)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("healthy, step 2,000\n  Healthy (likely)\n") and "100% of the data" in said
+    assert (
+        said.startswith("healthy, step 2,000\n  Healthy (likely)\n") and "100% as varied as the data" in said
+    )
     assert sorted(path.name for path in healthy.iterdir()) == [
         "config.json",
         "metrics.jsonl",

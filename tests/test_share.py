@@ -338,12 +338,22 @@ def test_generators_are_loaded_from_the_hub(shared: Path, tmp_path: Path, monkey
     assert torch.equal(sample(G, about, 2), sample(*load_generator(shared), 2))
     repository, how = library.calls[0]
     assert (repository, how["revision"]) == ("user/name", "v1")
-    assert not any(pattern.endswith((".py", "*", ".bin")) for pattern in how["allow_patterns"])
+    assert how["allow_patterns"] == ["config.json"]  # looked at before anything large is fetched
+    assert library.calls[1][1]["allow_patterns"] == ["config.json", "model.safetensors"]
     assert sample_tool.main(["hf:user/name", "--n", "2", "--out", str(tmp_path / "two.png")]) == 0
     assert (
         scores_file("hf:user/name") == Path("user-name-scores.jsonl")
         and title_of("hf:user/name@v1") == "user/name"
     )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"architectures": ["Llama"]}'])
+def test_of_another_repository_no_weights_are_fetched(content: str, library, tmp_path: Path) -> None:
+    library.folder = tmp_path
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="hf:user/name holds no generator of this toolkit"):
+        load_generator("hf:user/name")
+    assert [how["allow_patterns"] for _, how in library.calls] == [["config.json"]]
 
 
 @pytest.mark.parametrize(

@@ -810,7 +810,9 @@ def test_networks_trained_together_step_together(tmp_path, scaled):
                 p.grad = torch.zeros_like(p)
         networks[0].params[0].grad[0, 0, 0, 0] = 3 * (4 if scaled else 1)
         networks[1].params[0].grad[0, 0, 0, 0] = value * (4 if scaled else 1)
-        norm, _ = loop._apply(networks, [p.grad for n in networks for p in n.params], torch.zeros(()))
+        grads = [p.grad for n in networks for p in n.params]
+        loop._unscale(networks, grads, torch.zeros(()))
+        norm, _ = loop._apply(networks, grads, torch.zeros(()))
         stayed = [torch.equal(n.params[0], old) for n, old in zip(networks, before, strict=True)]
         assert stayed == [skips, skips]
         return norm.item()

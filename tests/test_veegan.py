@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,7 @@ class OneBatch:
     z, z_dim, y = torch.tensor([[1.0, -1.0], [0.0, 2.0]]), 2, None
     real = (torch.tensor([[0.2, 0.4], [-0.6, 0.0]]).view(2, 2, 1, 1), None)
     keep_graph, x_fake = False, None
+    micro = SimpleNamespace(step=1)  # which is not logged
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         return torch.full((2, *shape), 0.5)
