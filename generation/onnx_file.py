@@ -29,6 +29,7 @@ from errors import UserError, shown
 from generation.translator import Translator
 from generation.views import view_of
 from modelling.layers import as_size, image_shape, size_text
+from modelling.sizes import Sides
 from ops.memory import size_in_words
 
 OPSET = 18
@@ -88,29 +89,31 @@ class Translating(nn.Module):
 class Graph:
     """A network as it is written.
 
-    network: in eval mode; shapes: of one sample of each input by its name; fixed: inputs that have no batch; sides: of
-    inputs (H, W), the number that divides both, None where they are as they are; card: what the file's metadata say.
+    network: in eval mode; shapes: of one sample of each input by its name; fixed: inputs that have no batch; sides:
+    those that pictures may have, None without pictures; card: what the file's metadata say.
     """
 
     network: nn.Module
     shapes: Mapping[str, tuple[int, ...]]
     fixed: tuple[str, ...]
-    sides: int | None
+    sides: Sides | None
     card: dict[str, Any]
 
-    def example(self, n: int, seed: int = 0, larger: int = 0) -> dict[str, Tensor]:
-        """Inputs of n samples, pictures larger by so many times what their sides are multiples of."""
+    def example(self, n: int, seed: int = 0, *, other_size: bool = False) -> dict[str, Tensor]:
+        """Inputs of n samples, pictures of their usual size or of another one, small and not square."""
         source = torch.Generator().manual_seed(seed)
         found = {}
         for name, shape in self.shapes.items():
-            if self.sides is not None:
-                shape = (
-                    shape[0],
-                    *(side + larger * self.sides * (i + 1) for i, side in enumerate(shape[1:])),
-                )
+            if other_size:
+                least = -(-self.sides.least // self.sides.multiple)
+                shape = (shape[0], *(self.sides.multiple * (least + more) for more in (1, 2)))
             found[name] = torch.randn(shape if name in self.fixed else (n, *shape), generator=source)
         if "y" in found:
-            found["y"] = torch.eye(self.shapes["y"][0])[torch.arange(n) % self.shapes["y"][0]]
+            n_labels = self.shapes["y"][0]
+            bits = torch.rand(n, n_labels, generator=source) < 0.5
+            found["y"] = (
+                bits.float() if self.card["multi_hot"] else torch.eye(n_labels)[torch.arange(n) % n_labels]
+            )
         if "x" in found:
             found["x"] = found["x"].clamp(-1, 1)
         return found
@@ -175,7 +178,7 @@ def translating_graph(
         "noise": "none" if dropped else None,
     }
     shapes = {"x": (G.source_channels, height, width)}
-    return Graph(Translating(G).eval(), shapes, (), G.sides.multiple, card)
+    return Graph(Translating(G).eval(), shapes, (), G.sides, card)
 
 
 def _card(about: Mapping[str, Any], kind: str, G: nn.Module, license: str | None) -> dict[str, Any]:
@@ -225,15 +228,19 @@ def write_onnx(graph: Graph, file: Path) -> float:
 
 
 def largest_difference(graph: Graph, file: Path) -> float:
-    """Between what onnxruntime makes of a file and what the network makes, over batches of 1 and 5; NaN for NaN."""
+    """Between what onnxruntime makes of a file and what the network makes, over batches of 1 and 5; NaN for NaN.
+
+    UserError where onnxruntime cannot run it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     found = []
     for n in CHECKED:
-        # the second batch's pictures have another size, and another shape, where the file takes any
-        given = graph.example(n, seed=n, larger=n // 2 if graph.card.get("dynamic") else 0)
-        image = session.run(None, {name: x.numpy() for name, x in given.items()})[0]
+        given = graph.example(n, seed=n, other_size=n > 1 and graph.card.get("dynamic", False))
+        try:
+            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            image = session.run(None, {name: x.numpy() for name, x in given.items()})[0]
+        except Exception as error:  # of a class of its own for each reason
+            raise UserError(f"onnxruntime cannot run {graph.card['model']}: {_reason(error)}") from error
         found.append(np.abs(image - graph.network(**given).numpy()).max())
     return float(np.max(found))
 
@@ -241,26 +248,24 @@ def largest_difference(graph: Graph, file: Path) -> float:
 def _exported(graph: Graph) -> Any:
     """The onnx.ModelProto of a graph, whose card then says whether sides are `dynamic`; UserError."""
     if graph.sides is None:
-        return _traced(graph, 0)
+        return _traced(graph)
     try:
-        model, graph.card["dynamic"] = _traced(graph, graph.sides), True
+        model, graph.card["dynamic"] = _traced(graph, any_size=True), True
     except UserError:
-        model, graph.card["dynamic"] = _traced(graph, 0), False
+        model, graph.card["dynamic"] = _traced(graph), False
     return model
 
 
-def _traced(graph: Graph, multiple: int) -> Any:
-    """The onnx.ModelProto of a graph, with sides that are multiples of a number, 0 for those of its example."""
-    axes: dict[str, Any] = {}
+def _traced(graph: Graph, any_size: bool = False) -> Any:
+    """The onnx.ModelProto of a graph, of pictures of any size or of their usual one; UserError."""
     batch = Dim("n", min=1)
-    given = graph.example(TRACED, larger=1 if multiple else 0)
-    for name in graph.shapes:
-        axes[name] = None if name in graph.fixed else {0: batch}
-        if multiple and name == "x":
-            for axis, side in ((2, "h"), (3, "w")):
-                least = -(-graph.card["sides"]["least"] // multiple)
-                dim = Dim(side, min=least, max=SIDE_LIMIT // multiple)
-                axes[name][axis] = dim if multiple == 1 else multiple * dim
+    axes: dict[str, Any] = {name: None if name in graph.fixed else {0: batch} for name in graph.shapes}
+    given = graph.example(TRACED, other_size=any_size)
+    if any_size:
+        multiple = graph.sides.multiple
+        for axis, side in ((2, "h"), (3, "w")):
+            dim = Dim(side, min=-(-graph.sides.least // multiple), max=SIDE_LIMIT // multiple)
+            axes["x"][axis] = dim if multiple == 1 else multiple * dim
     try:
         # by itself, which says what is wrong: the exporter would go on to other ways, which fix the batch
         program = torch.export.export(graph.network, (), given, dynamic_shapes=axes, strict=False)

@@ -171,12 +171,17 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mon
     graph = sampling_graph(G, about_of("mlp"))
     file = tmp_path / "G.onnx"
     file.write_bytes(b"before")
-    monkeypatch.setattr(
-        Graph, "example", lambda graph, n, seed=0, larger=0: {"z": torch.full((n, 3), math.nan)}
-    )
+    monkeypatch.setattr(Graph, "example", lambda graph, n, *_, **__: {"z": torch.full((n, 3), math.nan)})
     with pytest.raises(UserError, match="differ from the generator's by nan"):
         write_onnx(graph, file)
     assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    G = build_generator("mlp", img_size=4, img_channels=1, z_dim=3, width=4)
+    monkeypatch.setattr("generation.onnx_file.LARGEST", 100)
+    with pytest.raises(UserError, match="less than 2 GiB"):
+        write_onnx(sampling_graph(G, about_of("mlp")), tmp_path / "G.onnx")
 
 
 def test_points_are_not_clamped() -> None:

@@ -25,7 +25,6 @@ from generation.generator import load_generator, opened
 from generation.onnx_file import Graph, need_onnx, sampling_graph, translating_graph, write_onnx
 from generation.sampling import with_truncation
 from generation.translator import load_translator
-from modelling.sizes import Sides
 from tools import tool_parser
 from tools.card import LICENCES
 from tools.common import add_generator_flags, add_truncation_flags, make_folder
@@ -102,7 +101,7 @@ def told(graph: Graph) -> str:
     text = ", ".join(names)
     if graph.sides is not None:
         height, width = graph.shapes["x"][1:]
-        sides = f"H and W {Sides(**card['sides'])}" if card["dynamic"] else f"{height} x {width} px alone"
+        sides = f"sides {graph.sides}" if card["dynamic"] else f"{height} x {width} px alone"
         return f"{card['direction']}: {text}, {sides}{'; dropout off' if card['noise'] == 'none' else ''}"
     return text + ("; noise of the layers constant" if card["noise"] == "constant" else "")
 

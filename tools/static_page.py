@@ -140,8 +140,11 @@ def _told(folder: Path, graphs: Mapping[str, Graph], about: Mapping[str, Any]) -
     """model.json: what the page must know of the files, and what it tells of them."""
     first = next(iter(graphs.values()))
     card, size = first.card, _shape(first.card["img_size"])
-    what = {"images": "images", "points": "points", "pictures": "pictures of pictures"}[card["kind"]]
-    size_text = "" if card["kind"] == "points" else f" of {card['img_size']} px"
+    made = "points" if card["kind"] == "points" else f"images of {card['img_size']} px"
+    text = f"Translates pictures, trained to give {made}." if card["kind"] == "pictures" else f"Makes {made}."
+    latents = (
+        "Latents are this page's own draws: the same everywhere for a seed, other than those of tools.sample."
+    )
     examples = None
     if about["multi_hot"]:
         rows = read_label_examples(about["label_examples"], about["n_labels"]).int().tolist()
@@ -155,10 +158,8 @@ def _told(folder: Path, graphs: Mapping[str, Graph], about: Mapping[str, Any]) -
     ]
     return {
         "title": f"{card['model'] or 'Generator'}: {card['dataset']}",
-        "text": f"Makes {what}{size_text}. Step {card['step']:,}, {card['weights']} weights. "
-        "All of it is computed in this browser.",
-        "footer": f"{license}Run by onnxruntime-web (MIT, ort/LICENSE). Latents are this page's own draws: the same on "
-        "every machine for a seed, other than those of tools.sample.",
+        "text": f"{text} Step {card['step']:,}, {card['weights']} weights. All of it is computed in this browser.",
+        "footer": f"{license}Run by onnxruntime-web (MIT, ort/LICENSE). {latents if 'z' in first.shapes else ''}",
         "kind": card["kind"],
         "size": size,
         "inputs": {name: list(shape) for name, shape in first.shapes.items()},

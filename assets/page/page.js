@@ -47,7 +47,9 @@ function normals(seed, n, limit = Infinity, stream = 0) {
   return found;
 }
 
-const latent = (seed) => normals(seed, about.z_dim, "truncation" in about.inputs ? Infinity : about.truncation ?? Infinity);
+/** The latent of a seed; of models without styles cut off where their batch norm was measured so. */
+const latent = (seed) => normals(seed, about.z_dim, limit());
+const limit = () => (about.inputs.truncation ? Infinity : (about.truncation ?? Infinity));
 
 /** A share t of the way from one latent to another, as long as independent draws are on average at every t. */
 function between(from, to, t) {
@@ -216,7 +218,7 @@ const drawBetween = latest(async (t, isFrame) => {
 });
 
 const drawPoints = latest(async () => {
-  const start = performance.now(), z = normals(seedOf("seed"), POINTS * about.z_dim);
+  const start = performance.now(), z = normals(seedOf("seed"), POINTS * about.z_dim, limit());
   const latents = [...Array(POINTS).keys()].map((i) => z.slice(i * about.z_dim, (i + 1) * about.z_dim));
   const found = await images(latents, latents.map((_, i) => labelRow(i)));
   tell(POINTS, start);
