@@ -6,7 +6,7 @@ OPEN := $(if $(filter Darwin,$(shell uname)),open,xdg-open)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train on the embedded digits for about 2 minutes; write demo.png, demo.webp and demo.html"
+	@echo "make demo    train on the embedded digits for under 3 minutes; write demo.png, .webp and .html"
 	@echo "make test    the tests (no download, no GPU)"
 	@echo "make lint    ruff check and ruff format --check"
 	@echo "make clean   remove what demo and test wrote; .venv and your runs stay"
