@@ -80,7 +80,7 @@ def reason_of(error: Exception, name: str) -> str:
         "ConnectError",
         "Timeout",
     }:
-        return "cannot be reached, and is not in the cache: is there a network?"
+        return "cannot be reached: is there a network?"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 409:
         return "is taken: choose another name, or give --overwrite to replace yours"

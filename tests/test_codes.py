@@ -222,6 +222,17 @@ def test_too_large_a_file(runs: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         read_codes(tmp_path / "a.npz", G, about)
 
 
+def test_codes_that_no_file_holds_are_refused_before_they_are_drawn(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """9 latents of 4 bytes an image: 27 images are 972 bytes, 28 are 1,008."""
+    monkeypatch.setattr(sample, "FILE_LIMIT", 1000)
+    words = ["--save_latents", tmp_path / "a.npz", "--out", tmp_path / "x.png"]
+    line = refused(capsys, sample.main, runs / "plain", "--n", 28, *words)
+    assert "--save_latents: --n 28" in line and "at most 27" in line and not list(tmp_path.iterdir())
+    assert sample.main([str(word) for word in (runs / "plain", "--n", 27, *words)]) == 0
+
+
 def test_sample_refuses_what_does_not_go_together(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from errors import UserError, blaming_user, cli
 from generation.codes import (
+    FILE_LIMIT,
     Codes,
     codes_of_seeds,
     labels_of_seeds,
@@ -174,6 +175,17 @@ def codes_asked(
     return given.chunks()
 
 
+def check_size(n: int, G: nn.Module, config: dict[str, Any]) -> None:
+    """UserError where the codes of n images, kept in memory until then, are more than a file of them may hold."""
+    one = 4 * (G.z_dim + config["n_labels"])  # bytes
+    if config["styles"]:
+        one += 4 * G.n_layers * G.w_dim
+    if n * one > FILE_LIMIT:
+        raise UserError(
+            f"--save_latents: --n {n} are more than a file may hold: at most {FILE_LIMIT // one:,}"
+        )
+
+
 def recorded(
     codes: Iterable[Codes], G: nn.Module, config: dict[str, Any], parts: list[Codes]
 ) -> Iterator[Codes]:
@@ -246,6 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if view.single:
             advice = "draw fewer, take a smaller --scale, or give DIR/ for single files"
             check_sides(out, *sheet_size(n, n_columns, G.img_size, args.scale), advice)
+    if args.save_latents is not None:
+        check_size(n, G, config)
     G, how = with_truncation(G, config, args.truncation, args.truncation_layers)
     codes, parts = codes_asked(args, G, config, n, given, how.pop("threshold", None)), []
     about = f"{config['model']}, step {config['step']}, {config['chosen']} weights"
