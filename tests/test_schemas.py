@@ -79,12 +79,12 @@ def tampered(state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         kind = (
             way[0],
             len(way),
-            way[-1] if isinstance(way[-1], str) else "",
+            way[-1] if isinstance(way[-1], str) and way[:2] != ("loop", "values") else "",
             type(value),
             getattr(value, "ndim", 0),
         )
         if kind in seen:
-            continue  # one of many layers
+            continue  # one of many layers, or of the numbers that are logged
         seen.add(kind)
         if isinstance(value, Tensor):
             for name, change in OF_TENSORS.items():
@@ -168,7 +168,7 @@ def test_a_tampered_state_is_refused_or_does_no_harm(runs: dict[str, Loop], name
             passed += 1
             if changed["step"] == 2 and name != "styled":  # whose steps take long
                 benign(what, loop, changed)
-    assert n > 300 and passed < n / 9, (n, passed)
+    assert n > 300 and passed < n / 10, (n, passed)
     print(f"{name}: {n} states, {passed} let pass")
 
 
