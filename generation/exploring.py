@@ -31,14 +31,13 @@ from generation.latents import latents
 from generation.pictures import square_columns, to_picture
 from generation.sampling import undisturbed, with_truncation
 from generation.translator import Translator
-from generation.views import view_of
+from generation.views import N_POINTS, view_of
 from generation.walks import lerp, slerp
 from images.decoding import to_plain
 from modelling.styles import truncated_styles
 
 MAX_N = 64  # images at once
 MAX_SEED = 2**31 - 1  # a browser's numbers hold it
-N_POINTS = 1000  # of a scatter plot
 MAX_PSI, MAX_THRESHOLD = 2.0, 4.0
 MAX_STRENGTH = 10.0  # of a direction, in its units
 N_DIRECTIONS = 5
@@ -47,7 +46,7 @@ MAX_SIDE = 1024  # px of a translation
 KEPT = 4  # copies of G for as many thresholds
 
 
-def whole(name: str, value: Any, least: int, most: int) -> int:
+def whole_between(name: str, value: Any, least: int, most: int) -> int:
     """A whole number from outside, between bounds; UserError."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value != int(value) or not least <= value <= most:
@@ -55,7 +54,7 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     return int(value)
 
 
-def finite(name: str, value: Any, least: float, most: float) -> float:
+def number_between(name: str, value: Any, least: float, most: float) -> float:
     """A number from outside, between bounds; UserError."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
@@ -98,7 +97,7 @@ class Explorer:
         truncation: float | None = None,
     ) -> Tensor:
         """uint8 images (n, C, H, W) of indices 0 .. n - 1 of a seed, as `tools.sample` writes them; points (n, 2)."""
-        n, seed = self._n(n), whole("seed", seed, 0, MAX_SEED)
+        n, seed = self._n(n), whole_between("seed", seed, 0, MAX_SEED)
         with self._asked(truncation) as (G, how):
             y = self._labels(n, seed, label, present, absent)
             codes = seeded_codes(G, n, seed, y, how.pop("threshold", None))
@@ -109,7 +108,7 @@ class Explorer:
     ) -> list[Tensor]:
         """What stands on the way from the first image of one seed to that of another, one for each share of the way:
         straight in w where there are styles, else along the sphere in z. label, present, absent: of all of them."""
-        shares = [finite("share", share, 0, 1) for share in shares[: N_FRAMES + 1]]
+        shares = [number_between("share", share, 0, 1) for share in shares[: N_FRAMES + 1]]
         with self._asked(truncation) as (G, how):
             y = self._labels(self._n_codes, seeds[0], **labels)
             a, b = (self._codes(G, seed, y, how) for seed in seeds)
@@ -122,8 +121,8 @@ class Explorer:
         if not self.about["styles"]:
             raise UserError(f"{self.about['model']} has no styles to mix")
         with self._asked(truncation) as (G, how):
-            first = whole("first layer", first, 0, G.n_layers)
-            end = whole("end of the layers", end, first, G.n_layers)
+            first = whole_between("first layer", first, 0, G.n_layers)
+            end = whole_between("end of the layers", end, first, G.n_layers)
             y = self._labels(1, seeds[0], **labels)
             ws, lent = (self._codes(G, seed, y, how) for seed in seeds)
             ws = torch.cat([ws[:, :first], lent[:, first:end], ws[:, end:]], 1)
@@ -136,7 +135,7 @@ class Explorer:
         along = self.directions()
         if len(strengths) != len(along.vectors):
             raise UserError(f"{len(strengths)} strengths: give {len(along.vectors)}, one a direction")
-        strengths = [finite("strength", s, -MAX_STRENGTH, MAX_STRENGTH) for s in strengths]
+        strengths = [number_between("strength", s, -MAX_STRENGTH, MAX_STRENGTH) for s in strengths]
         with self._asked(truncation) as (G, how):
             y = self._labels(self._n_codes, seed, **labels)
             codes = self._codes(G, seed, y, how)
@@ -161,7 +160,7 @@ class Explorer:
         n = self._n(n)
         with self._asked(truncation) as (G, how):
             y = self._labels(n, seed, label, present, absent)
-            z = latents(whole("seed", seed, 0, MAX_SEED), 0, n, G.z_dim, how.get("threshold"))
+            z = latents(whole_between("seed", seed, 0, MAX_SEED), 0, n, G.z_dim, how.get("threshold"))
             w = self._codes(G, seed, y, how, n).cpu() if self.about["styles"] else None
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "codes.npz"
@@ -193,7 +192,7 @@ class Explorer:
         return 1 if self.view.single else N_POINTS
 
     def _n(self, n: Any) -> int:
-        return whole("n", n, 1, MAX_N if self.view.single else N_POINTS)
+        return whole_between("n", n, 1, MAX_N if self.view.single else N_POINTS)
 
     @contextmanager
     def _asked(self, truncation: Any) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
@@ -206,7 +205,7 @@ class Explorer:
         if truncation is None:
             return self.G, {}
         most = MAX_PSI if self.about["styles"] else MAX_THRESHOLD
-        value = round(finite("truncation", truncation, -most, most), 2)
+        value = round(number_between("truncation", truncation, -most, most), 2)
         if self.about["styles"]:
             return with_truncation(self.G, self.about, value)
         if value not in self._truncated:
@@ -223,7 +222,7 @@ class Explorer:
         if label is not None and not isinstance(label, str):
             raise UserError(f"class {shown(str(label), 30)}: give its name")
         attributes = names_of("attributes", present) + ["-" + name for name in names_of("attributes", absent)]
-        seed = whole("seed", seed, 0, MAX_SEED)
+        seed = whole_between("seed", seed, 0, MAX_SEED)
         return sample_labels(self.about, n, seed, None if label is None else [label], attributes)
 
     def _codes(
@@ -232,7 +231,7 @@ class Explorer:
         """What pictures of a seed are made of: ws (n, n_layers, w_dim), truncated, or z (n, z_dim)."""
         param = next(G.parameters())
         n = self._n_codes if n is None else n
-        z = latents(whole("seed", seed, 0, MAX_SEED), 0, n, G.z_dim, how.get("threshold")).to(param)
+        z = latents(whole_between("seed", seed, 0, MAX_SEED), 0, n, G.z_dim, how.get("threshold")).to(param)
         if not self.about["styles"]:
             return z
         with undisturbed(G, param.device):
@@ -282,9 +281,9 @@ class TranslatorExplorer:
             raise UserError(f"direction {shown(str(direction), 30)}: give {self.translator.directions}")
         most = self.most(direction)
         longer = max(picture.size)
-        side = min(longer, most) if side is None else whole("side", side, 1, most)
+        side = min(longer, most) if side is None else whole_between("side", side, 1, most)
         size = [max(1, round(length * side / longer)) for length in picture.size]
-        seed = whole("seed", seed, 0, MAX_SEED)
+        seed = whole_between("seed", seed, 0, MAX_SEED)
         plain = to_plain(picture, self.translator.network(direction).source_channels)
         if plain.size != tuple(size):
             plain = plain.resize(size, Image.Resampling.LANCZOS)

@@ -22,6 +22,7 @@ from metrics.mixture import MIXTURES
 from ops.rng import generator
 
 COLUMNS = 8
+N_POINTS = 1000  # of a scatter plot
 
 
 class ImageView:
@@ -90,7 +91,7 @@ class ImageView:
 class PointView:
     """Scatter plots of 1000 points beside as many reals."""
 
-    n_reals = 1000
+    n_reals = N_POINTS
     of, single = "a scatter plot of {n} points", False
     unfit = (
         "extractor", "metric_weights", "metrics", "n_real", "split", "fakes", "balanced", "truncation", "neighbours",

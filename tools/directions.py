@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError, blaming_user, cli
-from generation.animation import WRITERS, animation_kind, check_animation, write_animation
+from generation.animation import animation_kind, check_animation
 from generation.codes import Codes, joined, seeded_codes, with_styles
 from generation.directions import Directions, find_directions, label_directions, moved
 from generation.generator import load_generator
@@ -34,12 +34,11 @@ from generation.labels import sample_labels
 from generation.motion import drawn_frames
 from generation.pictures import picture_blocks, table_cell
 from generation.sampling import with_truncation
-from generation.views import view_of
+from generation.views import N_POINTS, view_of
 from generation.walks import moments
 from modelling.styles import truncated_styles
 from tools import tool_parser
 from tools.common import (
-    PICTURES,
     add_device_flag,
     add_generator_flags,
     add_label_flags,
@@ -52,7 +51,7 @@ from tools.common import (
     sheet_size,
     whole,
 )
-from tools.interpolate import N_POINTS, pictures
+from tools.frames import is_still, save_animation, sheets
 from training.device import choose_device
 
 N_DIRECTIONS, N_ROWS = 5, 3
@@ -186,10 +185,7 @@ def write_slider(
     columns = min(len(codes), MOST_COLUMNS)
     s = most * torch.sin(2 * torch.pi * moments(N_FRAMES, closed=True)).float()
     drawn = frames_of(G, config, codes, directions, i, s, args.seed)
-    try:
-        write_animation(pictures(drawn, N_FRAMES, view, columns, None), args.out, FPS)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    save_animation(sheets(drawn, N_FRAMES, view, columns, None), args.out, FPS)
     return f"{N_FRAMES} frames of direction {titles(directions)[i]}"
 
 
@@ -197,9 +193,7 @@ def write_slider(
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, find its directions, draw, write."""
     args = parse_with_attributes(parser(), argv)
-    as_strips = (
-        not args.out.endswith("/") and Path(args.out).suffix.lower() in PICTURES.keys() - WRITERS.keys()
-    )
+    as_strips = is_still(args.out)
     if not as_strips:
         animation_kind(args.out)
     elif args.direction:

@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from errors import UserError, blaming_user, cli
-from generation.animation import WRITERS, check_animation, write_animation
+from generation.animation import check_animation
 from generation.generator import load_generator
 from generation.labels import sample_labels
 from generation.latents import latents
@@ -46,12 +44,11 @@ from generation.motion import (
 )
 from generation.pictures import GAP, SIDE, picture_table
 from generation.sampling import with_truncation
-from generation.views import View, view_of
+from generation.views import N_POINTS, View, view_of
 from generation.walks import BETWEEN, along, circle, moments, random_walk
 from modelling import STYLED
 from tools import tool_parser
 from tools.common import (
-    PICTURES,
     add_device_flag,
     add_generator_flags,
     add_label_flags,
@@ -68,11 +65,11 @@ from tools.common import (
     whole,
     words,
 )
+from tools.frames import is_still, save_animation, sheets
 from training.device import choose_device
 
 N_SEEDS = 4  # that are passed where none are named
 MAX_POINTS = 20_000  # images that are passed, all together
-N_POINTS = 1000  # that move in a scatter plot
 HARMONIC_S = 4.0  # seconds of a random walk a harmonic
 FEWER = "take fewer --seconds or --fps, a smaller --grid or --scale"
 STEPS = 10  # of a strip: its usual seeds stand in every third column
@@ -273,23 +270,12 @@ def write_strip(
     return f"a strip of {len(t)} steps"
 
 
-def pictures(
-    drawn: Iterator[Tensor], n: int, view: View, columns: int, scale: int | None
-) -> Iterator[Image.Image]:
-    """A frame each, enlarged; a bar says how far they are."""
-    for images in tqdm(drawn, desc="drawing", unit="frame", total=n, leave=False, disable=None):
-        sheet = view.sheet(images, columns)
-        yield enlarged(sheet, scale) if view.single else sheet
-
-
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Load the generator, go the way, write what is seen."""
     argv = join_value(sys.argv[1:] if argv is None else argv, "--attributes")
     args = parser().parse_args(join_value(argv, "--to_attributes"))
-    as_strip = (
-        not args.out.endswith("/") and Path(args.out).suffix.lower() in PICTURES.keys() - WRITERS.keys()
-    )
+    as_strip = is_still(args.out)
     n = args.steps if as_strip else round(min(max(0, args.seconds * args.fps), 1e9))
     G, config = load_generator(args.run, args.weights, choose_device(args.device), args.checkpoint)
     view = view_of(config["dataset"])
@@ -311,10 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if as_strip:
             written = write_strip(drawn, t, view, Path(args.out), cells, G.img_size, args.scale)
         else:
-            try:
-                write_animation(pictures(drawn, n, view, columns, args.scale), args.out, args.fps)
-            except OSError as error:
-                raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+            save_animation(sheets(drawn, n, view, columns, args.scale), args.out, args.fps)
             written = f"{n} frames, {n / args.fps:.3g} s,"
     print(
         f"{config['model']}, step {config['step']}, {config['chosen']} weights: wrote {written} to {args.out}"

@@ -20,10 +20,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from disk import Unreadable, read_bytes
 from errors import UserError, cli, shown
-from generation.animation import MAX_SIDE, check_animation, write_animation
+from generation.animation import MAX_SIDE, check_animation
 from generation.pictures import FAKE, INK, LINE, WHITE
 from tools import tool_parser
 from tools.common import finite, positive, usual_scale, warn
+from tools.frames import save_animation
 
 NAME = re.compile(r"step-(?P<step>\d{1,12})-(?P<weights>[\w.-]+)\.png")
 REAL = "real"  # samples/real.png, which stands still
@@ -219,10 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     n = min(len(steps), MAX_STEPS)
     steps = [steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)]
     check_animation(args.out, n, frame_size(sizes), args.fps, "take a smaller --size")
-    try:
-        n = write_animation(frames(files, steps, sizes, bad), args.out, args.fps, args.hold)
-    except OSError as error:
-        raise UserError(f"--out {args.out}: {error.strerror or error}") from None
+    n = save_animation(frames(files, steps, sizes, bad), args.out, args.fps, args.hold)
     for reason in list(bad.values())[:LISTED]:
         warn(f"{reason}; left out")
     if len(bad) > LISTED:
