@@ -209,6 +209,12 @@ class Descent:
             loss = loss + NOISE_WEIGHT * noise_loss(list(at.noises))
         return x, loss
 
+    @torch.no_grad()
+    def images(self, at: Unknowns) -> Tensor:
+        """(n, C, H, W), as many at once as memory bears."""
+        starts = range(0, len(at.point), self.at_once)
+        return torch.cat([self.space.images(at.rows(slice(i, i + self.at_once))) for i in starts])
+
     def run(
         self,
         at: Unknowns,
@@ -322,9 +328,5 @@ def project(
         if noise:
             at = replace(at, noises=tuple(maps.repeat(n, 1, 1, 1) for maps in G.constant_noises))
         at = descent.run(at, each, steps, rate_at, tell)
-        with torch.no_grad():
-            parts = [
-                found.images(at.rows(slice(i, i + descent.at_once))) for i in range(0, n, descent.at_once)
-            ]
-    images = to_uint8(torch.cat(parts)).cpu()
+        images = to_uint8(descent.images(at)).cpu()
     return Projection(found.codes(at), tuple(m.cpu() for m in at.noises), images, psnr(images, targets))

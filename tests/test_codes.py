@@ -15,7 +15,7 @@ from generation.codes import Codes, codes_of_seeds, images_from, joined, read_co
 from generation.drawing import sample as sample_images
 from generation.generator import load_generator
 from generation.latents import latents
-from tests.test_tools import export, refused
+from tests.test_tools import export_kinds, refused
 from tools import sample
 from tools.common import seed_list
 
@@ -25,13 +25,7 @@ KINDS = ("plain", "labelled", "faces", "styled")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each kind: without labels, with classes, with attributes, with classes and styles; a wide one."""
-    folder, names = tmp_path_factory.mktemp("runs"), tuple("0123456789")
-    export(folder / "plain")
-    export(folder / "labelled", 10, names)
-    export(folder / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
-    export(folder / "styled", 10, names, model="stylegan2")
-    export(folder / "wide", model="rect_dcgan", img_size=(16, 32))
-    return folder
+    return export_kinds(tmp_path_factory.mktemp("runs"))
 
 
 def files_of(folder: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from generation.walks import along, moments, slerp
 from tests.test_animation import opened
 from tests.test_codes import draw
 from tests.test_points import QUICK, ring8
-from tests.test_tools import export, refused
+from tests.test_tools import export_kinds, refused
 from tools import interpolate, sample
 
 SIDE = 16
@@ -30,13 +30,7 @@ SIDE = 16
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs without labels, with classes, attributes, classes and styles, and of wide images."""
-    folder, names = tmp_path_factory.mktemp("runs"), tuple("0123456789")
-    export(folder / "plain")
-    export(folder / "labelled", 10, names)
-    export(folder / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
-    export(folder / "styled", 10, names, model="stylegan2")
-    export(folder / "wide", model="rect_dcgan", img_size=(16, 32))
-    return folder
+    return export_kinds(tmp_path_factory.mktemp("runs"))
 
 
 def walk(run: Path, out: Path, *flags: object) -> list[np.ndarray]:

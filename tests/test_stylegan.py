@@ -334,9 +334,8 @@ def test_constant_noise_is_in_the_state_dict() -> None:
     assert torch.equal(G2(z), G(z))
 
 
-def test_noise_may_be_given_as_maps() -> None:
+def check_given_noise(G: nn.Module, silent: nn.Module) -> None:
     """The constant maps are "constant", zeros are "none"; others are each sample's own, and learn."""
-    G = noisy(generator()).eval()
     ws, maps = G.styles(torch.randn(2, 6)), [m[None, None] for m in G.constant_noises]
     assert_close(G.synthesis(ws, noise=maps), G.synthesis(ws, noise="constant"))
     assert_close(G.synthesis(ws, noise=[0 * m for m in maps]), G.synthesis(ws, noise="none"))
@@ -348,9 +347,12 @@ def test_noise_may_be_given_as_maps() -> None:
     assert all(m.grad.abs().sum() > 0 for m in own)
     with pytest.raises(ValueError, match=r"noise of shapes \(N or 1, 1, h, w\)"):
         G.synthesis(ws, noise=own[1:])
-    silent = generator(noise=False).eval()
     assert not silent.constant_noises
     assert torch.equal(silent.synthesis(silent.styles(torch.ones(1, 6)), noise=[]), silent(torch.ones(1, 6)))
+
+
+def test_noise_may_be_given_as_maps() -> None:
+    check_given_noise(noisy(generator()).eval(), generator(noise=False).eval())
 
 
 def test_without_noise_there_is_none() -> None:

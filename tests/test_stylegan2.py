@@ -16,6 +16,7 @@ from modelling.stylegan2 import DOUBLINGS, Discriminator, Generator, ToImage
 from modelling.styles import NOISES, Mapping, crossovers, truncated_styles
 from ops.modulated_conv import modulated_conv2d
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
+from tests.test_stylegan import check_given_noise
 
 SMALL = {"img_size": 32, "img_channels": 3, "channel_base": 128, "mapping_layers": 2}
 WIDTHS = {"z_dim": 6, "w_dim": 8}
@@ -495,22 +496,7 @@ def test_noise_differs_between_samples_and_not_between_channels() -> None:
 
 
 def test_noise_may_be_given_as_maps() -> None:
-    """The constant maps are "constant", zeros are "none"; others are each sample's own, and learn."""
-    G = wake_noise(generator()).eval()
-    ws, maps = G.styles(torch.randn(2, 6)), [m[None, None] for m in G.constant_noises]
-    assert_close(G.synthesis(ws, noise=maps), G.synthesis(ws, noise="constant"))
-    assert_close(G.synthesis(ws, noise=[0 * m for m in maps]), G.synthesis(ws, noise="none"))
-    own = [torch.cat([m, 0 * m]).requires_grad_() for m in maps]
-    x = G.synthesis(ws, noise=own)
-    assert_close(x[0], G.synthesis(ws, noise="constant")[0], atol=1e-4, rtol=1e-4)
-    assert_close(x[1], G.synthesis(ws, noise="none")[1], atol=1e-4, rtol=1e-4)
-    x.square().sum().backward()
-    assert all(m.grad.abs().sum() > 0 for m in own)
-    with pytest.raises(ValueError, match=r"noise of shapes \(N or 1, 1, h, w\)"):
-        G.synthesis(ws, noise=own[1:])
-    silent = generator(noise=False).eval()
-    assert not silent.constant_noises
-    assert torch.equal(silent.synthesis(silent.styles(torch.ones(1, 6)), noise=[]), silent(torch.ones(1, 6)))
+    check_given_noise(wake_noise(generator()).eval(), generator(noise=False).eval())
 
 
 def test_without_noise_there_is_none() -> None:

@@ -72,6 +72,17 @@ def export(
     return run
 
 
+def export_kinds(folder: Path) -> Path:
+    """A run of each kind: without labels, with classes, with attributes, with classes and styles; a wide one."""
+    names = tuple("0123456789")
+    export(folder / "plain")
+    export(folder / "labelled", 10, names)
+    export(folder / "faces", 3, ("Bald", "Smiling", "Young"), multi_hot=True)
+    export(folder / "styled", 10, names, model="stylegan2")
+    export(folder / "wide", model="rect_dcgan", img_size=(16, 32))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unlabelled run."""
