@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+import disk
 import gan_mnist
 from augmentation import AUGMENTATIONS, PIPES
 from ema import EMA
@@ -1013,6 +1014,33 @@ def test_a_full_disk_stops_no_picture_nor_line(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "sample grid" in error and "metrics.jsonl" in error and "No space left" in error
     assert error.count("sample grid") == 1  # not once a grid
+
+
+def test_a_picture_that_cannot_be_written_takes_no_other_with_it(tmp_path, monkeypatch, capsys):
+    """Numbers of samples are of the run, not of the file: they stand in the lines of an uninterrupted twin."""
+    replacing = disk.replacing
+
+    def full_for_one(path, **how):
+        if path.name == "step-00000002-ema.png":
+            raise OSError(28, "No space left on device")
+        return replacing(path, **how)
+
+    command = "--n_steps 4 --sample_interval 2 --log_interval 2 --ema"
+    run(f"--log_name twin {command}", tmp_path)
+    monkeypatch.setattr("disk.replacing", full_for_one)
+    run(f"--log_name a {command}", tmp_path)
+    printed = capsys.readouterr()
+    assert printed.err.count("sample grid") == printed.out.count("note: sample grid") == 1
+    pictures = {
+        folder: {p.name for p in (tmp_path / folder / "samples").iterdir()} for folder in ("twin", "a")
+    }
+    assert pictures["twin"] - pictures["a"] == {"step-00000002-ema.png"}
+    lines = {
+        folder: [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in ("twin", "a")
+    }
+    assert [line.keys() for line in lines["a"]] == [line.keys() for line in lines["twin"]]
+    assert "samples/ema/diversity" in lines["a"][0] and "samples/raw/diversity" in lines["a"][0]
 
 
 def test_unnamed_runs_are_numbered(tmp_path):

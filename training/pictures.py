@@ -45,29 +45,36 @@ class Pictures:
         self.folder = log.folder / "samples"
 
     def previews(self, step: int, weight_sets: Mapping[str, nn.Module]) -> None:
-        """One picture a weight set as it is sampled from, after the first step also its numbers; NotFinite."""
+        """One picture a weight set as it is sampled from, after the first step also its numbers; NotFinite.
+
+        OSError of the first picture that could not be written, once the others and all numbers were."""
         if not self.log.main:
             return
-        self.folder.mkdir(exist_ok=True)
+        failure: OSError | None = None
         self.log.histograms(self._weights, step)
         for name, network in weight_sets.items():
             sheet = self.task.preview(network)
             if sheet is None:
                 return
-            self._keep(sheet.picture, f"step-{step:08d}-{name}", name, step)
             if step:
                 self.log.note({f"samples/{name}/{key}": value for key, value in sheet.health.items()})
+            try:
+                self._keep(sheet.picture, f"step-{step:08d}-{name}", name, step)
+            except OSError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def reals(self, step: int) -> None:
         """The first images as training sees them; trackers are shown them where a run begins."""
         if not self.log.main:
             return
-        self.folder.mkdir(exist_ok=True)
         if (picture := self.task.reals()) is not None:
             self._keep(picture, "real", None if step else "real", step)
 
     def _keep(self, picture: Image.Image, file: str, title: str | None, step: int) -> None:
         """Write a picture and, under a title, show it to the trackers."""
+        self.folder.mkdir(exist_ok=True)
         with disk.replacing(self.folder / f"{file}.png", durable=False) as temporary:
             picture.save(temporary)
         if title is not None:
