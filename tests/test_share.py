@@ -134,7 +134,8 @@ def test_a_command_of_pairs_and_sizes() -> None:
 def test_a_command_takes_each_setting_back_as_it_was() -> None:
     """Flags that say `no`, dictionaries that hold nothing, numbers below 0, weights of penalties."""
     asked = {"dataset": "folder", "data": "x.zip", "model": "progressive_gan", "no_grow": False, "g_kwargs": {},
-             "img_size": 16, "value_range": [-1.0, 1.0], "seed": 3, "penalty_weights": {"drift": 0.5, "r1": 2.0}}  # fmt: skip
+             "img_size": 16, "value_range": [-1.0, 1.0],
+             "penalty_weights": {"drift": 0.5, "r1": 2.0}}  # fmt: skip
     command = shlex.split(command_of(asked))
     found = parse_config("gan_folder", ("folder",), {}, command[2:]).config()
     assert {k: v for k, v in found.asked.items() if k != "no_grow"} == {
