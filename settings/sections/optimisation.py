@@ -95,6 +95,13 @@ class OptimisationSettings(Section):
         """What a value follows, None where it has no schedule."""
         return read_curve(name, self.schedule[name]) if name in self.schedule else None
 
+    def follows(self, setting: str, side: str) -> str | None:
+        """Whose schedule lr, or beta2, of a side follows: its own, else that of both where no plain one is its own."""
+        own = f"{setting}_{side}"
+        if own in self.schedule:
+            return own
+        return setting if setting in self.schedule and getattr(self, own, None) is None else None
+
     def check(self) -> None:
         """Micro-batches are of one size; there is a rate that changes with the size."""
         if self.lr_by_size and self.lr == 0:
