@@ -32,7 +32,7 @@ from modelling import (
 from modelling.contract import check_values, network_title
 from modelling.freezing import check_freezable, freeze
 from modelling.growing import Stage
-from modelling.layers import Size, image_shape
+from modelling.layers import Size, adds_noise, image_shape
 from ops.memory import memory_of, size_in_words
 from ops.rng import key
 from settings import TrainConfig
@@ -145,6 +145,12 @@ def rehearsed(
     check_freezable(D, config.freeze_d)
     if own:
         check_own(config, own, G, D, row)
+    for name in config.penalties():
+        if PENALTIES[name].approximates is not None and adds_noise(D):
+            raise UserError(
+                f"--penalty {name} takes the differences of D's logits over a little noise, and {network_title(D)} "
+                "adds more of its own: leave dropout and noise_std out of --d_kwargs"
+            )
     if "ortho" in config.penalties() and not weight_matrices(G):
         raise UserError(f"--penalty ortho: {network_title(G)} has no layers that it knows; leave it out")
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):

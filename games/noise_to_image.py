@@ -425,7 +425,7 @@ class NoiseToImage(Task):
             if row.styles:
                 return self._style_context(name, batch)
             # what is compared with logits of other draws would differ by these
-            known = {} if row.moves and self.augmenter is not None else logits
+            known = {} if row.compares and self.augmenter is not None else logits
             return PenaltyContext(
                 D=partial(self.plain_logit, batch, purpose),
                 G=self.G,

@@ -466,13 +466,12 @@ class Translation(Task):
         def context(penalty: str) -> PenaltyContext:
             known, beside = logits, source
             D, joined = partial(plain, source=source), (lambda x: x)
-            if PENALTIES[penalty].moves:
-                # what is compared with logits of other draws would differ by these
-                known = {} if name in self.augmenters else logits
-                if beside is not None:
-                    widths = [x_real.shape[1], beside.shape[1]]
-                    D = lambda x: plain(*x.split(widths, 1))  # noqa: E731
-                    joined = lambda x: None if x is None else torch.cat([x, beside], 1)  # noqa: E731
+            if PENALTIES[penalty].compares and name in self.augmenters:
+                known = {}  # what is compared with logits of other draws would differ by these
+            if PENALTIES[penalty].moves and beside is not None:
+                widths = [x_real.shape[1], beside.shape[1]]
+                D = lambda x: plain(*x.split(widths, 1))  # noqa: E731
+                joined = lambda x: None if x is None else torch.cat([x, beside], 1)  # noqa: E731
             return PenaltyContext(
                 D=D,
                 G=None,

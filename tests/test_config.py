@@ -553,6 +553,8 @@ def test_default_norm_of_d(command, norm):
         ("--norm_d none --d_kwargs norm=layer", "give one"),
         ("--penalty cr bcr", "bcr holds cr"),
         ("--cr_weight 1 --penalty bcr", "bcr holds cr"),
+        ("--penalty r1 r1_approx", "one term"),
+        ("--r2_approx_weight 1 --penalty r2", "one term"),
         ("--sync_bn --method wgan-gp --norm_d batch", "second derivative"),
         ("--path_length_weight 2", "stylegan, stylegan2 have styles, not dcgan"),
         ("--model progressive_gan --penalty path_length", "not progressive_gan"),

@@ -107,10 +107,15 @@ class LossSettings(Section):
             if self.label_smoothing >= 0.5:
                 raise UserError(f"--label_smoothing {self.label_smoothing} must be below 0.5 (0.1 is usual)")
         self._check_intervals()
-        active = self.penalties()
-        if all(active.get(name, (0, 1))[0] != 0 for name in ("cr", "bcr")):
+        weigh = {name for name, (weight, _) in self.penalties().items() if weight != 0}
+        if weigh >= {"cr", "bcr"}:
             raise UserError(
                 "--penalty cr bcr: bcr holds cr, whose term of reals would count twice: give one of them"
+            )
+        for name in weigh & {penalty for penalty, row in PENALTIES.items() if row.approximates in weigh}:
+            raise UserError(
+                f"--penalty {PENALTIES[name].approximates} {name}: these are one term, which would count twice: give "
+                "one of them"
             )
 
     def _check_intervals(self) -> None:
