@@ -328,7 +328,7 @@ def r1_approx(
     """Half the mean of ((D(x + e n) - D(x)) / e)^2 over reals: r1 of one more forward, no second derivative.
 
     e = STEP, n ~ N(0, 1) of the image's shape; the weight is gamma as r1's. d_real: D(x_real) where it is known
-    already. D must see both alike: no dropout, no noise in its layers. arXiv:2501.08316 section 3.3.
+    already. D must see both alike: no dropout, no noise in its layers. arXiv:2501.08316.
     """
     return 0.5 * _squared_slope(D, x_real, d_real, normal, "r1_approx")
 

@@ -29,10 +29,11 @@ from modelling import (
     model_title,
     network_classes,
 )
-from modelling.contract import check_values, network_title
+from modelling.contract import Labels, check_values, network_title
 from modelling.freezing import check_freezable, freeze
 from modelling.growing import Stage
 from modelling.layers import Size, adds_noise, image_shape
+from modelling.san import find_head
 from ops.memory import memory_of, size_in_words
 from ops.rng import key
 from settings import TrainConfig
@@ -143,6 +144,8 @@ def rehearsed(
     for share in dict.fromkeys((n, *others)):
         check_contract(G, D, n=share, z_dim=config.z_dim, row=row, **image, **labels)
     check_freezable(D, config.freeze_d)
+    if config.san and labels.get("passes", True):
+        head_of(D, n, labels["n_labels"], bool(labels.get("multi_hot")))
     if own:
         check_own(config, own, G, D, row)
     for name in config.penalties():
@@ -157,6 +160,13 @@ def rehearsed(
         if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
     return G, D
+
+
+def head_of(D: nn.Module, n: int, n_labels: int, multi_hot: bool) -> str | None:
+    """The name of the last layer of a D that is given n images and labels, see find_head; UserError for --san."""
+    with torch.device("meta"):
+        x = torch.zeros(n, D.img_channels, *image_shape(D.img_size))
+        return find_head(D, x, Labels(n_labels, multi_hot, False).rows(n, x.device))
 
 
 def share_of(shard: Shard, batch_size: int) -> Shard:

@@ -42,9 +42,10 @@ from torch import Tensor, nn
 
 from errors import UserError
 from images.batches import ImageData, Shard
-from losses import Method
+from losses import Method, wgan_d
 from modelling import model_title
 from modelling.layers import Size
+from ops.precision import upcast
 from ops.rng import generator
 from settings import TrainConfig
 
@@ -152,6 +153,11 @@ def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
         stats[name] = value.detach()
         loss = loss + weight * value
     return loss
+
+
+def direction_terms(directed: list[Tensor] | None) -> Terms:
+    """SAN's term of D's loss: that of Wasserstein on what a SplitHead gave of reals and of fakes, {} without one."""
+    return {} if directed is None else {"san/direction": (1.0, wgan_d(*map(upcast, directed)))}
 
 
 def is_logged(config: TrainConfig, step: int) -> bool:
