@@ -186,7 +186,7 @@ def check_fits(config: TrainConfig, G: nn.Module, D: nn.Module, n: int, img_chan
     """
     n_emas = max(len(config.ema_halflife), len(config.ema_decay)) if config.ema else 0
     of_g, of_d = (sum(p.numel() * p.element_size() for p in network.parameters()) for network in (G, D))
-    weights = COPIES[config.optimizer] * (of_g + of_d) + n_emas * of_g
+    weights = (COPIES[config.optimizer] + len(config.lookahead)) * (of_g + of_d) + n_emas * of_g
     height, width = image_shape(config.img_size)
     batch = 4 * n * (config.z_dim + img_channels * height * width)
     room = memory_of(config.device)

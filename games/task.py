@@ -25,6 +25,7 @@ file stands too):
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
         L._average                          after the last main phase that trains task.averaged   ema.py
+    Lookahead.after(step + 1)               now and then half of the way back            training/lookahead.py
     task.end_step(step)                     ADA's strength                               games/augment.py
 
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).

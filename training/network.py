@@ -37,7 +37,8 @@ class Network:
         self.module, self.optimizer = module, optimizer
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         # what a user has frozen stays so
-        self.params = [p for p in module.parameters() if p.requires_grad]
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.names, self.params = list(trained), list(trained.values())
         self.layers = layers_of(module)
         self.statistics = running_statistics(module)
         self.spectral_norm = has_spectral_norm(module)
