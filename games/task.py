@@ -24,6 +24,7 @@ file stands too):
             L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
+            Normalised.renormalise          where layers keep magnitudes                 ops/magnitude_preserving.py
         L._average                          after the last main phase that trains task.averaged   ema.py
     Lookahead.after(step + 1)               now and then half of the way back            training/lookahead.py
     task.end_step(step)                     ADA's strength                               games/augment.py

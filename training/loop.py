@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -210,6 +211,8 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_clamp_min_(clipped, -bound)
                 torch._foreach_clamp_max_(clipped, bound)
+        for layer in chain.from_iterable(network.normalised for network in active):
+            layer.renormalise()
         return ok
 
     def _reduce(self, tensors: list[Tensor]) -> None:
