@@ -237,6 +237,7 @@ FLAGS = [
     "--no-ema",
     "--no-flip",
     "--no-overwrite",
+    "--no-san",
     "--no-spectral_norm_d",
     "--no-spectral_norm_g",
     "--no-sync_bn",
