@@ -14,9 +14,9 @@ class Lookahead:
     """Slow copies of all trained weights, a level for each of `intervals`, in steps: the innermost comes first.
 
     Every so many steps the slow weights of a level go SHARE of the way to the fast ones, which take their place, for
-    all networks at once (algorithm 1); a level's slow weights are the fast ones of the level around it, and take the
-    place of those within. Buffers and the optimisers' moments stay those of the fast weights. The slow weights begin as
-    the weights that the first step finds.
+    all networks at once; a level's slow weights are the fast ones of the level around it, and take the place of those
+    within. Buffers and the optimisers' moments stay those of the fast weights, and so does an average of a network,
+    which has had its update of the step by then. Steps that were skipped count as others.
     """
 
     def __init__(self, intervals: Sequence[int], networks: Mapping[str, Network]) -> None:
