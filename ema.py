@@ -56,7 +56,7 @@ def decay_from_halflife(images: float, halflife: float) -> float:
     return 0.5 ** (images / halflife) if halflife > 0 else 0.0
 
 
-# -- power functions, and averages after the fact: arXiv:2312.02696 section 3 and appendix C ----------------------------
+# -- power functions, and averages after the fact: arXiv:2312.02696 section 3 and appendix C ---------------------------
 #
 # An average of exponent g at t weighs the weights of the moment tau by p(tau) = (g + 1) tau^g / t^(g+1), 0 <= tau <= t.
 # Times are counted in images seen. What is kept while the weights stand still, from one update to the next, is exact.
