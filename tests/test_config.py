@@ -653,6 +653,7 @@ MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_b", "data_root", "cache_dir",
     "data_name", "loggers", "log_interval", "health_interval", "sample_interval", "checkpoint_interval",
     "keep_checkpoints", "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+    "ema_snapshot_kimg",
 }  # fmt: skip
 
 

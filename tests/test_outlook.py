@@ -122,6 +122,7 @@ def test_snapshots_of_averages_are_counted() -> None:
     run = outlook_of(1000, [phase("d", 1)], ema_power=(0.05, 0.1))
     average = {"weight": torch.zeros(10)}
     emas = {"ema-power-0.05": average, "ema-power-0.1": {"weight": torch.zeros(10)}}
+    run.task.networks = {}
     run.weights = lambda: {"networks": {"G": average}, "ema": emas}
     found = run.disk()
     assert (found.n_snapshots, found.snapshot) == (32, 80)
