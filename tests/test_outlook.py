@@ -126,7 +126,7 @@ def test_snapshots_of_averages_are_counted() -> None:
     run.weights = lambda: {"networks": {"G": average}, "ema": emas}
     found = run.disk()
     assert (found.n_snapshots, found.snapshot) == (32, 80)
-    assert "32 snapshots of averages of 80 bytes" in found.words()
+    assert "32 snapshots of averages of 0.0 MB" in found.words()
     assert found.total >= 32 * 80 + found.n_kept * found.checkpoint
 
 

@@ -8,7 +8,7 @@
     python -m tools.ema RUN --search fid[lite0]                             scores widths; the best becomes a weight set
 
 A width is the standard deviation of what an average looks back on, as a share of all images seen: small is young. The
-search takes the widths of --std, by default ten from .02 to .2, then two more beside the best, on equal latents and
+search takes the widths of --std, by default eleven from .02 to .25, then two more beside the best, on equal latents and
 reals. Each score is a line of scores.jsonl, with its protocol; one that stands there is not taken again. Metrics and
 networks are those of tools.evaluate, jsd for points.
 """
@@ -58,7 +58,7 @@ from tools.common import (
 )
 from training.device import choose_device
 
-SEARCHED = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2)
+SEARCHED = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25)
 LISTED = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25)
 SEARCHED_OFF = 0.2  # of a profile: what comes no nearer is left out unless it is asked for
 N_STRIP = 8  # samples of each width
@@ -289,6 +289,8 @@ def search(args: argparse.Namespace, about: dict[str, Any], device: str) -> None
     """Score widths, say which is best, draw the chart, write the best as a weight set."""
     snapshots = read_snapshots(run_of(find_generator(args.run)), args.step)
     fit = [w for w in args.std or SEARCHED if args.std or shares_of(snapshots, w)[1] < SEARCHED_OFF]
+    if not fit:
+        raise UserError(f"{args.run}: too few snapshots for widths to search among: name some with --std")
     found = Search(args, about, device)
     found.score(fit)
     if args.std is None:
