@@ -186,8 +186,8 @@ def _check_pickle(data: bytes) -> None:
 # -- safetensors ---------------------------------------------------------------------------------------------------
 
 
-def read_safetensors(path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors by name, metadata) of a safetensors file; Unreadable in one line for anything else."""
+def read_metadata(path: AnyPath) -> dict[str, str]:
+    """What a safetensors file says of itself, its tensors unread; Unreadable in one line for anything else."""
     n_bytes, where = size_of(path), shown(str(path))
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -195,10 +195,18 @@ def read_safetensors(path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise Unreadable(f"{where} is no safetensors file, or it is cut off")
     try:
         with safe_open(path, "pt") as opened:
-            metadata = opened.metadata() or {}
-        return load_file(path), metadata
+            return opened.metadata() or {}
     except Exception as error:  # safetensors and the system each have their own
         raise Unreadable(f"{where} is no whole safetensors file: {_reason(error)}") from None
+
+
+def read_safetensors(path: AnyPath) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors by name, metadata) of a safetensors file; Unreadable in one line for anything else."""
+    metadata = read_metadata(path)
+    try:
+        return load_file(path), metadata
+    except Exception as error:
+        raise Unreadable(f"{shown(str(path))} is no whole safetensors file: {_reason(error)}") from None
 
 
 # -- what is in them ------------------------------------------------------------------------------------------------

@@ -185,6 +185,7 @@ def check_fits(config: TrainConfig, G: nn.Module, D: nn.Module, n: int, img_chan
     Counted is the least that a step needs: weights, gradients, the optimisers' moments, averages, reals and latents.
     """
     n_emas = max(len(config.ema_halflife), len(config.ema_decay)) if config.ema else 0
+    n_emas += len(config.ema_power)
     of_g, of_d = (sum(p.numel() * p.element_size() for p in network.parameters()) for network in (G, D))
     weights = (COPIES[config.optimizer] + len(config.lookahead)) * (of_g + of_d) + n_emas * of_g
     height, width = image_shape(config.img_size)

@@ -18,7 +18,7 @@ from generation.checkpoint import CheckpointStore, Misfit, load_checkpoint
 from generation.hub import downloaded, is_hub_name
 from generation.labels import label_rows, read_label_examples
 from generation.latents import DRAWN_AT_ONCE, truncate_latents
-from generation.schema import FORMAT, Count, SampledState, converted, read_generator_config
+from generation.schema import FORMAT, Count, SampledState, Word, converted, read_generator_config
 from metrics.features import save_tensors
 from metrics.lines import best_step
 from modelling import MODELS, Model, build_generator, check_revision, find_model
@@ -116,8 +116,7 @@ def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Modul
     Each file is replaced in one move, so a reader never sees half of one.
     """
     for name, network in networks.items():
-        tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        save_tensors(folder / f"{name}.safetensors", tensors, {"step": str(step)})
+        _save_weights(folder / f"{name}.safetensors", network, {"step": str(step)})
     full = {
         "format": FORMAT,
         "batch_norm": batch_norm_of(network),
@@ -126,6 +125,24 @@ def export_generator(folder: Path, config: dict, networks: Mapping[str, nn.Modul
         "step": step,
     }
     disk.put(folder / "config.json", json.dumps(full, indent=2) + "\n")
+
+
+def _save_weights(file: Path, network: nn.Module, about: dict[str, str]) -> None:
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_tensors(file, tensors, about)
+
+
+def add_weights(folder: Path, name: str, network: nn.Module, about: Mapping[str, Any]) -> None:
+    """Add a weight set to an exported generator, or write it anew there: its file says its own step and batch norm.
+
+    What exports the generator next lists its own weight sets alone. UserError for more sets than are read, OSError.
+    """
+    saved = read_json(folder / "config.json", dict[str, Any], CONFIG_LIMIT)
+    sets = list(dict.fromkeys([*saved["weights"], name]))
+    read_generator_config(saved | {"weights": sets})
+    said = {"step": str(about["step"]), "batch_norm": about["batch_norm"]}
+    _save_weights(folder / f"{name}.safetensors", network, said)
+    disk.put(folder / "config.json", json.dumps(saved | {"weights": sets}, indent=2) + "\n")
 
 
 def file_sha256(file: Path) -> str:
@@ -250,7 +267,7 @@ def building(what: str, build: Callable[[], nn.Module], whose: str) -> nn.Module
         raise UserError(f"{whose}: no {what} can be built: {reason}") from None
 
 
-def _rebuilt(
+def rebuilt(
     folder: Path, about: dict[str, Any], model_file: str | os.PathLike[str] | None
 ) -> Callable[[], nn.Module]:
     """What builds G without its weights, by name or from a user's file; says in `about` whether it has styles."""
@@ -286,6 +303,7 @@ def trained_weights(
     try:
         state, metadata = read_safetensors(file)
         about["step"] = converted(int(metadata["step"]), Count, "step")
+        about["batch_norm"] = converted(metadata.get("batch_norm", about["batch_norm"]), Word, "batch_norm")
     except (KeyError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); resume the run to write it anew") from None
     return file, state
@@ -360,7 +378,7 @@ def load_generator(
         )
     about["styles"] = isinstance(G, tuple(row.Generator for row in MODELS.values() if row.styles))
     own = G is not None or about.get("model_file") is not None
-    build = _rebuilt(folder, about, model_file) if G is None else lambda: G
+    build = rebuilt(folder, about, model_file) if G is None else lambda: G
     found = trained_weights(folder, about, checkpoint)
     G = filled(build, found, folder, about["revision"], own)
     if checkpoint is not None:

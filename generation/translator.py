@@ -224,7 +224,7 @@ class Translator:
         return torch.stack(found)
 
 
-def _build(folder: Path, about: Mapping[str, Any], names: Sequence[str]) -> nn.Module:
+def rebuilt_translator(folder: Path, about: Mapping[str, Any], names: Sequence[str]) -> nn.Module:
     """The network of a run, or a ModuleDict of its networks, without weights; UserError."""
     row = known_model(folder, about)
     networks = {}
@@ -237,6 +237,18 @@ def _build(folder: Path, about: Mapping[str, Any], names: Sequence[str]) -> nn.M
             )
         networks[found["network"]] = built
     return networks[names[0]] if len(names) == 1 else nn.ModuleDict(networks)
+
+
+def network_names(about: Mapping[str, Any]) -> list[str]:
+    """The networks that a run translates by, each once."""
+    return list(dict.fromkeys(found["network"] for found in about["translates"].values()))
+
+
+def as_trained(networks: nn.Module, about: dict[str, Any]) -> nn.Module:
+    """A copy of a network, or several, whose batch norm has the statistics of the training, which `about` then says."""
+    networks = measured_copy(networks, lambda network: network.eval(), about["seed"])
+    about["batch_norm"] = batch_norm_of(networks, RUNNING)
+    return networks
 
 
 def load_translator(
@@ -255,12 +267,11 @@ def load_translator(
     folder, about = opened(path, weights)
     if about["translates"] is None:
         raise UserError(f"{path} makes pictures of noise: python -m tools.sample {path} --out grid.png")
-    names = list(dict.fromkeys(found["network"] for found in about["translates"].values()))
-    build = partial(_build, folder, about, names)
+    names = network_names(about)
+    build = partial(rebuilt_translator, folder, about, names)
     networks = filled(build, trained_weights(folder, about, checkpoint, names), folder, about["revision"])
     if checkpoint is not None:
-        networks = measured_copy(networks, lambda network: network.eval(), about["seed"])
-        about["batch_norm"] = batch_norm_of(networks, RUNNING)
+        networks = as_trained(networks, about)
     networks = networks.requires_grad_(False).eval().to(device)
     named = {names[0]: networks} if len(names) == 1 else dict(networks)
     return Translator({d: named[found["network"]] for d, found in about["translates"].items()}, about)

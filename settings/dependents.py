@@ -125,6 +125,12 @@ DEPENDENTS = (
         ("ema_halflife", "ema_decay"),
     ),
     Dependents(
+        ("ema_snapshot_kimg",),
+        lambda config: bool(config.ema_power),
+        _needs("--ema_power"),
+        ("ema_power",),
+    ),
+    Dependents(
         ("ada_pipe", "ada_p", "ada_target", "ada_interval", "ada_kimg"),
         lambda config: "ada" in config.augment,
         _needs("--augment ada"),

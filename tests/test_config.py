@@ -187,7 +187,9 @@ FLAGS = [
     "--ema",
     "--ema_decay",
     "--ema_halflife",
+    "--ema_power",
     "--ema_rampup",
+    "--ema_snapshot_kimg",
     "--ema_warmup",
     "--eval_interval",
     "--eval_n",
@@ -553,6 +555,11 @@ def test_default_norm_of_d(command, norm):
         ("--ema --ema_decay 0.9 --ema_halflife 10", "give one"),
         ("--ema --ema_decay", "at least one"),
         ("--ema --ema_decay 0.9 0.9", "each once"),
+        ("--ema_power 0.05 0.05", "each width once"),
+        ("--ema_power 0.3", "at most 0.28"),
+        ("--ema_power 1e-4", "at least 0.001"),
+        ("--ema_power 0.1 --ema_snapshot_kimg 0", "at least 0.001"),
+        ("--ema --ema_snapshot_kimg 10", "needs --ema_power"),
         ("--weight_clip 0", "--weight_clip 0"),
         ("--norm_d none --d_kwargs norm=layer", "give one"),
         ("--penalty cr bcr", "bcr holds cr"),
@@ -658,6 +665,7 @@ MAY_CHANGE = {
     "log_name", "runs_dir", "overwrite", "device", "n_steps", "data", "data_b", "data_root", "cache_dir",
     "data_name", "loggers", "log_interval", "health_interval", "sample_interval", "checkpoint_interval",
     "keep_checkpoints", "dry_run", "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "eval_patience",
+    "ema_snapshot_kimg",
 }  # fmt: skip
 
 

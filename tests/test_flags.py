@@ -205,6 +205,8 @@ CASES = {
     "ema_halflife": Case("--ema_halflife 100", "--ema", average),
     "ema_rampup": Case("--ema_rampup 0.05", HALFLIFE, average),
     "ema_warmup": Case("--ema_warmup 2", "--ema", average),
+    "ema_power": Case("--ema_power 0.1", witness=files),
+    "ema_snapshot_kimg": Case("--ema_snapshot_kimg 0.016", "--ema_power 0.1", files),
     "mixed_precision": Case("--mixed_precision bf16"),
     "channels_last": Case("--no-channels_last", witness=layout),
     "tf32": Case("--no-tf32", witness=switch("tf32")),

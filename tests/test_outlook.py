@@ -117,6 +117,19 @@ def test_an_end_beyond_all_dates_has_words() -> None:
     assert re.fullmatch(r"on \w{3} \d\d \w{3} \d{4}, \d\d:\d\d", moment(3600))
 
 
+def test_snapshots_of_averages_are_counted() -> None:
+    """32 of two averages of 10 numbers, in 4 bytes each."""
+    run = outlook_of(1000, [phase("d", 1)], ema_power=(0.05, 0.1))
+    average = {"weight": torch.zeros(10)}
+    emas = {"ema-power-0.05": average, "ema-power-0.1": {"weight": torch.zeros(10)}}
+    run.task.networks = {}
+    run.weights = lambda: {"networks": {"G": average}, "ema": emas}
+    found = run.disk()
+    assert (found.n_snapshots, found.snapshot) == (32, 80)
+    assert "32 snapshots of averages of 0.0 MB" in found.words()
+    assert found.total >= 32 * 80 + found.n_kept * found.checkpoint
+
+
 # -- the line ------------------------------------------------------------------------------------------------------
 
 

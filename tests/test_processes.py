@@ -60,9 +60,9 @@ RUNS = {
     # a batch of 8 at 4 px, 7 of 4 at 8 px and 2 of 2 at 16 px, in fades at steps 5 and 10
     "by-size": "--model progressive_gan --batch_size 2 --batch_by_size 4=8 8=4 --lr_by_size 8=1e-3 16=5e-4 "
     f"--stable_kimg 0.008 --fade_kimg 0.02 {NARROW} --ema --ema_halflife 50 --ema_rampup 0.5 --augment ada --ada_p 0.5 "
-    "--ada_kimg 1 --ada_pipe bgcfnc --beta2_g 0.9",
+    "--ada_kimg 1 --ada_pipe bgcfnc --beta2_g 0.9 --ema_power 0.1",
     "gan": f"--method gan {NOISY}",
-    "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2",
+    "wgan-gp": f"--method wgan-gp {NOISY} --accumulate 2 --train_g_interval 2 --ema_power 0.05 0.1",
     "ac": f"--conditional --condition_g cbn --condition_d ac {NOISY}",
     "projection": "--conditional --condition_g cin --condition_d projection --method hinge --spectral_norm_d --ema "
     "--d_kwargs width=4 dropout=0.3 --ortho_weight 1 --penalty_interval ortho=3",

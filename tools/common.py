@@ -184,8 +184,9 @@ PICTURES: dict[str, dict[str, Any]] = {
 MOST_SIDE = {"PNG": 2**15, "JPEG": 2**16 - 1 - 36, "WEBP": 2**14 - 1}  # px; viewers open no larger ones
 
 
-def picture_path(text: str, otherwise: str = "") -> Path:
-    """--out of a command that writes one picture; UserError for a suffix that is none of PICTURES, or for a folder.
+def picture_path(text: str, otherwise: str = "", flag: str = "out") -> Path:
+    """--out of a command that writes one picture, or another flag; UserError for a suffix that is none of PICTURES, or
+    for a folder.
 
     otherwise: what the picture is, and what else the command writes.
     """
@@ -193,7 +194,7 @@ def picture_path(text: str, otherwise: str = "") -> Path:
     if out.suffix.lower() not in PICTURES or text.endswith("/") or out.is_dir():
         names = "NAME.png, NAME.jpg or NAME.webp"
         advice = f"{names} writes {otherwise}" if otherwise else f"give {names}"
-        raise UserError(f"--out {text}: {advice}")
+        raise UserError(f"--{flag} {text}: {advice}")
     return out
 
 
@@ -231,15 +232,16 @@ def usual_scale(width: int) -> int:
     return min(4, math.ceil(512 / width))
 
 
-def save_picture(sheet: Image.Image, out: Path) -> None:
-    """Write a picture as its suffix says, whole or not at all, in a folder that is made; UserError."""
+def save_picture(sheet: Image.Image, out: Path, flag: str = "out") -> None:
+    """Write a picture as its suffix says, whole or not at all, in a folder that is made; UserError that names the flag
+    which says where."""
     how = PICTURES[out.suffix.lower()]
     try:
         make_folder(out.parent)
         with disk.replacing(out) as file:
             for_format(sheet, how["format"]).save(file, **how)
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+        raise UserError(f"--{flag} {out}: {error.strerror or error}") from None
 
 
 def for_format(picture: Image.Image, kind: str) -> Image.Image:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import disk
 from generation.protocol import append_score, cut_lines
+from generation.snapshots import drop_snapshots
 from metrics.lines import best_scores
 from training.layers import Histogram
 
@@ -155,12 +156,14 @@ class RunLog:
                 tracker.log_histograms(values, step=step)
 
     def cut(self, step: int) -> None:
-        """Forget the lines after `step`, which are about to be computed again."""
+        """Forget the lines and snapshots after `step`, which are about to be computed again."""
         self.noted = {}
         self._mark = self._line_mark = (time.monotonic(), step)
         for name in ("metrics.jsonl", "scores.jsonl") if self.main else ():
             if (path := self.folder / name).is_file():
                 self.attempt(f"the cut of {name}", partial(cut_lines, path, step))
+        if self.main:
+            self.attempt("the cut of snapshots", partial(drop_snapshots, self.folder, step))
         for tracker in self.accelerator.trackers if self.main else ():
             if hasattr(tracker, "purge"):
                 self.attempt("tracker", partial(tracker.purge, step + 1))

@@ -82,7 +82,7 @@ class Loop:
     ) -> None:
         self.config, self.accelerator, self.task, self.shard = config, accelerator, task, shard
         self.store, self.log, self.surroundings = store, log, surroundings
-        self.signals, self.hooks, self.export, self.scores = signals, hooks, export, scores
+        self.signals, self.hooks, self.export, self.scores = signals, list(hooks), export, scores
         self.on_step = on_step
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.n_processes = shard.n_processes
@@ -540,9 +540,10 @@ class Loop:
     def take_up(self, state: dict[str, Any]) -> None:
         """Go on from a state that has passed state_check: what was logged and saved after it is given up."""
         self.load_state_dict(state)
-        self.log.cut(self.step)
+        # first: a run that is killed here goes on before what is cut, not after it
         if self.is_main:
             self.store.supersede(self.step)
+        self.log.cut(self.step)
 
     def save(self) -> bool:
         """Write a checkpoint and the generator; False when it could not be written and the run goes on."""

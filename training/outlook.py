@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
+from games.schedule import schedule_of
 from games.task import Task
+from generation.snapshots import power_name
 from generation.state import tensor_bytes
 from modelling.layers import Size, size_text
 from ops.memory import size_in_words
 from settings import TrainConfig
+from training.averages import n_snapshots
 from training.layers import layers_of
 from training.logs import RunLog
 from training.pictures import pictures_after
@@ -83,23 +86,29 @@ class Laps:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a whole run writes: a checkpoint, how many stay, generator/, pictures, logs."""
+    """Bytes that a whole run writes: a checkpoint, how many stay, generator/, pictures, logs, a snapshot of
+    averages, how many there will be."""
 
     checkpoint: int
     n_kept: int
     generator: int
     pictures: int
     logs: int
+    snapshot: int = 0
+    n_snapshots: int = 0
 
     @property
     def total(self) -> int:
         """All that stands there at the end."""
-        return self.n_kept * self.checkpoint + self.generator + self.pictures + self.logs
+        kept = self.n_kept * self.checkpoint + self.n_snapshots * self.snapshot
+        return kept + self.generator + self.pictures + self.logs
 
     def words(self) -> str:
         """For people."""
         of_one = size_in_words(self.checkpoint)
         several = f"{self.n_kept} checkpoints of {of_one}" if self.n_kept > 1 else f"a checkpoint of {of_one}"
+        if self.n_snapshots:
+            several += f", {self.n_snapshots} snapshots of averages of {size_in_words(self.snapshot)}"
         return f"{size_in_words(self.total)} of disk ({several})"
 
 
@@ -262,6 +271,8 @@ class Outlook:
             n_kept=n_kept + (config.eval_interval is not None),  # the best one stays
             generator=n_sets * tensor_bytes(averaged),
             pictures=round(picture * n_pictures * (1 + tracked)),
+            snapshot=tensor_bytes({w: weights["ema"].get(power_name(w), {}) for w in config.ema_power}),
+            n_snapshots=n_snapshots(config, schedule_of(config).images) if config.ema_power else 0,
             logs=(n_logs * n_values + LONG * n_long) * number
             + n_times * n_layers * HISTOGRAM_BYTES * tracked,
         )

@@ -52,6 +52,7 @@ from training.optimizers import merged_biases
 from training.pictures import Pictures, picture_due
 from training.processes import peers
 from training.scores import Scores
+from training.snapshots import snapshot_hooks
 from training.start import start_of, take_over
 
 
@@ -280,7 +281,7 @@ def assemble(
     if config.eval_interval is not None:
         scorer = task.scorer(lambda: signals.received is not None)
         scores = Scores(scorer, log, interval=config.eval_interval, patience=config.eval_patience)
-    return Loop(
+    loop = Loop(
         config,
         accelerator,
         task,
@@ -294,6 +295,8 @@ def assemble(
         scores=scores,
         on_step=on_step,
     )
+    loop.hooks += snapshot_hooks(loop)
+    return loop
 
 
 def check_loggers(config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from ema import LEAST_WIDTH, MOST_WIDTH
 from errors import UserError
 from settings.curves import Curve, read_curve, read_schedule
 from settings.section import MAX_WHOLE, Section, brief, flag, is_auto, read_number
@@ -141,9 +142,23 @@ class EmaSettings(Section):
     )
     ema_rampup: float | None = flag(None, "the half-life is at most this share of the images seen so far")
     ema_warmup: int = flag(0, "updates of G during which the copy is plain", least=0)
+    ema_power: tuple[float, ...] = flag(
+        (),
+        "keep copies averaged by power functions of these widths (0.05 0.1), of which tools.ema makes others later",
+        least=LEAST_WIDTH,
+        most=MOST_WIDTH,
+    )
+    ema_snapshot_kimg: float | None = flag(
+        None,
+        "thousands of images between snapshots of them (default: 32 a run)",
+        least=0.001,
+        at_resume="free",
+    )
 
     def check(self) -> None:
         """Copies differ, and there is one."""
+        if len(set(self.ema_power)) != len(self.ema_power):
+            raise UserError(f"--ema_power {' '.join(map(str, self.ema_power))}: each width once")
         values = self.ema_halflife or self.ema_decay
         if self.ema and len(set(values)) != max(len(values), 1):
             raise UserError(f"--ema_decay {' '.join(map(str, values))}: at least one value, each once")
