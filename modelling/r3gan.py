@@ -83,7 +83,7 @@ class Blocks:
 
 
 class UpLevel(nn.Module):
-    """A resolution of G: a 1x1 where the width changes, upsampling by 2, blocks; of the smallest one the blocks alone.
+    """A resolution of G: a 1x1 where the width changes, upsampling by 2, blocks; the smallest has blocks alone.
 
     c_in: channels of the resolution below, None for the smallest; half: whether it computes in autocast's type.
     """
@@ -101,7 +101,7 @@ class UpLevel(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """A resolution of D: blocks, downsampling by 2, a 1x1 where the width changes; of the smallest one the blocks alone.
+    """A resolution of D: blocks, downsampling by 2, a 1x1 where the width changes; the smallest has blocks alone.
 
     c_image: channels of the images that the highest resolution begins with, None for maps; c_out: of the resolution
     below, None for the smallest; half: whether it computes in autocast's type.

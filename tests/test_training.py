@@ -123,8 +123,11 @@ def test_penalty_changes_the_gradient_by_its_weight(tmp_path):
     assert rows[0]["grad_norm/d"] != rows[1]["grad_norm/d"]
 
 
-def test_accumulation_changes_nothing_without_batch_statistics(tmp_path):
-    common = "--norm_g none --norm_d none --n_steps 3 --method wgan-gp --ema --spectral_norm_d"
+@pytest.mark.parametrize(
+    "flags", ["--method wgan-gp --spectral_norm_d", "--method rpgan --penalty r1 r2 --fresh_reals"]
+)
+def test_accumulation_changes_nothing_without_batch_statistics(tmp_path, flags):
+    common = f"--norm_g none --norm_d none --n_steps 3 --ema {flags}"
     torch.set_default_dtype(torch.float64)
     try:
         states = [run(f"--log_name k{k} --accumulate {k} {common}", tmp_path).state_dict() for k in (1, 4)]
@@ -248,7 +251,7 @@ def test_learning_rates_fall_linearly(tmp_path):
     assert rates == pytest.approx([1e-3] * 6 + [8e-4, 6e-4, 4e-4, 2e-4])
 
 
-@pytest.mark.parametrize("penalty", ["r1", "cr", "zcr_d", "zcr_g"])
+@pytest.mark.parametrize("penalty", ["r1", "r2", "cr", "zcr_d", "zcr_g"])
 def test_bf16_penalties_are_full_precision(tmp_path, penalty):
     """In bf16 a penalty equals that of an fp32 run at the same weights to float rounding."""
     rows = []
