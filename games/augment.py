@@ -28,7 +28,8 @@ class Augmenter:
     """Augments images by the rows of AUGMENTATIONS that the config names, in their order.
 
     The strength p of adaptive ones follows the mean sign of D's logits for reals: above the target
-    D has begun to know its training images by heart. p stays on the device; nothing is read back.
+    D has begun to know its training images by heart, or p follows a schedule. It stays on the device; nothing is read
+    back.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device, schedule: Schedule) -> None:
@@ -38,6 +39,7 @@ class Augmenter:
             self.rows |= pipe_rows(config.ada_pipe) if name == "ada" else {name: AUGMENTATIONS[name]}
         self.adaptive = any(row.adaptive for row in self.rows.values())
         self.p = torch.full((), config.ada_p, device=device)
+        self.curve = config.curve("ada_p")
         self.signs = torch.zeros((), device=device)  # summed since p last moved
 
     def __call__(self, x: Tensor, source: Random, purpose: str) -> Tensor:
@@ -47,6 +49,11 @@ class Augmenter:
             n = source.normal(f"{name}/{purpose}/normal", (row.n_normals(x.shape[1:]),))
             x = row.fn(x, u, n, self.p) if row.adaptive else row.fn(x, u, n)
         return x
+
+    def begin_step(self, step: int) -> None:
+        """Set p, where it has a schedule."""
+        if self.curve is not None:
+            self.p.fill_(self.curve(self.schedule.images(step)))
 
     def follow(self, sign: Tensor) -> None:
         """Take note of the mean sign of D's logits for a micro-batch of reals."""

@@ -18,7 +18,7 @@ from games.growing import at_stage, growth_of
 from games.penalties import Penalties
 from games.pictures import channels_of, shape_in_words, with_channels
 from games.preview import GeneratorScorer, Preview
-from games.schedule import check_batches, schedule_of, size_name
+from games.schedule import check_batches, schedule_of
 from games.task import (
     Micro,
     Phase,
@@ -247,6 +247,11 @@ class NoiseToImage(Task):
         keep_graph = shared and self.config.accumulate == 1 and self.g_due(micro.step)
         return Inputs(micro, self.batches, self.G.z_dim, keep_graph)
 
+    def begin_step(self, step: int) -> None:
+        """Set the augmentation's strength."""
+        if self.augmenter is not None:
+            self.augmenter.begin_step(step)
+
     def at_step(self, step: int, network: nn.Module) -> None:
         """Anneal D's instance noise, and grow."""
         # only D has noise layers, and this is a walk over its modules at each step
@@ -268,13 +273,6 @@ class NoiseToImage(Task):
             return False
         (size, alpha), (last_size, last_alpha) = self._stage(step), self._stage(step - 1)
         return size != last_size or (alpha < 1) != (last_alpha < 1)
-
-    def rate_factor(self, step: int) -> float:
-        """That of the size at which the networks stand, against --lr."""
-        if self.growth is None or not self.config.lr_by_size:
-            return 1.0
-        rate = self.config.lr_by_size.get(size_name(self._stage(step)[0]), self.config.lr)
-        return rate / self.config.lr
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""
@@ -462,7 +460,7 @@ class NoiseToImage(Task):
                 **self.penalties.means_of(name, batch.micro),
             )
 
-        return self.penalties.terms(names, context)
+        return self.penalties.terms(names, batch.micro.step, context)
 
     def _style_context(self, name: str, batch: Inputs) -> StyleContext:
         """Of half a batch, as the second derivative through G costs (arXiv:1912.04958 appendix B)."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from games.course import Course
 from games.task import Micro, Terms
 from losses import MEAN_DECAY, PENALTIES, PenaltyContext, StyleContext
 from settings import TrainConfig
@@ -19,7 +20,7 @@ class Penalties:
     """
 
     def __init__(self, config: TrainConfig, device: torch.device, sides: str = "dg") -> None:
-        self.accumulate = config.accumulate
+        self.accumulate, self.course = config.accumulate, Course(config)
         active = {name: how for name, how in config.penalties().items() if PENALTIES[name].side in sides}
         self.weights = {name: weight for name, (weight, _) in active.items()}
         self.every_step = {
@@ -33,12 +34,21 @@ class Penalties:
         self.running = [*self.means.values(), *self.seen.values()]
 
     def terms(
-        self, names: list[str], context: Callable[[str], PenaltyContext | StyleContext], suffix: str = ""
+        self,
+        names: list[str],
+        step: int,
+        context: Callable[[str], PenaltyContext | StyleContext],
+        suffix: str = "",
     ) -> Terms:
-        """Weight and value of the penalties of these names; context(name): what each is given."""
+        """Weight at a step and value of the penalties of these names; context(name): what each is given."""
         return {
-            f"penalty/{name}{suffix}": (self.weights[name], PENALTIES[name](context(name))) for name in names
+            f"penalty/{name}{suffix}": (self.weight(name, step), PENALTIES[name](context(name)))
+            for name in names
         }
+
+    def weight(self, name: str, step: int) -> float:
+        """A penalty's, which may move."""
+        return self.course.value(name, step) if name in self.course.curves else self.weights[name]
 
     def means_of(self, penalty: str, micro: Micro) -> dict[str, Any]:
         """A penalty's running means by parameter, and `follow`, which moves them; {} for one that has none."""

@@ -4,9 +4,10 @@ A step of training, in order, with the function that does each (L: class Loop of
 file stands too):
 
     iterate_spectral_norm(network)          one power iteration of every network         ops/spectral_norm.py
+    task.begin_step(step)                   ADA's strength, where it has a schedule      games/augment.py
     task.at_step(step, network)             instance noise, stage of growth              the game
     task.new_stage(step)                    the optimisers start afresh where a fade begins or ends
-    L._set_rates(step)                      learning rates, which may fall, and follow the size
+    L._set_rates(step)                      learning rates and beta2, which may move     games/course.py
     Draws, Micro                            random numbers of the global batch, sliced   here
     task.inputs(micro)                      images, labels, latents of a micro-batch     the game, images/batches.py
     task.announce(step + 1)                 the kernel fetches the next rows meanwhile
@@ -16,7 +17,8 @@ file stands too):
             seed_layer_noise(...)           dropout and noise layers, by (seed, attempt, step, phase, process)
             for each micro-batch:
                 phase.loss(inputs)          -> scalar, logged values                     the game
-                    total(loss, terms, stats)   loss, further terms, penalties: one sum  here
+                    total(loss, terms, stats)   loss, further terms, penalties: one sum  here; their weights may
+                                                move                                     games/penalties.py
                 backward                    of the loss times phase.interval / number of micro-batches
             L._reduce                       mean of gradients and statistics over processes
             L._unscale                      gradients without the scale of fp16
@@ -41,6 +43,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from errors import UserError
+from games.course import at_first, side_of
 from images.batches import ImageData, Shard
 from losses import Method
 from modelling import model_title
@@ -227,7 +230,8 @@ class Task:
     """A game: its networks and phases, and whatever state is no function of the step. Subclasses are games.
 
     networks: by name; phases: in the order in which they run; rates: learning rate by network; averaged: the networks
-    that an EMA is kept of and that samples are made by; beta2: Adam's of networks that have one of their own; clip:
+    that an EMA is kept of and that samples are made by; judges: those that learn with D, the others learn with G;
+    beta2: Adam's of networks that have one of their own; clip:
     network -> bound of its weights after each step; running:
     tensors of the state that move within a phase and are put back where its step is skipped; ranges: dotted name in
     state_dict() -> (least, most) that a checkpoint may hold there. unfit: settings that mean nothing to the game, and
@@ -240,6 +244,7 @@ class Task:
     phases: list[Phase]
     rates: dict[str, float]
     averaged: tuple[str, ...]
+    judges: Collection[str] = ("D",)
     clip: dict[str, float]
     beta2: Mapping[str, float] = {}
     running: Sequence[Tensor] = ()
@@ -315,6 +320,9 @@ class Task:
         """What the phases' losses are given for a micro-batch."""
         return micro
 
+    def begin_step(self, step: int) -> None:
+        """Set what depends on the step alone, in the state."""
+
     def at_step(self, step: int, network: nn.Module) -> None:
         """Set what depends on the step alone, in one of the networks or in an average."""
 
@@ -325,10 +333,6 @@ class Task:
     def new_stage(self, step: int) -> bool:
         """Whether the optimisers start afresh at this step."""
         return False
-
-    def rate_factor(self, step: int) -> float:
-        """What all learning rates are multiplied by at this step."""
-        return 1.0
 
     def end_step(self, step: int) -> None:
         """Update the state that follows the step's statistics."""
@@ -380,15 +384,12 @@ class Task:
 def network_rates(
     config: TrainConfig, names: Iterable[str], of_d: Iterable[str] = ("D",)
 ) -> dict[str, float]:
-    """Learning rates by network: those of `of_d` learn with D, the others with G."""
-    rate_d = config.lr if config.lr_d is None else config.lr_d
-    rate_g = config.lr if config.lr_g is None else config.lr_g
-    return {name: rate_d if name in of_d else rate_g for name in names}
+    """Learning rates by network, as they begin: those of `of_d` learn with D, the others with G."""
+    return {name: at_first(config, "lr", side_of(name in of_d)) for name in names}
 
 
 def network_beta2(
     config: TrainConfig, names: Iterable[str], of_d: Iterable[str] = ("D",)
 ) -> dict[str, float]:
     """Adam's beta2 by network, as network_rates has the rates."""
-    beta2_g = config.beta2 if config.beta2_g is None else config.beta2_g
-    return {name: config.beta2 if name in of_d else beta2_g for name in names}
+    return {name: at_first(config, "beta2", side_of(name in of_d)) for name in names}

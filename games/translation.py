@@ -445,7 +445,9 @@ class Translation(Task):
             x_fake=None,
             uniform=sides.micro.uniform,
         )
-        return self.penalties[name].terms(names, lambda _: context, suffix(name, self.averaged))
+        return self.penalties[name].terms(
+            names, sides.micro.step, lambda _: context, suffix(name, self.averaged)
+        )
 
     def penalty_terms(
         self,
@@ -484,7 +486,12 @@ class Translation(Task):
                 **penalties.means_of(penalty, sides.micro),
             )
 
-        return penalties.terms(names, context, suffix(name, self.judges))
+        return penalties.terms(names, sides.micro.step, context, suffix(name, self.judges))
+
+    def begin_step(self, step: int) -> None:
+        """Set the augmentation's strength."""
+        for augmenter in self.augmenters.values():
+            augmenter.begin_step(step)
 
     def end_step(self, step: int) -> None:
         """Adapt the augmentation."""

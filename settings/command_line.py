@@ -20,6 +20,7 @@ from settings.help import all_flags, known_presets, preset_list, short_help
 from settings.legacy import FLAGS as LEGACY_FLAGS
 from settings.legacy import add_legacy_flags, translated
 from settings.presets import PRESETS
+from settings.scheduled import less_idle_schedules, refuse_said_twice
 from settings.section import of, one_of, scalar_type, takes_many, takes_pairs
 from settings.sections import FIELDS
 from settings.sections.data import kind_of
@@ -126,7 +127,8 @@ def laid(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """One layer over another; what the upper one switches off, or says in another way, is dropped from the lower."""
     lower = without_said_otherwise(upper, lower)
     both = TrainConfig.unchecked(layered(lower, upper))
-    return layered(without(switched_off(upper, both), lower), upper)
+    kept = less_idle_schedules(upper.keys(), without(switched_off(upper, both), lower), both)
+    return layered(kept, upper)
 
 
 def passed_over(lower: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
@@ -184,6 +186,7 @@ class Request:
         merged |= translated(self.old, merged, self.typed, self.script)
         config = TrainConfig(**merged)
         refuse_idle(config, self.typed)
+        refuse_said_twice(config, self.typed)
         for pair in ALTERNATIVES:
             if self.typed.issuperset(pair):
                 raise UserError(f"--{pair[0]} and --{pair[1]} are two ways to say the same: give one")

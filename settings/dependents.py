@@ -9,6 +9,7 @@ from images.sources import DATASETS, KINDS
 from losses import METHODS
 from modelling import MODELS, find_model, own_settings
 from modelling.conditioning import CLASS_HEADS
+from settings.scheduled import less_scheduled
 from settings.sections.data import kind_of
 from settings.sections.model import AC_WEIGHTS, names_where
 from settings.values import without
@@ -195,6 +196,7 @@ def without_idle(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
 def without_said_otherwise(above: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings less those that the ones above say in another way: `ema_halflife`, or `norm=` in d_kwargs for norm_d."""
     kept = without((name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair), settings)
+    kept = less_scheduled(above, kept)
     kept = without((single for every, single in BY_SIZE.items() if every in above), kept)
     for side in ("g", "d"):
         norm, own = f"norm_{side}", f"{side}_kwargs"

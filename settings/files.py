@@ -107,6 +107,13 @@ def _read_yaml(path: str) -> Any:
                 raise yaml.YAMLError(f"{twice!r:.100} is given twice")
             return super().construct_mapping(node, deep)
 
+    def number(loader: Loader, node: yaml.ScalarNode) -> Any:
+        """Of a schedule, 1:0:20, YAML would make a number to the base of 60."""
+        return node.value if ":" in node.value else yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", number)
+
     try:
         text, depth = read_text(path, YAML_LIMIT), 0
         for event in yaml.parse(text, yaml.SafeLoader):

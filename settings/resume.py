@@ -6,6 +6,7 @@ from typing import Any
 
 from settings.derive import settled
 from settings.files import as_dict, asked_of, base_of, from_dict, readable
+from settings.scheduled import RATES
 from settings.section import default_of, is_auto, of
 from settings.sections import FIELDS
 from settings.sections.loss import unfold_weights
@@ -13,6 +14,7 @@ from settings.train_config import TrainConfig
 
 FREE_ON_RESUME = {name for name, f in FIELDS.items() if of(f).at_resume == "free"}
 NOTICED_ON_RESUME = {name for name, f in FIELDS.items() if of(f).at_resume == "noticed"}
+NOTICED_ON_RESUME |= {f"schedule.{name}" for name in RATES if name in NOTICED_ON_RESUME}
 
 
 def resume_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -24,7 +26,9 @@ def resume_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[
     refused, noticed = [], []
     for name, before in old.items():
         if name not in FREE_ON_RESUME:
-            (noticed if name in NOTICED_ON_RESUME else refused).extend(_changes(name, before, new[name]))
+            for line in _changes(name, before, new[name]):
+                said = {name, line.partition(":")[0]} & NOTICED_ON_RESUME
+                (noticed if said else refused).append(line)
     return refused, noticed
 
 

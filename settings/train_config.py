@@ -8,6 +8,7 @@ from losses import PENALTIES
 from modelling import find_model
 from modelling.layers import image_shape
 from settings.dependents import refuse_idle
+from settings.scheduled import check_schedule
 from settings.section import default_of, is_auto
 from settings.sections import FIELDS, SECTIONS
 from settings.sections.data import AugmentationSettings, DataSettings, kind_of
@@ -99,6 +100,11 @@ class TrainConfig(
         """The sections' rules, those between switches and dependents, and those between sections; raises UserError."""
         for section in SECTIONS:
             section.check(self)
+        if self.ada_interval == 0 and self.ada_p == 0 and "ada_p" not in self.schedule:
+            raise UserError(
+                "--ada_interval 0 keeps ada's strength at 0, which is no augmentation: add --ada_p, or --schedule ada_p"
+            )
+        check_schedule(self)
         refuse_idle(self, self.unlike_defaults())
         self._check_length()
         self._check_sides()

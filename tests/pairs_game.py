@@ -97,7 +97,8 @@ class Pairs(Task):
         torch.manual_seed(key(config.seed, "weights"))
         self.networks = {n: place.settle(net, config) for n, net in self.networks_of(config).items()}
         self.method, self.clip = METHODS[config.method], {}
-        self.rates = network_rates(config, self.networks, of_d=("D_A", "D_B"))
+        self.judges = ("D_A", "D_B")
+        self.rates = network_rates(config, self.networks, of_d=self.judges)
         self.phases = [
             Phase("g", ("G_AB", "G_BA"), self.g_loss, every(1)),
             Phase("d_a", ("D_A",), partial(self.d_loss, "a"), every(1)),

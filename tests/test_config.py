@@ -259,6 +259,7 @@ FLAGS = [
     "--resume",
     "--runs_dir",
     "--sample_interval",
+    "--schedule",
     "--seed",
     "--source_channels",
     "--spectral_norm_d",

@@ -198,6 +198,7 @@ CASES = {
     "beta2_g": Case("--beta2_g 0.9"),
     "weight_decay": Case("--weight_decay 0.1"),
     "lr_decay_from": Case("--lr_decay_from 1", "--log_interval 1", logged("lr/d", "lr/g")),
+    "schedule": Case("--schedule lr=1e-3:0:0.1", "--log_interval 1", logged("lr/d", "lr/g")),
     "ema": Case("--ema", witness=files),
     "ema_decay": Case("--ema_decay 0.05", "--ema", average),
     "ema_halflife": Case("--ema_halflife 100", "--ema", average),

@@ -43,6 +43,12 @@ PICTURES = {
     "--load_size 20 --flip --ema",
     "srgan": f"{small('srgan')} --data {{pairs}} --img_size 32 --factor 2 --batch_size 4 --ema",
 }
+# Of batches of 8: some still move at the end, some have come to theirs
+MOVING = (
+    "--penalty r1 r2 --penalty_interval r1=3 --augment ada --ada_interval 0 "
+    "--schedule lr_g=1e-3:1e-4:.06 lr_d=2e-3:.016:.032:inverse_sqrt beta2=.9:.99:.06 r1=2:.2:.06 r2=1:.1:.02:linear "
+    "ema_halflife=0:200:.06 ada_p=0:.5:.06"
+)
 # What another run has learnt, to start from.
 SOURCE = f"--log_name source {small('stylegan2')} --ema --ema_decay 0.5 --n_steps 4 --seed 3"
 RUNS = {
@@ -75,6 +81,7 @@ RUNS = {
     "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=4 "
     f"--augment color translation --model stylegan2 {STYLED}",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 3",
+    "scheduled": f"--method rpgan --ema {MOVING}",
     "started": f"{small('stylegan2')} --ema --freeze_d 2 --init_from {{source}}",
     **PICTURES,
 }
@@ -136,6 +143,7 @@ EQUAL = {
     "r1-lazy": "--method gan --r1_weight 10 --penalty_interval r1=4",
     "ragan": "--method ragan --accumulate 2",
     "rpgan-r1-r2": "--method rpgan --penalty r1 r2",
+    "scheduled": f"--method rpgan {MOVING}",
     "dragan": "--method gan --penalty dragan",
     "consistent": "--penalty bcr zcr_d zcr_g lecam --accumulate 2",
     "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=2 "

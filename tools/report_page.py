@@ -228,6 +228,7 @@ def stability_charts(record: Record) -> str:
         chart("Loss scale", picked(record, "fp16_scale"), "fp16 alone.", log=True),
         chart("Penalties", starting(record, "penalty/"), "Before their weights.", log=True),
         chart("Learning rates", starting(record, "lr/"), log=False),
+        *(chart(f"{name}, as scheduled", {name: one}) for name, one in starting(record, "schedule/").items()),
     )
 
 
@@ -241,6 +242,7 @@ OWN_PLACE = (
     "fp16_scale",
     "penalty/",
     "lr/",
+    "schedule/",
     "img_per_s",
 )
 

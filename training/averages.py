@@ -6,6 +6,7 @@ from torch import nn
 
 from ema import EMA, decay_at, decay_from_halflife
 from settings import TrainConfig
+from settings.curves import Curve
 
 Averages = dict[str, tuple[EMA, Callable[[], float]]]
 
@@ -29,16 +30,22 @@ def make_averages(
     def by_update(decay: float) -> float:
         return decay if started else decay_at(clock()[0], decay=decay, warmup=config.ema_warmup)
 
-    def by_images(halflife: float) -> float:
+    def by_images(halflives: Curve) -> float:
         updates, last, step = clock()
         if updates < config.ema_warmup and not started:
             return 0.0
         seen, rampup = images_before(last), None if started else config.ema_rampup
-        images = images_before(step + 1) - seen
+        images, halflife = images_before(step + 1) - seen, halflives(images_before(step))
         return decay_from_halflife(images, halflife if rampup is None else min(halflife, rampup * seen))
 
-    values, rule = (config.ema_halflife, by_images) if config.ema_halflife else (config.ema_decay, by_update)
-    names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in values]
+    curve, rule = config.curve("ema_halflife"), by_images
+    if curve is not None:
+        values = [curve]
+    elif config.ema_halflife:
+        values = [Curve("constant", (halflife,)) for halflife in config.ema_halflife]
+    else:
+        values, rule = config.ema_decay, by_update
+    names = ["ema"] if len(values) == 1 else [f"ema-{value}" for value in config.ema_halflife or values]
     return {
         name: (EMA(network), lambda value=value: rule(value))
         for name, value in zip(names, values, strict=True)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from errors import UserError
-from games.schedule import schedule_of
+from games.course import Course, side_of
 from games.task import Draws, Micro, Phase, Task, is_logged
 from generation.checkpoint import CheckpointStore
 from generation.state import non_finite
@@ -95,13 +95,14 @@ class Loop:
         self.skipped = torch.zeros((), device=self.device)
         self.stats: dict[str, Tensor] = {}
         self.layer_stats: dict[str, Tensor] = {}  # of this step
+        self.course = Course(config)
         self.networks = {name: self._network(name) for name in task.networks}
         # of several phases that train a network the first
         main = [phase for phase in task.phases if phase.interval == 1]
         self.main_phase = {name: next((p for p in main if name in p.trains), None) for name in self.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
         self.averaged = task.average_of()
-        self.schedule = schedule_of(config)
+        self.schedule = self.course.schedule
         self.emas = make_averages(config, self.averaged, self._clock, self.schedule.images)
         self.outlook = Outlook(config, task, log, self.device, self.weights)
 
@@ -109,10 +110,11 @@ class Loop:
         return self.updates, self.last_update, self.step
 
     def _network(self, name: str) -> Network:
-        lazy = sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1)
-        module, rate = self.task.networks[name], self.task.rates[name]
+        lazy = 1 / (1 + sum(1 / p.interval for p in self.task.phases if name in p.trains and p.interval > 1))
+        module, side = self.task.networks[name], side_of(name in self.task.judges)
+        rate = self.course.base_rate(side, self.task.rates[name])
         beta2 = self.task.beta2.get(name, self.config.beta2)
-        return Network(module, make_optimizer(self.config, module, rate, beta2, self.device, 1 / (1 + lazy)))
+        return Network(module, make_optimizer(self.config, module, rate, beta2, self.device, lazy), lazy)
 
     # -- a step ------------------------------------------------------------------------------------------------
 
@@ -124,6 +126,7 @@ class Loop:
         for network in self.networks.values():
             if network.spectral_norm:
                 iterate_spectral_norm(network.module)
+        self.task.begin_step(step)
         self._at_step(step)
         if self.task.new_stage(step):
             for network in self.networks.values():
@@ -168,13 +171,9 @@ class Loop:
         return phase.interval == 1 and any(name in phase.trains for name in self.task.averaged)
 
     def _set_rates(self, step: int) -> None:
-        start = self.config.lr_decay_from
-        factor = self.task.rate_factor(step)
-        if start is not None and step > start:
-            factor *= (self.config.n_steps - step) / (self.config.n_steps - start)
-        for network in self.networks.values():
-            for group, rate in zip(network.optimizer.param_groups, network.base_rates, strict=True):
-                group["lr"] = rate * factor
+        for name, network in self.networks.items():
+            side = side_of(name in self.task.judges)
+            network.set_rates(self.course.rate_factor(side, step), self.course.beta2(side, step))
 
     def _run_phase(self, phase: Phase, inputs: list[Any], step: int) -> Tensor:
         """One backward and one step of the phase's networks; whether it was taken, as a device flag."""
@@ -463,6 +462,7 @@ class Loop:
         self.log.skipped = int(self.skipped)
         for name, network in self.networks.items():
             scalars[f"lr/{name.lower()}"] = network.optimizer.param_groups[0]["lr"]
+        scalars |= self.course.logged(self.step - 1)
         if self.accelerator.scaler is not None:
             scalars["fp16_scale"] = self.accelerator.scaler.get_scale()
         self.log.scalars(scalars, self.step)

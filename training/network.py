@@ -31,10 +31,10 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 
 
 class Network:
-    """A network with what the loop needs of it, gathered once."""
+    """A network with what the loop needs of it, gathered once; lazy: that of its optimiser, see make_optimizer."""
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.module, self.optimizer = module, optimizer
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, lazy: float = 1.0) -> None:
+        self.module, self.optimizer, self.lazy = module, optimizer, lazy
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         # what a user has frozen stays so
         self.params = [p for p in module.parameters() if p.requires_grad]
@@ -43,6 +43,14 @@ class Network:
         self.spectral_norm = has_spectral_norm(module)
         self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row
         self.tried = 0  # steps, skipped or not, since the run began or went on
+
+    def set_rates(self, factor: float, beta2: float | None) -> None:
+        """Learning rates of the next step: the optimiser's first ones times `factor`; and Adam's beta2, None for the
+        one it has."""
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+            if beta2 is not None:
+                group["betas"] = (group["betas"][0], beta2**self.lazy)
 
     def train_only(self, yes: bool) -> None:
         """Freeze or free every parameter."""

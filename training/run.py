@@ -213,6 +213,8 @@ def run_plan(
                 take_over(loop, started, own)
             if plan.source is None and (warning := kept_batch(config)) is not None:
                 loop.log.say(warning)
+            for note in loop.course.notes() if plan.source is None else ():
+                loop.log.say(note)
             if config.dry_run:
                 return rehearse_run(plan, loop)
             folder.begin(config)

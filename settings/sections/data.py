@@ -115,7 +115,3 @@ class AugmentationSettings(Section):
         """Each augmentation once."""
         if len(set(self.augment)) < len(self.augment):
             raise UserError(f"--augment {' '.join(self.augment)}: each once")
-        if self.ada_interval == 0 and self.ada_p == 0:
-            raise UserError(
-                "--ada_interval 0 keeps ada's strength at 0, which is no augmentation: add --ada_p"
-            )

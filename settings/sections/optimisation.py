@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from errors import UserError
+from settings.curves import Curve, read_curve, read_schedule
 from settings.section import MAX_WHOLE, Section, brief, flag, is_auto, read_number
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -80,6 +81,26 @@ class OptimisationSettings(Section):
     lr_decay_from: int | None = flag(
         None, "learning rates fall linearly from this step to 0 at the end", least=0
     )
+    schedule: dict[str, str] = flag(
+        dict,
+        "values that move with the images seen, NAME=FROM:TO:KIMG ..., e.g. lr=2e-4:5e-5:20000 r1=2:.2:20000: half "
+        "a cosine over so many thousand images, then TO. FROM:TO:KIMG:linear is a line; "
+        "VALUE:RAMP_KIMG:KIMG:inverse_sqrt rises from 0 over RAMP_KIMG and falls as 1/sqrt(images) from KIMG on; VALUE "
+        "alone stays. NAME: lr, lr_d, lr_g, beta2, ema_halflife, ada_p, or an active penalty, whose weight it is. It "
+        "takes the place of that setting's own flag",
+        read=read_schedule,
+    )
+
+    def curve(self, name: str) -> Curve | None:
+        """What a value follows, None where it has no schedule."""
+        return read_curve(name, self.schedule[name]) if name in self.schedule else None
+
+    def follows(self, setting: str, side: str) -> str | None:
+        """Whose schedule lr, or beta2, of a side follows: its own, else that of both where no plain one is its own."""
+        own = f"{setting}_{side}"
+        if own in self.schedule:
+            return own
+        return setting if setting in self.schedule and getattr(self, own, None) is None else None
 
     def check(self) -> None:
         """Micro-batches are of one size; there is a rate that changes with the size."""
