@@ -104,13 +104,19 @@ def check_schedule(config: Any) -> None:
 
 
 def less_scheduled(above: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings less those that the ones above schedule, and less the schedules of what these say plainly."""
+    """Settings less those that the ones above schedule, and less the schedules of what these say plainly.
+
+    A penalty that was there by its weight stays active without it.
+    """
     kept, plain = dict(settings), _names_in(above)
     gone = {setting for name in above.get("schedule", {}) for setting in row_of(name).instead}
     kept = without(gone, kept)
-    if "penalty_weights" in kept:
-        weights = kept["penalty_weights"].items()
-        kept["penalty_weights"] = {name: weight for name, weight in weights if weight_name(name) not in gone}
+    weights = kept.get("penalty_weights") or {}
+    if moving := [
+        name for name, weight in weights.items() if weight_name(name) in gone and weight is not None
+    ]:
+        kept["penalty_weights"] = without(moving, weights)
+        kept["penalty"] = tuple(dict.fromkeys((*kept.get("penalty", ()), *moving)))
     return _scheduling(kept, lambda name: not plain & set(row_of(name).instead))
 
 

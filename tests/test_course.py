@@ -178,10 +178,10 @@ def test_a_schedule_takes_a_presets_value_back(monkeypatch: pytest.MonkeyPatch) 
         "ema_rampup": 0.05,
     }
     monkeypatch.setitem(PRESETS, "plain", Preset(None, plain | {"ema_halflife": (9.0,)}, "here"))
-    flags = "--schedule lr=1e-2:0:9 ema_halflife=0:9:9 r1=1:0:9 --penalty r1 r2"
+    flags = "--schedule lr=1e-2:0:9 ema_halflife=0:9:9 r1=1:0:9"
     config = request(f"--preset plain {flags}").config()
     assert (config.lr_decay_from, config.ema_halflife, config.ema_rampup) == (None, (), None)
-    assert config.penalty_weights == {"r2": 2.0}
+    assert config.penalty_weights == {"r2": 2.0} and set(config.penalties()) == {"r1", "r2"}
 
 
 def test_which_schedule_a_rate_follows() -> None:

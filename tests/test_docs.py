@@ -64,11 +64,12 @@ def test_done_features_name_tests_that_exist() -> None:
 def known_flags(command: str) -> set[str]:
     """The flags of the program that a command starts; of a training script for bare flags."""
     tool = re.search(r"(tools|studies)\.(\w+)", command)
-    if tool:
-        return set(importlib.import_module(tool[0]).parser()._option_string_actions)
+    own = set(importlib.import_module(tool[0]).parser()._option_string_actions) if tool else set()
+    if tool and tool[0] != "tools.schedules":  # which takes the flags of training too
+        return own
     script = re.search(r"(gan_\w+)\.py", command)
     name = script[1] if script else "gan_mnist"
-    return set(make_parser(name, None, SCRIPTS[name])._option_string_actions) | LEGACY
+    return set(make_parser(name, None, SCRIPTS[name])._option_string_actions) | LEGACY | own
 
 
 def test_commands_of_done_features_are_legal() -> None:
@@ -103,6 +104,7 @@ def as_explained(name: str) -> str:
     for pattern, general in (
         (r"^(grad_norm|penalty)/(r1|path_length)", r"\1/NAME"),
         (r"^samples/(raw|ema)/", "samples/NAME/"),
+        (r"^schedule/.+", "schedule/NAME"),
         (r"^(layer_grad_\w+/[dg])/.+", r"\1/LAYER"),
     ):
         name = re.sub(pattern, general, name)
@@ -115,7 +117,9 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
     cells = [line.split("|")[1] for line in table.split("\n## ")[0].splitlines() if line.startswith("| `")]
     explained = set(re.findall(r"`([^`]+)`", " ".join(cells)))
     command = f"--log_name a {small('stylegan')} --n_steps 2 --ema --log_interval 1 --health_interval 1 --augment ada"
-    penalties = "--penalty r1 path_length --penalty_interval r1=2 path_length=2"
+    penalties = (
+        "--penalty r1 path_length --penalty_interval r1=2 path_length=2 --schedule lr=1e-3 r1=2:1:9 beta2=.9"
+    )
     run(f"{command} {penalties} --loggers tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "a"))
     events.Reload()
@@ -133,7 +137,7 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
     run("--log_name b --n_steps 1", tmp_path)
     plain = json.loads((tmp_path / "b" / "metrics.jsonl").read_text())
     assert plain.keys() < last.keys() and not [
-        k for k in plain if re.match("growing|augment|state|penalty|class", k)
+        k for k in plain if re.match("growing|augment|state|penalty|class|schedule", k)
     ]
 
 

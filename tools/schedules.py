@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from errors import UserError, cli, tell
+from errors import Parser, UserError, cli, tell
 from games.course import Course, at_first
 from generation.charts import Line, curves, picture
 from images.sources import DATASETS
@@ -59,12 +59,19 @@ def drawn(course: Course) -> Image.Image:
     return sheet
 
 
+def parser() -> Parser:
+    """What is said beside the flags of training."""
+    p = tool_parser("tools.schedules", __doc__)
+    p.add_argument(
+        "--out", default="schedules.png", metavar="FILE.png", help="the picture (default: schedules.png)"
+    )
+    return p
+
+
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the flags, draw, write."""
-    p = tool_parser("tools.schedules", __doc__)
-    p.add_argument("--out", default="schedules.png", metavar="FILE.png", help="the picture")
-    args, flags = p.parse_known_args(argv)
+    args, flags = parser().parse_known_args(argv)
     out = picture_path(args.out)
     # a preset is one of its own script
     own = [row.script for name, row in PRESETS.items() if row.script is not None and name in flags]
