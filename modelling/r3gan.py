@@ -27,6 +27,7 @@ from ops.resample import TAPS_1331, downsample, upsample
 SLOPE = 0.2  # of LeakyReLU
 BRANCH_GAIN = math.sqrt(2 / (1 + SLOPE**2))  # of initial weights before a LeakyReLU
 DOUBLINGS = range(1, 13)
+MAX_BLOCKS = MAX_EXPANSION = 65  # a resolution, and a block, has fewer
 
 
 class Conv(nn.Conv2d):
@@ -74,8 +75,8 @@ class Blocks:
     group_size: int
 
     def __post_init__(self) -> None:
-        for name in ("n_blocks", "expansion", "group_size"):
-            check_number(name, getattr(self, name), 1, whole=True)
+        for name, high in (("n_blocks", MAX_BLOCKS), ("expansion", MAX_EXPANSION), ("group_size", math.inf)):
+            check_number(name, getattr(self, name), 1, high, whole=True)
 
     def make(self, channels: int) -> list[Bottleneck]:
         """Those of one resolution."""

@@ -107,7 +107,7 @@ FAMILIES = dict.fromkeys(MODELS, Family()) | {
     ),
     "r3gan": Family(
         {"n_blocks": 2, "expansion": 4},
-        [*_BASES, {"group_size": 0}, {"n_blocks": 0}, {"expansion": 0}, {"n_half": -1}],
+        [*_BASES, {"group_size": 0}, {"n_blocks": 10**9}, {"expansion": 0}, {"n_half": -1}],
         tanh=False,
     ),
 }
