@@ -30,6 +30,7 @@ SURE = math.log(99)  # the logit beyond which a sigmoid is above 0.99, or below 
 MEAN_DECAY = 0.99  # of the running means that a path's length, and LeCam's logits, are held to
 MAX_SHIFT = 0.125  # of an image's height and width: 4 px of 32, of consistency regularisation
 ZCR_STD = 0.03  # of what is added to latents, arXiv:2002.04724's for its smaller networks
+STEP = 0.01  # standard deviation of the noise over which r1_approx and r2_approx take differences, arXiv:2501.08316's
 
 
 # Losses
@@ -96,15 +97,20 @@ def ragan_g(d_real: Tensor, d_fake: Tensor) -> Tensor:
     return ragan_d(d_fake, d_real)
 
 
-def rpgan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
-    """Each real above the fake of the same index. arXiv:1807.00734.
-
-    ValueError for unequal shapes, which would otherwise broadcast.
-    """
+def _check_pairs(d_real: Tensor, d_fake: Tensor) -> None:
+    """ValueError for unequal shapes, which would otherwise broadcast."""
     if d_real.shape != d_fake.shape:
         raise ValueError(
             f"pairs need equal shapes: d_real {tuple(d_real.shape)}, d_fake {tuple(d_fake.shape)}"
         )
+
+
+def rpgan_d(d_real: Tensor, d_fake: Tensor) -> Tensor:
+    """Each real above the fake of the same index. arXiv:1807.00734.
+
+    ValueError for unequal shapes.
+    """
+    _check_pairs(d_real, d_fake)
     return softplus(-(d_real - d_fake)).mean()
 
 
@@ -302,6 +308,64 @@ def r2(D: Callable[[Tensor], Tensor], x_fake: Tensor, *, d_fake: Tensor | None =
     return r1(D, x_fake, d_real=d_fake)
 
 
+def _squared_slope(
+    D: Callable[[Tensor], Tensor], x: Tensor, d_x: Tensor | None, normal: Draw | None, purpose: str
+) -> Tensor:
+    """Mean of ((D(x + STEP n) - D(x)) / STEP)^2, n ~ N(0, 1): |grad D(x)|^2 in the mean over n, up to STEP^2.
+
+    d_x: D(x) where it is known already.
+    """
+    x = x.detach()
+    near = x + STEP * _drawn(normal, torch.randn, purpose, x, tuple(x.shape[1:]))
+    slope = (D(near) - (D(x) if d_x is None else d_x)) / STEP
+    return slope.reshape(len(x), -1).sum(1).square().mean()  # of a patch map the sum, as in _input_gradient
+
+
+def r1_approx(
+    D: Callable[[Tensor], Tensor],
+    x_real: Tensor,
+    *,
+    d_real: Tensor | None = None,
+    normal: Draw | None = None,
+) -> Tensor:
+    """Half the mean of ((D(x + e n) - D(x)) / e)^2 over reals: r1 of one more forward, no second derivative.
+
+    e = STEP, n ~ N(0, 1) of the image's shape; the weight is gamma as r1's. d_real: D(x_real) where it is known
+    already. D must see both alike: no dropout, no noise in its layers. arXiv:2501.08316.
+    """
+    return 0.5 * _squared_slope(D, x_real, d_real, normal, "r1_approx")
+
+
+def r2_approx(
+    D: Callable[[Tensor], Tensor],
+    x_fake: Tensor,
+    *,
+    d_fake: Tensor | None = None,
+    normal: Draw | None = None,
+) -> Tensor:
+    """r1_approx of fakes: r2 without a second derivative. arXiv:2509.24935."""
+    return 0.5 * _squared_slope(D, x_fake, d_fake, normal, "r2_approx")
+
+
+def centre(
+    D: Callable[[Tensor], Tensor],
+    x_real: Tensor,
+    x_fake: Tensor,
+    *,
+    d_real: Tensor | None = None,
+    d_fake: Tensor | None = None,
+) -> Tensor:
+    """Mean of (D(x_real) + D(x_fake))^2 over pairs of an index: holds logits about 0, of which relativistic losses see
+    differences alone. arXiv:2511.22475.
+
+    d_real, d_fake: the logits where they are known already. ValueError for unequal shapes.
+    """
+    d_real = D(x_real) if d_real is None else d_real
+    d_fake = D(x_fake) if d_fake is None else d_fake
+    _check_pairs(d_real, d_fake)
+    return (d_real + d_fake).square().mean()
+
+
 def drift(D: Callable[[Tensor], Tensor], x_real: Tensor, *, d_real: Tensor | None = None) -> Tensor:
     """Mean of D(x_real)^2, which keeps a critic's outputs near 0. arXiv:1710.10196 appendix A.1.
 
@@ -489,11 +553,13 @@ class Penalty:
     `def r1(D, x_real)`. In anyone's own loop it is called as it is: `r1(D, x)`. So every parameter but those that such
     a caller has at hand, images and networks, takes a default. ValueError for names that neither context has.
     `weight` and `interval` (in steps) are the customary ones. `gradient` says that it differentiates D with
-    respect to its input, where batch norm in D would mix the samples' gradients. `moves` says that it compares images
-    with mirrored and shifted ones: under an augmentation it makes both logits itself, of the same draws, and points of
-    the plane cannot be moved so. Parameters whose names begin with `mean` are running means. `help` says what is
-    weighed; `weight_name` is the setting that holds the weight, NAME_weight where it is None, and `also` another name
-    of it; `auto(side in px, processes, batch size)` is the weight that `auto` stands for, where that is known.
+    respect to its input, or takes differences, where batch norm in D would mix the samples' gradients. `moves` says
+    that it compares images with mirrored and shifted ones, which points of the plane cannot be. `approximates` names
+    the penalty that it stands for, by the differences of nearby images, which D must see alike. It and what moves
+    images make both logits themselves under an augmentation, of the same draws. Parameters whose names begin with
+    `mean` are running means. `help` says what is weighed; `weight_name` is the setting that holds the weight,
+    NAME_weight where it is None, and `also` another name of it; `auto(side in px, processes, batch size)` is the weight
+    that `auto` stands for, where that is known.
     """
 
     fn: Callable[..., Tensor]
@@ -502,6 +568,7 @@ class Penalty:
     interval: int = 1
     gradient: bool = False
     moves: bool = False
+    approximates: str | None = None
     help: str = ""
     weight_name: str | None = None
     also: str | None = None
@@ -530,6 +597,11 @@ class Penalty:
         return "x_fake" in self.asks
 
     @property
+    def compares(self) -> bool:
+        """Whether it compares logits of images with those of others made of them, which one augmentation meets."""
+        return self.moves or self.approximates is not None
+
+    @property
     def styles(self) -> bool:
         """Whether it takes a StyleContext, of half a batch, and a generator with styles."""
         return "ws" in self.asks
@@ -554,6 +626,16 @@ PENALTIES = {
         help="gamma: half the mean squared gradient norm on reals", also="gamma", auto=auto_r1_weight,
     ),
     "r2": Penalty(r2, side="d", weight=10.0, gradient=True, help="gamma: the same on fakes"),
+    "r1_approx": Penalty(
+        r1_approx, side="d", weight=10.0, gradient=True, approximates="r1", auto=auto_r1_weight,
+        help="gamma: r1 by differences of D over a little noise, without a second derivative",
+    ),
+    "r2_approx": Penalty(
+        r2_approx, side="d", weight=10.0, gradient=True, approximates="r2", help="gamma: the same on fakes"
+    ),
+    "centre": Penalty(
+        centre, side="d", weight=0.01, help="mean of (D(real) + D(fake))^2, for relativistic losses"
+    ),
     "drift": Penalty(
         drift, side="d", weight=0.001, help="mean of D(real)^2", weight_name="drift_penalty"
     ),

@@ -29,10 +29,11 @@ from modelling import (
     model_title,
     network_classes,
 )
-from modelling.contract import check_values, network_title
+from modelling.contract import Labels, check_values, network_title
 from modelling.freezing import check_freezable, freeze
 from modelling.growing import Stage
-from modelling.layers import Size, image_shape
+from modelling.layers import Size, adds_noise, image_shape
+from modelling.san import find_head
 from ops.memory import memory_of, size_in_words
 from ops.rng import key
 from settings import TrainConfig
@@ -143,14 +144,29 @@ def rehearsed(
     for share in dict.fromkeys((n, *others)):
         check_contract(G, D, n=share, z_dim=config.z_dim, row=row, **image, **labels)
     check_freezable(D, config.freeze_d)
+    if config.san and labels.get("passes", True):
+        head_of(D, n, labels["n_labels"], bool(labels.get("multi_hot")))
     if own:
         check_own(config, own, G, D, row)
+    for name in config.penalties():
+        if PENALTIES[name].approximates is not None and adds_noise(D):
+            raise UserError(
+                f"--penalty {name} takes the differences of D's logits over a little noise, and {network_title(D)} "
+                "adds more of its own: leave dropout and noise_std out of --d_kwargs"
+            )
     if "ortho" in config.penalties() and not weight_matrices(G):
         raise UserError(f"--penalty ortho: {network_title(G)} has no layers that it knows; leave it out")
     for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
         if wanted and side.upper() not in own:
             check_spectral_norm(network, config.model, side)
     return G, D
+
+
+def head_of(D: nn.Module, n: int, n_labels: int, multi_hot: bool) -> str | None:
+    """The name of the last layer of a D that is given n images and labels, see find_head; UserError for --san."""
+    with torch.device("meta"):
+        x = torch.zeros(n, D.img_channels, *image_shape(D.img_size))
+        return find_head(D, x, Labels(n_labels, multi_hot, False).rows(n, x.device))
 
 
 def share_of(shard: Shard, batch_size: int) -> Shard:
@@ -170,7 +186,7 @@ def check_fits(config: TrainConfig, G: nn.Module, D: nn.Module, n: int, img_chan
     """
     n_emas = max(len(config.ema_halflife), len(config.ema_decay)) if config.ema else 0
     of_g, of_d = (sum(p.numel() * p.element_size() for p in network.parameters()) for network in (G, D))
-    weights = COPIES[config.optimizer] * (of_g + of_d) + n_emas * of_g
+    weights = (COPIES[config.optimizer] + len(config.lookahead)) * (of_g + of_d) + n_emas * of_g
     height, width = image_shape(config.img_size)
     batch = 4 * n * (config.z_dim + img_channels * height * width)
     room = memory_of(config.device)

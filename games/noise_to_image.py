@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
 from games.augment import Augmenter
-from games.build import build_networks, generator_config, rehearsed
+from games.build import build_networks, generator_config, head_of, rehearsed
 from games.growing import at_stage, growth_of
 from games.penalties import Penalties
 from games.pictures import channels_of, shape_in_words, with_channels
@@ -28,6 +28,7 @@ from games.task import (
     Stats,
     Task,
     Terms,
+    direction_terms,
     every,
     is_logged,
     network_beta2,
@@ -47,6 +48,7 @@ from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import Size, as_size, image_shape, set_noise_scale, size_text
+from modelling.san import SplitHead
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
@@ -158,6 +160,7 @@ class NoiseToImage(Task):
         self.about = generator_config(config, data, build, own)
         self.about["revision"] = len(revisions_of(self.G))
         self.view = view_of(self.about["dataset"])
+        self.head = self._head() if config.san else None
         self.forward_g, self.forward_d = (
             network if place.compiled is None else place.compiled(network) for network in (self.G, self.D)
         )
@@ -166,13 +169,19 @@ class NoiseToImage(Task):
         self.method, self.growth = METHODS[config.method], growth_of(config)
         self.fresh = self.batches.another("fresh") if config.fresh_reals else None
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
-        self.reuse_logits = not place.half and place.compiled is None
+        self.reuse_logits = not place.half and place.compiled is None and not config.san
         self.augmenter = Augmenter(config, self.device, self.schedule) if config.augment else None
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else {"D": clip}
         self._list_phases()
         self.rates = network_rates(config, self.networks)
         self.beta2 = network_beta2(config, self.networks)
+
+    def _head(self) -> SplitHead:
+        """D's last layer, which the loss of D splits."""
+        n_labels = self.data.n_labels if self.config.conditional else 0
+        name = head_of(self.D, self.place.shard.n, n_labels, bool(self.data.multi_hot))
+        return SplitHead(self.D, name)
 
     def _list_phases(self) -> None:
         """d, its lazy penalties, g, its lazy penalties; and the running means that penalties keep."""
@@ -374,8 +383,9 @@ class NoiseToImage(Task):
         )
         x_real = x_real.detach().requires_grad_() if share_r1 else x_real
         x_fake = x_fake.detach().requires_grad_() if share_r2 else x_fake
-        real = self.judge(batch, "d-real", x_real, double_backward=share_r1)
-        fake = self.judge(batch, "d-fake", x_fake, double_backward=share_r2)
+        with nullcontext() if self.head is None else self.head.splitting() as directed:
+            real = self.judge(batch, "d-real", x_real, double_backward=share_r1)
+            fake = self.judge(batch, "d-fake", x_fake, double_backward=share_r2)
         d_real, d_fake = real.logit, fake.logit
         loss = self.method.of_d(d_real, d_fake, self.config.label_smoothing)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training images
@@ -386,7 +396,7 @@ class NoiseToImage(Task):
         if is_logged(self.config, batch.micro.step):
             stats |= saturation(self.method, d_real, d_fake)
         reused = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
-        terms = self.d_terms(batch, real, fake)
+        terms = self.d_terms(batch, real, fake) | direction_terms(directed)
         terms |= self.penalty_terms(
             self.penalties.every_step["d"], "d-penalty", batch, x_real, x_fake, **reused
         )
@@ -443,7 +453,7 @@ class NoiseToImage(Task):
             if row.styles:
                 return self._style_context(name, batch)
             # what is compared with logits of other draws would differ by these
-            known = {} if row.moves and self.augmenter is not None else logits
+            known = {} if row.compares and self.augmenter is not None else logits
             seen = [drawn for name, drawn in _DRAWN_AS.items() if name in row.asks]
             drawn = seen[0] if purpose == "d-penalty" and len(seen) == 1 else purpose
             return PenaltyContext(

@@ -26,7 +26,9 @@ file stands too):
             L._apply                        one optimiser step, none where gradient or loss is not finite  optimizers.py
             L._keep_finite                  then running statistics and means go back too
             clip                            where the method bounds weights
+            Normalised.renormalise          where layers keep magnitudes                 ops/magnitude_preserving.py
         L._average                          after the last main phase that trains task.averaged   ema.py
+    Lookahead.after(step + 1)               now and then half of the way back            training/lookahead.py
     task.end_step(step)                     ADA's strength                               games/augment.py
 
 A game with other arrays of images and other networks is a file in this folder and a row in GAMES (games/__init__.py).
@@ -45,9 +47,10 @@ from torch import Tensor, nn
 from errors import UserError
 from games.course import at_first, side_of
 from images.batches import ImageData, Shard
-from losses import Method
+from losses import Method, wgan_d
 from modelling import model_title
 from modelling.layers import Size
+from ops.precision import upcast
 from ops.rng import generator
 from settings import TrainConfig
 
@@ -155,6 +158,11 @@ def total(loss: Tensor, terms: Terms, stats: Stats) -> Tensor:
         stats[name] = value.detach()
         loss = loss + weight * value
     return loss
+
+
+def direction_terms(directed: list[Tensor] | None) -> Terms:
+    """SAN's term of D's loss: that of Wasserstein on what a SplitHead gave of reals and of fakes, {} without one."""
+    return {} if directed is None else {"san/direction": (1.0, wgan_d(*map(upcast, directed)))}
 
 
 def is_logged(config: TrainConfig, step: int) -> bool:

@@ -29,6 +29,7 @@ from games.task import (
     Stats,
     Task,
     Terms,
+    direction_terms,
     every,
     is_logged,
     network_beta2,
@@ -48,6 +49,7 @@ from metrics.features import to_uint8
 from metrics.health import sample_health
 from modelling import find_model
 from modelling.layers import image_shape
+from modelling.san import SplitHead, find_head
 from ops.distributed import from_main
 from ops.precision import twice_differentiable, upcast
 from ops.rng import key
@@ -203,6 +205,17 @@ class Translation(Task):
                 networks[way.network](x[way.source])
             for name, side in cls.judges.items():
                 networks[name](*cls.judged(x[side], x["a"]))
+            if config.san:
+                cls.heads_of(config, networks, shard.n)
+
+    @classmethod
+    def heads_of(cls, config: TrainConfig, networks: Mapping[str, nn.Module], n: int) -> dict[str, str]:
+        """The last layer of each D that is given n pictures, by name, which --san splits; UserError."""
+        shapes = cls.shapes_of(config)
+        x = {side: torch.empty(n, *shape, device="meta") for side, shape in shapes.items()}
+        return {
+            name: find_head(networks[name], *cls.judged(x[side], x["a"])) for name, side in cls.judges.items()
+        }
 
     @classmethod
     def load(cls, config: TrainConfig, is_main: bool, images: ImageData | None = None) -> Pairs:
@@ -233,6 +246,8 @@ class Translation(Task):
         self.validation = PairBatches(data.val, None, config.seed, False, **where)
         torch.manual_seed(key(config.seed, "weights"))
         self.networks = {name: place.settle(net, config) for name, net in self.networks_of(config).items()}
+        heads = self.heads_of(config, self.networks, place.shard.n) if config.san else {}
+        self.heads = {name: SplitHead(self.networks[name], layer) for name, layer in heads.items()}
         self.forwards = {
             name: network if place.compiled is None else place.compiled(network)
             for name, network in self.networks.items()
@@ -243,7 +258,7 @@ class Translation(Task):
         clip = config.weight_clip if config.weight_clip is not None else self.method.weight_clip
         self.clip = {} if clip is None else dict.fromkeys(self.judges, clip)
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
-        self.reuse_logits = not place.half and place.compiled is None
+        self.reuse_logits = not place.half and place.compiled is None and not config.san
         self.augmenters = {
             name: Augmenter(config, self.device, self.schedule) for name in self.judges if config.augment
         }
@@ -372,8 +387,9 @@ class Translation(Task):
         share_forward = self.reuse_logits and "r1" in names
         if share_forward:
             x_real = x_real.detach().requires_grad_()
-        d_real = self.judge(name, sides, "d-real", x_real, source, double_backward=share_forward)
-        d_fake = self.judge(name, sides, "d-fake", x_fake, source)
+        with self.heads[name].splitting() if self.heads else nullcontext() as directed:
+            d_real = self.judge(name, sides, "d-real", x_real, source, double_backward=share_forward)
+            d_fake = self.judge(name, sides, "d-fake", x_fake, source)
         loss = self.method.of_d(d_real, d_fake, self.config.label_smoothing)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training pictures
         if name in self.augmenters:
@@ -383,7 +399,8 @@ class Translation(Task):
         if is_logged(self.config, sides.micro.step):
             stats |= saturation(self.method, d_real, d_fake, label)
         logits = {"d_real": d_real, "d_fake": d_fake} if self.reuse_logits else {}
-        terms = self.penalty_terms(names, name, sides, x_real, x_fake, **logits)
+        terms = {f"{k}{suffix(name, self.judges)}": term for k, term in direction_terms(directed).items()}
+        terms |= self.penalty_terms(names, name, sides, x_real, x_fake, **logits)
         return self.share * total(loss, terms, stats), stats
 
     def d_loss(self, sides: PairBatch) -> tuple[Tensor, Stats]:
@@ -468,13 +485,12 @@ class Translation(Task):
         def context(penalty: str) -> PenaltyContext:
             known, beside = logits, source
             D, joined = partial(plain, source=source), (lambda x: x)
-            if PENALTIES[penalty].moves:
-                # what is compared with logits of other draws would differ by these
-                known = {} if name in self.augmenters else logits
-                if beside is not None:
-                    widths = [x_real.shape[1], beside.shape[1]]
-                    D = lambda x: plain(*x.split(widths, 1))  # noqa: E731
-                    joined = lambda x: None if x is None else torch.cat([x, beside], 1)  # noqa: E731
+            if PENALTIES[penalty].compares and name in self.augmenters:
+                known = {}  # what is compared with logits of other draws would differ by these
+            if PENALTIES[penalty].moves and beside is not None:
+                widths = [x_real.shape[1], beside.shape[1]]
+                D = lambda x: plain(*x.split(widths, 1))  # noqa: E731
+                joined = lambda x: None if x is None else torch.cat([x, beside], 1)  # noqa: E731
             return PenaltyContext(
                 D=D,
                 G=None,

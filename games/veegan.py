@@ -44,6 +44,7 @@ class VEEGAN(NoiseToImage):
             f"--penalty {' '.join(config.penalties())}": config.penalties(),
             "--label_smoothing": config.label_smoothing,
             "--augment": config.augment,
+            "--san": config.san,
             "--sync_bn": config.sync_bn,
         }
         if refused := [flag for flag, given in others.items() if given]:

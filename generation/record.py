@@ -314,16 +314,22 @@ def _read_scores(record: Record) -> None:
         record.note(f"scores.jsonl: {_reason(error, file)}")
 
 
+def pictures_in(folder: Path) -> dict[str, dict[int, Path]]:
+    """The pictures that training left in samples/, weight set -> step -> file; OSError."""
+    found: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := _PICTURE.fullmatch(file.name):
+            found.setdefault(match[2], {})[int(match[1])] = file
+    return found
+
+
 def _find_pictures(record: Record) -> None:
     """samples/ by weight set and step."""
     try:
-        files = sorted((record.path / "samples").iterdir())
+        record.samples = pictures_in(record.path / "samples")
     except OSError as error:
         record.note(f"samples: {error.strerror}")
         return
-    for file in files:
-        if match := _PICTURE.fullmatch(file.name):
-            record.samples.setdefault(match[2], {})[int(match[1])] = file
     if not record.samples:
         record.note("samples: no pictures of a step")
 

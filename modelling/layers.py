@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from errors import UserError, shown
 from ops.precision import upcast
@@ -167,6 +168,14 @@ def set_noise_scale(net: nn.Module, scale: float) -> None:
     for module in net.modules():
         if isinstance(module, GaussianNoise):
             module.scale.fill_(scale)
+
+
+def adds_noise(net: nn.Module) -> bool:
+    """Whether layers of `net`, as far as they are known, draw in training: dropout, GaussianNoise."""
+    return any(
+        module.p > 0 if isinstance(module, _DropoutNd) else isinstance(module, GaussianNoise)
+        for module in net.modules()
+    )
 
 
 class MinibatchStdDev(nn.Module):

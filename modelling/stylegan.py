@@ -298,7 +298,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """ValueError unless x has the shape of the stage and, with n_labels, y fits."""
         logits = self.trunk(x)
-        if self.n_labels:
-            rows = without_zero_rows(label_vectors(y, len(x), self.n_labels), self.n_labels**-0.5)
-            logits = logits * rows.to(logits.dtype)
-        return logits.sum(1)  # (N, 1 or n_labels) -> (N,)
+        if not self.n_labels:
+            return logits.squeeze(1)  # (N, 1) -> (N,)
+        rows = without_zero_rows(label_vectors(y, len(x), self.n_labels), self.n_labels**-0.5)
+        return (logits * rows.to(logits.dtype)).sum(1)  # (N, n_labels) -> (N,)

@@ -112,6 +112,11 @@ class TrainConfig(
             raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
         if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
             raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
+        if self.lookahead and self.lookahead[0] % self.train_g_interval:
+            raise UserError(
+                f"--lookahead {self.lookahead[0]}: networks go back after an update of G, which --train_g_interval "
+                f"{self.train_g_interval} gives it every so many steps: give a multiple of that"
+            )
         for name in self.penalties():
             if PENALTIES[name].moves and kind_of(self.dataset) != "images":
                 raise UserError(f"--penalty {name} mirrors and shifts images, and {self.dataset} has points")

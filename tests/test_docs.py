@@ -128,7 +128,7 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
     assert shown == last.keys() - {"step"}
     assert set(events.Tags()["images"]) == {"samples/raw", "samples/ema", "samples/real"}
     run(
-        "--log_name ac --n_steps 1 --log_interval 1 --conditional --condition_d ac --ac_weight_fake 1",
+        "--log_name ac --n_steps 1 --log_interval 1 --conditional --condition_d ac --ac_weight_fake 1 --san",
         tmp_path,
     )
     of_classes = json.loads((tmp_path / "ac" / "metrics.jsonl").read_text()).keys()
@@ -137,7 +137,7 @@ def test_every_curve_of_a_run_is_explained(tmp_path: Path) -> None:
     run("--log_name b --n_steps 1", tmp_path)
     plain = json.loads((tmp_path / "b" / "metrics.jsonl").read_text())
     assert plain.keys() < last.keys() and not [
-        k for k in plain if re.match("growing|augment|state|penalty|class|schedule", k)
+        k for k in plain if re.match("growing|augment|state|penalty|class|san|schedule", k)
     ]
 
 

@@ -12,10 +12,12 @@ from torch.testing import assert_close
 from losses import (
     METHODS,
     PENALTIES,
+    STEP,
     Penalty,
     PenaltyContext,
     StyleContext,
     bcr,
+    centre,
     cr,
     dragan,
     drift,
@@ -28,7 +30,9 @@ from losses import (
     path_length,
     path_lengths,
     r1,
+    r1_approx,
     r2,
+    r2_approx,
     ragan_d,
     rpgan_d,
     zcr_d,
@@ -250,6 +254,9 @@ def quadratic(x: Tensor) -> Tensor:
         ("r1", 12.5),  # 25 / 2
         ("r2", 12.5),
         ("dragan", 16.0),
+        ("r1_approx", 6.125),  # noise of .5 on both pixels: (3.5)^2 / 2, whatever the step
+        ("r2_approx", 6.125),
+        ("centre", 173.0),  # reals 5, 7 and fakes 6, 8: (11^2 + 15^2) / 2
         ("drift", 37.0),  # (5^2 + 7^2) / 2
         ("lecam", 76.0),  # reals 5, 7 from -1: (6^2 + 8^2) / 2; fakes 6, 8 from 2: (4^2 + 6^2) / 2
     ],
@@ -394,6 +401,65 @@ def test_alone_they_draw_for_themselves() -> None:
     assert values[0][0] == pytest.approx((10 * way - 1).square().mean().item())
     given = gp0(quadratic, x_real, x_fake, uniform=lambda purpose, shape: torch.full((2, *shape), 0.5))
     assert given.item() == pytest.approx(25.0)
+
+
+# r1 and r2 by differences
+
+
+@pytest.mark.parametrize(("penalty", "exact"), [(r1_approx, r1), (r2_approx, r2)])
+def test_differences_are_the_squared_gradient_in_the_mean(penalty: Callable, exact: Callable) -> None:
+    """Of D = x^T A x / 2, whose gradient is A x, by quadrature, then by many draws.
+
+    In the mean over n the square of (e n^T A x + e^2 n^T A n / 2) / e is |A x|^2 + e^2 (tr(A)^2 + 2 tr(A^2)) / 4.
+    """
+    A = torch.tensor([[2.0, 0.5], [0.5, -1.0]], dtype=torch.float64)
+    x = images([3.0, -1.0])
+
+    def D(x: Tensor) -> Tensor:
+        return torch.einsum("ni,ij,nj->n", x.flatten(1), A, x.flatten(1)) / 2
+
+    # Gauss-Hermite with 3 nodes a pixel is exact for the 4th powers of n
+    nodes, weights = (-math.sqrt(3), 0.0, math.sqrt(3)), (1 / 6, 2 / 3, 1 / 6)
+    mean = 0.0
+    for n0, w0 in zip(nodes, weights, strict=True):
+        for n1, w1 in zip(nodes, weights, strict=True):
+            mean += w0 * w1 * penalty(D, x, normal=lambda *_, n=(n0, n1): images(list(n))).item()
+    over = STEP**2 * (A.trace() ** 2 + 2 * (A @ A).trace()) / 8
+    assert mean == pytest.approx((exact(D, x) + over).item(), rel=1e-9)
+    assert mean == pytest.approx(exact(D, x).item(), rel=1e-3)  # so close is close enough
+    torch.default_generator.manual_seed(0)
+    drawn = penalty(D, x.expand(20_000, 2, 1, 1))
+    assert drawn.item() == pytest.approx(exact(D, x).item(), rel=0.05)
+
+
+def test_differences_take_known_logits() -> None:
+    """Both forwards are plain: a logit that is known spares one, and has its gradient too."""
+    s = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x, calls = images([3.0, -1.0]), []
+
+    def D(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return s * linear(x)
+
+    draw = lambda *_: images([1.0, 1.0])  # noqa: E731
+    values = [r1_approx(D, x, normal=draw), r1_approx(D, x, d_real=D(x), normal=draw)]
+    values += [r2_approx(D, x, normal=draw), r2_approx(D, x, d_fake=D(x), normal=draw)]
+    assert len(calls) == 8
+    for value in values:
+        assert value.item() == pytest.approx(24.5)  # (3 + 4)^2 / 2
+        assert torch.autograd.grad(value, s, retain_graph=True)[0].item() == pytest.approx(49.0)
+
+
+def test_differences_of_a_patch_map_are_those_of_its_sum() -> None:
+    x = images([3.0, -1.0])
+    draw = lambda *_: images([1.0, 1.0])  # noqa: E731
+    found = r1_approx(lambda x: x * images([3.0, 4.0]), x, normal=draw)
+    assert found.item() == pytest.approx(r1_approx(linear, x, normal=draw).item()) == pytest.approx(24.5)
+
+
+def test_a_centre_of_unequal_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match="pairs need equal shapes"):
+        centre(linear, images([1.0, 1.0], [1.0, 1.0]), images([1.0, 1.0]))
 
 
 # Consistency. D weighs pixels by their place, so that what is moved shows in its logits.

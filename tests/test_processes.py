@@ -80,6 +80,9 @@ RUNS = {
     "consistent": f"--penalty bcr zcr_d zcr_g lecam --accumulate 2 {NOISY}",
     "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=4 "
     f"--augment color translation --model stylegan2 {STYLED}",
+    # slow weights of both levels have moved before the cut
+    "slow": "--method rpgan --san --penalty r1_approx r2_approx centre --penalty_interval r1_approx=3 --lookahead 2 4 "
+    "--augment translation --spectral_norm_g --ema",
     "lazy-r1": f"--method gan --r1_weight 10 --penalty_interval r1=4 {NOISY} --lr_decay_from 3",
     "scheduled": f"--method rpgan --ema {MOVING}",
     "started": f"{small('stylegan2')} --ema --freeze_d 2 --init_from {{source}}",
@@ -145,6 +148,10 @@ EQUAL = {
     "rpgan-r1-r2": "--method rpgan --penalty r1 r2",
     "scheduled": f"--method rpgan {MOVING}",
     "dragan": "--method gan --penalty dragan",
+    "slow": "--method rpgan --san --penalty r1_approx r2_approx centre --penalty_interval r1_approx=3 --lookahead 2 4 "
+    "--augment translation --accumulate 2",
+    "san": "--model sngan --img_size 32 --method hinge --san --conditional --condition_g cin --g_kwargs width=4 "
+    "--d_kwargs width=4",
     "consistent": "--penalty bcr zcr_d zcr_g lecam --accumulate 2",
     "consistent-lazy": "--penalty cr zcr_d zcr_g lecam --penalty_interval cr=3 zcr_d=4 zcr_g=2 lecam=2 "
     "--augment color cutout --r1_weight 1",
@@ -184,7 +191,18 @@ PLAIN = "--norm_g none --norm_d none"
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
     **dict.fromkeys(
-        ("progressive_gan", "by-size", "sngan", "sagan", "biggan", "r3gan", "started", "pix2pix", "cyclegan"),
+        (
+            "progressive_gan",
+            "by-size",
+            "sngan",
+            "san",
+            "sagan",
+            "biggan",
+            "r3gan",
+            "started",
+            "pix2pix",
+            "cyclegan",
+        ),
         "",
     ),
     "ac": "--norm_d none",

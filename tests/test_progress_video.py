@@ -52,6 +52,14 @@ def test_raw_and_averaged_stand_side_by_side_in_order(run: Path, tmp_path: Path)
     assert len({frame[:BAR, :100].tobytes() for frame in seen}) == 4  # the step is written
 
 
+def test_every_average_that_a_run_can_keep_is_found(tmp_path: Path) -> None:
+    """Of --ema_halflife 1e16 as well."""
+    for step in (0, 10):
+        for name in ("ema-0.999", "ema-1e+16"):
+            write(tmp_path / "run", f"step-{step:08d}-{name}", 90)
+    assert [shades(frame, 2) for frame in frames(tmp_path / "run", tmp_path / "a")] == [[90, 90]] * 2
+
+
 def test_weights_are_chosen_and_reals_stand_still(run: Path, tmp_path: Path) -> None:
     seen = frames(run, tmp_path / "a", "--weights", "real", "ema")
     assert [shades(frame, 2) for frame in seen] == [[230, 120 + 10 * i] for i in range(4)]

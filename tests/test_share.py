@@ -127,8 +127,21 @@ def test_a_command_of_pairs_and_sizes() -> None:
              "metrics": ["l1", "psnr"], "flip": False, "g_kwargs": {"width": 4, "norm": None}}  # fmt: skip
     assert command_of(asked) == (
         "python gan_pairs.py --dataset folder --model pix2pix --img_size 16x24 --data pairs.zip --metrics l1 psnr "
-        "--no-flip --g_kwargs width=4 norm=None"
+        "--no-flip --g_kwargs width=4 norm=none"
     )
+
+
+def test_a_command_takes_each_setting_back_as_it_was() -> None:
+    """Flags that say `no`, dictionaries that hold nothing, numbers below 0, weights of penalties."""
+    asked = {"dataset": "folder", "data": "x.zip", "model": "progressive_gan", "no_grow": False, "g_kwargs": {},
+             "img_size": 16, "value_range": [-1.0, 1.0],
+             "penalty_weights": {"drift": 0.5, "r1": 2.0}}  # fmt: skip
+    command = shlex.split(command_of(asked))
+    found = parse_config("gan_folder", ("folder",), {}, command[2:]).config()
+    assert {k: v for k, v in found.asked.items() if k != "no_grow"} == {
+        k: v for k, v in asked.items() if k not in ("no_grow", "g_kwargs")
+    } | {"value_range": (-1.0, 1.0)}
+    assert not found.no_grow
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -34,7 +35,7 @@ from generation.checkpoint import CheckpointStore
 from generation.generator import load_generator
 from images.batches import DATA_DEVICES, Batches
 from images.sources import DIGITS
-from losses import METHODS, PENALTIES, cr
+from losses import METHODS, PENALTIES
 from modelling import MODELS, stylegan2
 from modelling.layers import GaussianNoise
 from modelling.styles import Mapping
@@ -251,7 +252,7 @@ def test_learning_rates_fall_linearly(tmp_path):
     assert rates == pytest.approx([1e-3] * 6 + [8e-4, 6e-4, 4e-4, 2e-4])
 
 
-@pytest.mark.parametrize("penalty", ["r1", "cr", "zcr_d", "zcr_g"])
+@pytest.mark.parametrize("penalty", ["r1", "r1_approx", "cr", "zcr_d", "zcr_g"])
 def test_bf16_penalties_are_full_precision(tmp_path, penalty):
     """In bf16 a penalty equals that of an fp32 run at the same weights to float rounding."""
     rows = []
@@ -747,18 +748,29 @@ def test_colours_that_are_left_out_are_told():
     assert of["bgc"].left_out(3) == of["bgc"].left_out(1) == of["bg"].left_out(4) == []
 
 
-def test_what_is_compared_sees_one_augmentation(tmp_path, monkeypatch):
-    """With an augmentation consistency makes both logits itself, of the same draws; without one it takes the loss's."""
-    seen = []
+@pytest.mark.parametrize("penalty", ["cr", "r1_approx"])
+def test_what_is_compared_sees_one_augmentation(tmp_path, monkeypatch, penalty):
+    """With an augmentation both logits are made anew, of the same draws; without one the loss's is taken."""
+    seen, fn = [], PENALTIES[penalty].fn
 
-    def spy(D, x_real, *, d_real=None, uniform=None):
+    @functools.wraps(fn)
+    def spy(D, x_real, *, d_real=None, **draws):
         seen.append(d_real is None and torch.equal(D(x_real), D(x_real)))
-        return cr(D, x_real, d_real=d_real, uniform=uniform)
+        return fn(D, x_real, d_real=d_real, **draws)
 
-    monkeypatch.setitem(PENALTIES, "cr", replace(PENALTIES["cr"], fn=spy))
-    for name, more in (("a", ""), ("b", "--augment color translation"), ("c", "--penalty_interval cr=1")):
-        run(f"--log_name {name} --penalty cr --norm_d none --n_steps 1 {more}", tmp_path)
+    monkeypatch.setitem(PENALTIES, penalty, replace(PENALTIES[penalty], fn=spy))
+    for name, more in (("a", ""), ("b", "--augment color translation"), ("c", "--train_g_interval 1")):
+        run(f"--log_name {name} --penalty {penalty} --norm_d none --n_steps 1 {more}", tmp_path)
     assert seen == [False, True, False]
+
+
+@pytest.mark.parametrize("noise", ["dropout=0.1", "noise_std=0.1"])
+def test_differences_of_a_noisy_d_are_refused(tmp_path, noise):
+    with pytest.raises(
+        UserError, match=r"r1_approx takes the differences .* leave dropout and noise_std out"
+    ):
+        run(f"--log_name a --penalty r1_approx --n_steps 1 --d_kwargs width=4 {noise}", tmp_path)
+    run("--log_name b --penalty r1_approx --n_steps 1 --d_kwargs width=4 dropout=0", tmp_path)
 
 
 def test_lecam_follows_the_logits_of_earlier_steps(tmp_path):

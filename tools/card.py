@@ -11,8 +11,8 @@ from errors import UserError
 from metrics.lines import Unreadable, best_lines, read_lines
 from modelling import MODELS, is_file_name
 from modelling.layers import size_text
-from settings.files import asked_of, read_saved, readable
-from settings.sections.loss import unfold_weights
+from settings.files import asked_of, read_saved
+from tools.table import flag_words
 
 LIBRARY = "gan-toolkit"
 SCRIPTS = {"mnist": "gan_mnist", "digits": "gan_mnist", "stacked-mnist": "gan_mnist", "cifar10": "gan_cifar10",
@@ -147,32 +147,22 @@ def command_of(settings: Mapping[str, Any]) -> str:
     script = SCRIPTS.get(settings.get("dataset", ""), "gan_folder")
     if row is not None and not row.latents:
         script = "gan_pairs"
-    settings = dict(settings)
-    if "penalty_weights" in settings:
-        settings = {k: v for k, v in unfold_weights(settings).items() if v is not None}
     words = ["python", f"{script}.py"]
     for name, value in settings.items():
-        if name not in OF_MACHINE and value is not None:
-            words += flag_of(name, readable(name, value))
+        if name not in OF_MACHINE:
+            words += flag_words(name, named_only(value))
     return shlex.join(words)
 
 
-def flag_of(name: str, value: Any) -> list[str]:
-    """A setting as it is typed."""
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
+def named_only(value: Any) -> Any:
+    """A setting with the last part of each path."""
     if isinstance(value, Mapping):
-        return [f"--{name}", *(f"{key}={word_of(v)}" for key, v in value.items())]
+        return {k: named_only(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [f"--{name}", *map(word_of, value)]
-    return [f"--{name}", word_of(value)]
-
-
-def word_of(value: Any) -> str:
-    """A value as a word; of a path the last part."""
-    if isinstance(value, str):
-        return last_part(value) if is_file_name(value) or "/" in value or "\\" in value else value
-    return str(value).replace(" ", "")
+        return [named_only(v) for v in value]
+    if isinstance(value, str) and (is_file_name(value) or "/" in value or "\\" in value):
+        return last_part(value)
+    return value
 
 
 def scores_of(file: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ needs PyAV: pip install av.
 
 import argparse
 import io
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +21,11 @@ from disk import Unreadable, read_bytes
 from errors import UserError, cli, shown
 from generation.animation import MAX_SIDE, check_animation
 from generation.pictures import FAKE, INK, LINE, WHITE
+from generation.record import pictures_in
 from tools import tool_parser
 from tools.common import finite, positive, usual_scale, warn
 from tools.frames import save_animation
 
-NAME = re.compile(r"step-(?P<step>\d{1,12})-(?P<weights>[\w.-]+)\.png")
 REAL = "real"  # samples/real.png, which stands still
 FILE_LIMIT, MAX_PIXELS = 2**28, 2**26  # bytes and px of a picture
 MAX_STEPS = 500  # shown, at equal distances in the list of all
@@ -67,14 +66,10 @@ def samples_of(run: str) -> Path:
 
 def find_pictures(folder: Path, weights: Sequence[str] | None) -> dict[str, dict[int, Path]]:
     """The pictures of the weight sets asked for, None for all, raw first; UserError where there are none."""
-    there: dict[str, dict[int, Path]] = {}
     try:
-        files = sorted(folder.iterdir())
+        there = pictures_in(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from None
-    for file in files:
-        if found := NAME.fullmatch(file.name):
-            there.setdefault(found["weights"], {})[int(found["step"])] = file
     if not there:
         raise UserError(f"{folder} holds no pictures of training (step-00001000-ema.png)")
     known = [*sorted(there, key=lambda name: (name != "raw", name))]

@@ -292,9 +292,9 @@ def flag_words(name: str, value: Any) -> list[str]:
         return [text for penalty, weight in value.items() for text in flag_words(names[penalty], weight)]
     if isinstance(value, dict):
         return [f"--{name}", *(f"{key}={word(one)}" for key, one in value.items())] if value else []
-    if name == "img_size" and isinstance(value, list):
+    if name == "img_size" and isinstance(value, list | tuple):
         return [f"--{name}", "x".join(map(word, value))]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [f"--{name}", *map(word, value)]
     return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", word(value)]
 

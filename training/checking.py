@@ -49,6 +49,7 @@ def check_state(
                 for name, own in optimizers.items()
                 if name in state["optimizers"]
             ),
+            _slow_faults(state.get("lookahead", {}), expected["lookahead"], "lookahead"),
             _shared_moments(state["optimizers"], "optimizers"),
             _task_faults(state["task"], expected["task"], task.ranges),
             _scaler_faults(state.get("scaler"), expected["scaler"]),
@@ -77,6 +78,15 @@ def _by_name(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) ->
     for name in wanted:
         if name in found:
             yield from faults_of(found[name], wanted[name], f"{where}.{name}")
+
+
+def _slow_faults(found: Any, wanted: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Faults of Lookahead's slow weights, which an older run may lack."""
+    if not isinstance(found, Mapping) or not all(isinstance(slow, Mapping) for slow in found.values()):
+        yield f"{where} is no slow weights by network"
+    elif found:
+        yield from _names(found, wanted, where)
+        yield from _by_name(found, wanted, where)
 
 
 def _shared_moments(found: Mapping[str, Any], where: str) -> Iterator[str]:

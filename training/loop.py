@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from training.guards import (
 )
 from training.layers import is_measured, layer_gradients
 from training.logs import RunLog
+from training.lookahead import Lookahead
 from training.network import Network, Samplers, WeightSets, overwrite, seed_layer_noise
 from training.optimizers import as_stored, forget, load_moments, make_optimizer, step_where
 from training.outlook import REST, Outlook
@@ -101,6 +103,7 @@ class Loop:
         main = [phase for phase in task.phases if phase.interval == 1]
         self.main_phase = {name: next((p for p in main if name in p.trains), None) for name in self.networks}
         self.all_statistics = [b for n in self.networks.values() for b in n.statistics]
+        self.lookahead = Lookahead(config.lookahead, self.networks)
         self.averaged = task.average_of()
         self.schedule = self.course.schedule
         self.emas = make_averages(config, self.averaged, self._clock, self.schedule.images)
@@ -144,6 +147,7 @@ class Loop:
             if phase is last:  # once a step, however many phases train the network
                 self._average(ok)
             self.outlook.lap(phase.name)
+        self.lookahead.after(step + 1)
         self.task.end_step(step)
         self.outlook.lap(REST)
         self.step += 1
@@ -206,6 +210,8 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_clamp_min_(clipped, -bound)
                 torch._foreach_clamp_max_(clipped, bound)
+        for layer in chain.from_iterable(network.normalised for network in active):
+            layer.renormalise()
         return ok
 
     def _reduce(self, tensors: list[Tensor]) -> None:
@@ -308,6 +314,7 @@ class Loop:
     def _begin(self) -> None:
         """What a run does before its first step, or before it goes on."""
         if self.step == 0:
+            self.lookahead.begin()  # of weights that another run has trained, if so
             for hook in self.hooks:
                 if hook.due(0):
                     self.write_beside(hook)
@@ -475,6 +482,7 @@ class Loop:
             "networks": {name: n.module.state_dict() for name, n in self.networks.items()},
             "ema": {name: ema.module.state_dict() for name, (ema, _) in self.emas.items()},
             "optimizers": {name: n.optimizer.state_dict() for name, n in self.networks.items()},
+            "lookahead": self.lookahead.state_dict(),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -510,6 +518,7 @@ class Loop:
             network.module.load_state_dict(state["networks"][name])
             load_moments(network.optimizer, state["optimizers"][name])
             network.bad_run, network.tried = torch.zeros_like(network.bad_run), 0
+        self.lookahead.load_state_dict(state.get("lookahead", {}))
         for name, (ema, _) in self.emas.items():
             ema.module.load_state_dict(state["ema"][name])
         if self.accelerator.scaler is not None and state["scaler"]:

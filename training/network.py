@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modelling import running_statistics
+from ops.magnitude_preserving import Normalised
 from ops.rng import key
 from ops.spectral_norm import has_spectral_norm
 from training.layers import layers_of
@@ -37,8 +38,12 @@ class Network:
         self.module, self.optimizer, self.lazy = module, optimizer, lazy
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         # what a user has frozen stays so
-        self.params = [p for p in module.parameters() if p.requires_grad]
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.names, self.params = list(trained), list(trained.values())
         self.layers = layers_of(module)
+        self.normalised = [
+            m for m in module.modules() if isinstance(m, Normalised) and m.weight.requires_grad
+        ]
         self.statistics = running_statistics(module)
         self.spectral_norm = has_spectral_norm(module)
         self.bad_run = torch.zeros((), device=self.params[0].device)  # steps skipped in a row

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from errors import UserError
-from losses import METHODS, PENALTIES
+from losses import METHODS, PENALTIES, wgan_d
 from settings.section import Section, brief, check_weight, flag, one_of, read_number
 
 
@@ -79,6 +79,7 @@ class LossSettings(Section):
         None, "weight of the classes of fakes in G's loss (default: 1, with wgan-gp 0.1)"
     )
     label_smoothing: float = flag(0.0, "one-sided: the target of reals is 1 minus this")
+    san: bool = flag(False, "D's last layer as a direction and a scale, with a loss for each: SAN")
     weight_clip: float | None = flag(None, "clamp D's weights to +- this (default: the method's)")
     fresh_reals: bool = flag(
         False, "G's loss sees other reals than D's (--method ragan, rpgan), with labels fakes of these too"
@@ -109,11 +110,21 @@ class LossSettings(Section):
                 raise UserError(f"--label_smoothing works with --method {', '.join(able)}, not {self.method}")
             if self.label_smoothing >= 0.5:
                 raise UserError(f"--label_smoothing {self.label_smoothing} must be below 0.5 (0.1 is usual)")
+        if self.san and METHODS[self.method].d is wgan_d:
+            raise UserError(
+                f"--san: all of {self.method}'s loss is that of a direction already: leave the flag out, or give "
+                "--method hinge"
+            )
         self._check_intervals()
-        active = self.penalties()
-        if all(active.get(name, (0, 1))[0] != 0 for name in ("cr", "bcr")):
+        weigh = {name for name, (weight, _) in self.penalties().items() if weight != 0}
+        if weigh >= {"cr", "bcr"}:
             raise UserError(
                 "--penalty cr bcr: bcr holds cr, whose term of reals would count twice: give one of them"
+            )
+        for name in weigh & {penalty for penalty, row in PENALTIES.items() if row.approximates in weigh}:
+            raise UserError(
+                f"--penalty {PENALTIES[name].approximates} {name}: these are one term, which would count twice: give "
+                "one of them"
             )
 
     def _check_intervals(self) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from errors import UserError
@@ -102,8 +103,20 @@ class OptimisationSettings(Section):
             return own
         return setting if setting in self.schedule and getattr(self, own, None) is None else None
 
+    lookahead: tuple[int, ...] = flag(
+        (),
+        "K [K2]: every K steps all networks go half of the way back to where they were after the last K; likewise "
+        "every K2",
+        least=2,
+    )
+
     def check(self) -> None:
-        """Micro-batches are of one size; there is a rate that changes with the size."""
+        """Micro-batches are of one size; there is a rate that changes with the size; lookaheads hold each other."""
+        if len(self.lookahead) > 2 or any(b <= a or b % a for a, b in pairwise(self.lookahead)):
+            raise UserError(
+                f"--lookahead {' '.join(map(str, self.lookahead))}: one number of steps, or a second that is a "
+                "multiple of it, e.g. 5 5000"
+            )
         if self.lr_by_size and self.lr == 0:
             raise UserError("--lr_by_size is held against --lr, which must be above 0")
         if not is_auto(self.batch_size) and self.batch_size % self.accumulate:
