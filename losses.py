@@ -300,9 +300,12 @@ def r1(D: Callable[[Tensor], Tensor], x_real: Tensor, *, d_real: Tensor | None =
     return 0.5 * _squared_norm(_gradient_at(D, x_real))
 
 
-def r2(D: Callable[[Tensor], Tensor], x_fake: Tensor) -> Tensor:
-    """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10."""
-    return 0.5 * _squared_norm(_gradient_at(D, x_fake))
+def r2(D: Callable[[Tensor], Tensor], x_fake: Tensor, *, d_fake: Tensor | None = None) -> Tensor:
+    """Half the mean of |grad D(x_fake)|^2, so that the weight is gamma. arXiv:1801.04406 eq. 10.
+
+    d_fake: as r1's d_real.
+    """
+    return r1(D, x_fake, d_real=d_fake)
 
 
 def _squared_slope(

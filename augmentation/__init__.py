@@ -46,19 +46,22 @@ CORRUPTIONS = {
     "cutout": Augmentation(corruption.cutout, corruption.N_CUTOUT, 0, adaptive=True),
 }
 _IN_ORDER = (*ada.GROUPS, *CORRUPTIONS)
-# The pipes of arXiv:2006.06676 by the names of its code: one kind of transform, or the first so many kinds.
-PIPES: dict[str, tuple[str, ...]] = {name: (name,) for name in _IN_ORDER} | {
-    "".join(name[0] for name in _IN_ORDER[:n]): _IN_ORDER[:n] for n in range(2, len(_IN_ORDER) + 1)
-}
+# The pipes of arXiv:2006.06676 by the names of its code: one kind of transform, or the first so many kinds; and that of
+# arXiv:2501.05441.
+PIPES: dict[str, tuple[str, ...]] = (
+    {name: (name,) for name in _IN_ORDER}
+    | {"".join(name[0] for name in _IN_ORDER[:n]): _IN_ORDER[:n] for n in range(2, len(_IN_ORDER) + 1)}
+    | {"r3gan": (*ada.GROUPS, "cutout")}
+)
+COLOUR_SHARES = {"r3gan": 0.5}  # of p: a pipe's colours change so often, in others as often as all else
 
 
 def pipe_rows(pipe: str) -> dict[str, Augmentation]:
     """The augmentations of one of ADA's PIPES by name, in their order."""
-    kinds = PIPES[pipe]
+    kinds, share = PIPES[pipe], COLOUR_SHARES.get(pipe, 1.0)
     groups = tuple(name for name in kinds if name in ada.GROUPS)
     row, rows = AUGMENTATIONS["ada"], {}
     if groups:
-        rows["ada"] = (
-            row if len(groups) == len(ada.GROUPS) else replace(row, fn=partial(row.fn, groups=groups))
-        )
+        whole = len(groups) == len(ada.GROUPS) and share == 1
+        rows["ada"] = row if whole else replace(row, fn=partial(row.fn, groups=groups, colour_share=share))
     return rows | {f"ada-{name}": CORRUPTIONS[name] for name in kinds if name in CORRUPTIONS}

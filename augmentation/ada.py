@@ -272,9 +272,16 @@ def recolour(x: Tensor, matrix: Tensor) -> Tensor:
 # The augmentation and its strength
 
 
-def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor, groups: Collection[str] = tuple(GROUPS)) -> Tensor:
+def ada(
+    x: Tensor,
+    u: Tensor,
+    n: Tensor,
+    p: Tensor,
+    groups: Collection[str] = tuple(GROUPS),
+    colour_share: float = 1.0,
+) -> Tensor:
     """x (N, C, H, W), each transform of the groups applied with probability p (); in x's dtype, computed in full
-    precision.
+    precision; colours with colour_share of p.
 
     u (N, N_UNIFORM) even in [0, 1), n (N, N_NORMAL) normal, one row a sample. Samples to which nothing happens come
     back to the last bit. Colours are those of 3 channels, or of 1 taken as three; images of others keep theirs.
@@ -294,7 +301,7 @@ def ada(x: Tensor, u: Tensor, n: Tensor, p: Tensor, groups: Collection[str] = tu
         if {"blit", "geom"} & set(groups):
             out = transform(out, geometry(u, n, p, (x.shape[2], x.shape[3])))
         if "color" in groups and x.shape[1] in COLOURED:
-            out = recolour(out, colour(u, n, p))
+            out = recolour(out, colour(u, n, p * colour_share))
         return out.to(x.dtype)
 
 

@@ -52,6 +52,9 @@ from modelling.san import SplitHead
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
 
+# Under which draws of the augmentation a penalty on one kind of images alone sees these: those of D's loss
+_DRAWN_AS = {"x_real": "d-real", "x_fake": "d-fake"}
+
 
 class Inputs:
     """What one micro-batch offers to the phases of a step: made on demand, the same for all of them.
@@ -164,6 +167,7 @@ class NoiseToImage(Task):
         self.networks = {"D": self.D, "G": self.G}
         self.model = model_of(self.G, self.D) if own else find_model(config.model)
         self.method, self.growth = METHODS[config.method], growth_of(config)
+        self.fresh = self.batches.another("fresh") if config.fresh_reals else None
         # Penalties may look at the loss's own forward only where that is plain and in full precision.
         self.reuse_logits = not place.half and place.compiled is None and not config.san
         self.augmenter = Augmenter(config, self.device, self.schedule) if config.augment else None
@@ -243,11 +247,13 @@ class NoiseToImage(Task):
     def announce(self, step: int) -> None:
         """Have the rows of a coming step fetched."""
         shard = self.place.shard.of(self.schedule.batch_size(step))
-        self.batches.announce(self.schedule.images(step), shard)
+        for batches in (self.batches, *([] if self.fresh is None else [self.fresh])):
+            batches.announce(self.schedule.images(step), shard)
 
     def inputs(self, micro: Micro) -> Inputs:
         """Reals, labels and latents; one forward of G serves D and G where G is due and sees the batch in one go."""
-        keep_graph = self.config.accumulate == 1 and self.g_due(micro.step)
+        shared = self.fresh is None or self.fresh.labels is None
+        keep_graph = shared and self.config.accumulate == 1 and self.g_due(micro.step)
         return Inputs(micro, self.batches, self.G.z_dim, keep_graph)
 
     def begin_step(self, step: int) -> None:
@@ -352,6 +358,16 @@ class NoiseToImage(Task):
         with torch.no_grad():
             return self.generate(batch)
 
+    def inputs_of_g(self, batch: Inputs) -> Inputs:
+        """What G's phase sees of a micro-batch: with --fresh_reals other reals than D has just learnt from, and where
+        these have labels other fakes, of the same latents under these labels."""
+        if self.fresh is None:
+            return batch
+        other = Inputs(batch.micro, self.fresh, batch.z_dim)
+        if self.fresh.labels is None:
+            other.x_fake, batch.x_fake = batch.x_fake, None
+        return other
+
     def fakes_for_g(self, batch: Inputs) -> Tensor:
         """Fakes with their graph, those that D has just seen where they were kept."""
         x_fake = self.generate(batch) if batch.x_fake is None else batch.x_fake
@@ -361,12 +377,15 @@ class NoiseToImage(Task):
     def d_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """Loss of D, with D's penalties of interval 1."""
         x_fake, x_real = self.fakes_for_d(batch), self.reals_of(batch)
-        share_forward = self.reuse_logits and "r1" in self.penalties.every_step["d"]
-        if share_forward:
-            x_real = x_real.detach().requires_grad_()
+        # by images that ask for a gradient they share the loss's forward, and its draws
+        share_r1, share_r2 = (
+            self.reuse_logits and name in self.penalties.every_step["d"] for name in ("r1", "r2")
+        )
+        x_real = x_real.detach().requires_grad_() if share_r1 else x_real
+        x_fake = x_fake.detach().requires_grad_() if share_r2 else x_fake
         with nullcontext() if self.head is None else self.head.splitting() as directed:
-            real = self.judge(batch, "d-real", x_real, double_backward=share_forward)
-            fake = self.judge(batch, "d-fake", x_fake)
+            real = self.judge(batch, "d-real", x_real, double_backward=share_r1)
+            fake = self.judge(batch, "d-fake", x_fake, double_backward=share_r2)
         d_real, d_fake = real.logit, fake.logit
         loss = self.method.of_d(d_real, d_fake, self.config.label_smoothing)
         sign = d_real.detach().sign().mean()  # near 1: D knows its training images
@@ -385,6 +404,7 @@ class NoiseToImage(Task):
 
     def g_loss(self, batch: Inputs) -> tuple[Tensor, Stats]:
         """Loss of G, on the fakes D has just seen, with G's penalties of interval 1."""
+        batch = self.inputs_of_g(batch)
         x_fake = self.fakes_for_g(batch)
         fake = self.judge(batch, "g-fake", x_fake)
         d_real = None
@@ -434,8 +454,10 @@ class NoiseToImage(Task):
                 return self._style_context(name, batch)
             # what is compared with logits of other draws would differ by these
             known = {} if row.compares and self.augmenter is not None else logits
+            seen = [drawn for name, drawn in _DRAWN_AS.items() if name in row.asks]
+            drawn = seen[0] if purpose == "d-penalty" and len(seen) == 1 else purpose
             return PenaltyContext(
-                D=partial(self.plain_logit, batch, purpose),
+                D=partial(self.plain_logit, batch, drawn),
                 G=self.G,
                 x_real=x_real,
                 x_fake=x_fake,

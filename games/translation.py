@@ -101,7 +101,7 @@ class Translation(Task):
     conditions: ClassVar[bool] = False
     unfit = (
         "z_dim", "conditional", "spectral_norm_g", "instance_noise_steps", "critic_warmup", "split", "freeze_d",
-        "data_root",
+        "data_root", "fresh_reals",
     )  # fmt: skip
 
     # -- before the run ----------------------------------------------------------------------------------------------

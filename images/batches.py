@@ -1,5 +1,6 @@
 """Batches of real images as a pure function of the step: gathered from a memmap or from device memory."""
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -152,13 +153,20 @@ class Batches:
         labels = None if data.labels is None else torch.as_tensor(data.labels)
         self.labels = labels.to(self.images.device) if labels is not None else None
         self.permutations: dict[int, Tensor] = {}
+        self.stream: tuple[str, ...] = ()
         self.file = announced_file(data, self.images)
         self.first_byte, self.row_bytes = data.offset, images[0].numel()
+
+    def another(self, stream: str) -> "Batches":
+        """The same images, held once, in an order and with flips of their own: a function of seed and stream."""
+        found = copy.copy(self)
+        found.stream, found.permutations = (stream,), {}
+        return found
 
     def permutation(self, epoch: int) -> Tensor:
         """Order of the images in an epoch, int32 (N,); two are held, since a batch may straddle epochs."""
         if epoch not in self.permutations:
-            rng = generator(self.seed, "permutation", epoch)
+            rng = generator(self.seed, *self.stream, "permutation", epoch)
             self.permutations[epoch] = torch.randperm(self.n_images, generator=rng, dtype=torch.int32)
             for old in sorted(self.permutations, key=lambda e: abs(e - epoch))[2:]:
                 del self.permutations[old]
@@ -214,7 +222,7 @@ class Batches:
         return (
             torch.rand(
                 batch_size,
-                generator=generator(self.seed, "flip", start_image),
+                generator=generator(self.seed, *self.stream, "flip", start_image),
                 dtype=torch.float32,
             )
             < 0.5
@@ -222,7 +230,7 @@ class Batches:
 
     def corners(self, start_image: int, batch_size: int) -> Tensor:
         """Top and left of the piece that is cut out of each image of the global batch, int64 (B, 2)."""
-        source = generator(self.seed, "crop", start_image)
+        source = generator(self.seed, *self.stream, "crop", start_image)
         return torch.stack([torch.randint(n, (batch_size,), generator=source) for n in self.places], dim=1)
 
     def labels_at(self, indices: Tensor) -> Tensor:

@@ -87,6 +87,12 @@ def level_channels(levels: Sequence[Shape], channel_base: int, channel_max: int)
     return [min(channel_base // side, channel_max) for side in sides]
 
 
+def half_levels(n_levels: int, n_half: int) -> list[bool]:
+    """Which levels may compute in half precision: the n_half highest, never the lowest of all."""
+    check_number("n_half", n_half, 0, whole=True)
+    return [k >= max(n_levels - n_half, 1) for k in range(n_levels)]
+
+
 # Of networks that are convolutional from end to end
 
 

@@ -29,7 +29,7 @@ from modelling.layers import (
     check_images,
     check_number,
 )
-from modelling.sizes import image_levels, level_channels
+from modelling.sizes import half_levels, image_levels, level_channels
 from modelling.styles import (
     Mapping,
     check_mixing,
@@ -39,27 +39,11 @@ from modelling.styles import (
     styles_of,
 )
 from ops.modulated_conv import grouped_pays, modulated_conv2d
-from ops.precision import upcast, without_autocast
+from ops.precision import autocast_type, upcast, without_autocast
 from ops.resample import TAPS_1331, conv_down, downsample, upsample
 
 GAIN = math.sqrt(2)  # of LeakyReLU
 DOUBLINGS = range(1, 13)
-
-# Sizes and types
-
-
-def half_levels(n_levels: int, n_half: int) -> list[bool]:
-    """Which levels may compute in half precision: the n_half highest, never the lowest of all."""
-    check_number("n_half", n_half, 0, whole=True)
-    return [k >= max(n_levels - n_half, 1) for k in range(n_levels)]
-
-
-def autocast_type(x: Tensor) -> torch.dtype | None:
-    """The type that autocast has for x's device, None where it is off."""
-    kind = x.device.type
-    if x.is_meta or not torch.is_autocast_enabled(kind):
-        return None
-    return torch.get_autocast_dtype(kind)
 
 
 def _clamped(x: Tensor, limit: float | None) -> Tensor:

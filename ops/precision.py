@@ -20,6 +20,14 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext() if without else torch.autocast(x.device.type, enabled=False)
 
 
+def autocast_type(x: Tensor) -> torch.dtype | None:
+    """The type that autocast has for x's device, None where it is off."""
+    kind = x.device.type
+    if x.is_meta or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def twice_differentiable() -> AbstractContextManager:
     """Context whose forwards take the form of attention that has a second derivative; backwards may come after it."""
     return sdpa_kernel(SDPBackend.MATH)

@@ -6,6 +6,7 @@ from typing import Any
 
 from errors import UserError
 from images.sources import DATASETS, KINDS
+from losses import METHODS
 from modelling import MODELS, find_model, own_settings
 from modelling.conditioning import CLASS_HEADS
 from settings.scheduled import less_scheduled
@@ -56,6 +57,13 @@ def _translates(config: Any) -> bool:
 def _no_translation(name: str, config: Any) -> str:
     able = ", ".join(model for model, row in MODELS.items() if not row.latents)
     return f"--{name}: {config.model} makes pictures of latents ({able} make them of pictures); leave the flag out"
+
+
+def _no_reals(name: str, config: Any) -> str:
+    able = ", ".join(method for method, row in METHODS.items() if row.g_needs_real)
+    return (
+        f"--{name}: the loss of G by --method {config.method} sees no reals ({able} do); leave the flag out"
+    )
 
 
 def _of_pictures(dataset: str) -> bool:
@@ -111,6 +119,12 @@ DEPENDENTS = (
             f"--factor: {config.model} makes pictures as large as those it is given; leave it out"
         ),
         ("model",),
+    ),
+    Dependents(
+        ("fresh_reals",),
+        lambda config: METHODS[config.method].g_needs_real,
+        _no_reals,
+        ("method",),
     ),
     Dependents(
         ("ema_decay", "ema_halflife", "ema_rampup", "ema_warmup"),

@@ -102,3 +102,53 @@ DIGITS: dict[str, Any] = {
     "ema": True, "ema_halflife": (5000.0,),
     "g_kwargs": {"width": 24}, "d_kwargs": {"width": 24, "minibatch_stddev": True},
 }  # fmt: skip
+
+# arXiv:2501.05441, appendix D, and the settings of its published code: rates, beta2, gamma, the average's half-life and
+# the augmentation's strength go along half a cosine over the first T = 20 million images of 250, and stay. Its bf16 for
+# the highest resolutions (n_half) is --mixed_precision bf16.
+_R3GAN = {
+    "model": "r3gan", "method": "rpgan", "penalty": ("r1", "r2"), "fresh_reals": True, "z_dim": 64, "beta1": 0.0,
+    "ema": True,
+}  # fmt: skip
+_R3GAN_ADA = {"augment": ("ada",), "ada_pipe": "r3gan", "ada_interval": 0}
+
+
+def moving(kimg: int, gamma: str, halflife: str, ada_p: str | None, **others: str) -> dict[str, str]:
+    """A schedule of R3GAN: FROM:TO of gamma, half-life in images and ADA's p, over so many thousand images."""
+    ends = {"lr": "2e-4:5e-5", "beta2": ".9:.99"} | others
+    ends |= {"r1": gamma, "r2": gamma, "ema_halflife": halflife}
+    ends |= {} if ada_p is None else {"ada_p": ada_p}
+    return {name: f"{pair}:{kimg}" for name, pair in ends.items()}
+
+
+def narrow(width: int) -> dict[str, Any]:
+    """G's and D's settings for that width up to 32 px, half of it at 64 px, and so on."""
+    how = {"channel_base": 32 * width, "channel_max": width, "n_half": 3}
+    return {"g_kwargs": how, "d_kwargs": how}
+
+
+R3GAN_CIFAR10: dict[str, Any] = _R3GAN | _R3GAN_ADA | narrow(768) | {
+    "conditional": True, "img_size": 32, "flip": True, "batch_size": 512, "n_steps": 488_281,
+    "schedule": moving(20_000, ".05:.005", "0:5e6", "0:.55"),
+}  # fmt: skip
+R3GAN_FFHQ64: dict[str, Any] = _R3GAN | _R3GAN_ADA | {
+    "img_size": 64, "flip": True, "batch_size": 256, "n_steps": 976_562,
+    "schedule": moving(20_000, "2:.2", "0:5e5", "0:.3"),
+}  # fmt: skip
+# A half and a quarter of the width, for one GPU, in 25 and 10 million images; T and half-lives in proportion.
+R3GAN_HALF: dict[str, Any] = _R3GAN | _R3GAN_ADA | narrow(384) | {
+    "img_size": 32, "batch_size": 256, "n_steps": 97_656,
+    "schedule": moving(2000, ".05:.005", "0:5e5", "0:.55"),
+}  # fmt: skip
+R3GAN_QUARTER: dict[str, Any] = _R3GAN | _R3GAN_ADA | narrow(192) | {
+    "img_size": 32, "batch_size": 128, "n_steps": 78_125,
+    "schedule": moving(800, ".05:.005", "0:2e5", "0:.3"),
+}  # fmt: skip
+# For two cores of a CPU, of which the published 32 px and 4 levels of equal width would take ten times as much: 96, 64,
+# 32 and 16 channels from 4 to 32 px, a block a level, no augmentation in so short a run. Small batches: gamma as much
+# larger as they are smaller (arXiv:2006.06676's rule), beta2 nearer to 1; narrow layers bear higher rates.
+_TINY = {"channel_base": 512, "channel_max": 96, "n_blocks": 1}
+R3GAN_TINY: dict[str, Any] = _R3GAN | {
+    "img_size": 32, "batch_size": 32, "n_steps": 20_000, "g_kwargs": _TINY, "d_kwargs": _TINY,
+    "schedule": moving(50, "1:.1", "0:10000", None, lr="5e-4:2e-4", beta2=".95:.99"),
+}  # fmt: skip

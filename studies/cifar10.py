@@ -1,4 +1,4 @@
-"""The CIFAR-10 study: the rows of xyfJASON's two tables beside their published scores, and three models at equal times.
+"""The CIFAR-10 study: the rows of xyfJASON's two tables beside their published scores, and small models at equal times.
 
     python -m studies.cifar10                                          both parts, an hour of training a run
     python -m studies.cifar10 --part tables --rows cifar10-gan cifar10-wgan-gp --seeds 0 --seconds 600
@@ -33,6 +33,7 @@ from images.sources import load_dataset
 from metrics.score import score_name
 from settings.presets import PRESETS
 from studies.runs import (
+    ENDLESS,
     OF_REFERENCE,
     Training,
     add_study_flags,
@@ -51,14 +52,13 @@ from tools.common import add_machine_flags, finite, positive
 from tools.table import DASH, span
 from training.device import choose_device
 
-TITLE = "# CIFAR-10: the published rows, and three models at equal times"
+TITLE = "# CIFAR-10: the published rows, and small models at equal times"
 HEAD = """Written by `python -m studies.cifar10` (its `--help` says how). Scores are of the last step a run, mean ± the
 sample's standard deviation over n seeds, a dash for one. What follows from it stands in [results.md](results.md)."""
 SIDE = 274  # px of a grid in the report, 8 x 8 images of 32 px
 GRIDS_A_LINE = 4
 SHARPER = 1.5  # times the px of a chart, in the report
 N_LEGS = 6  # scores along the runs of equal times
-ENDLESS = 100_000_000  # steps of a run that its seconds end
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ TABLES: dict[str, dict[str, Published]] = {
 }
 PUBLISHED = {name: row for table in TABLES.values() for name, row in table.items()}
 
-# Three recipes as narrow as a thread of a CPU wants: each sees thousands of batches within an hour. What differs from
+# Recipes as narrow as a thread of a CPU wants: each sees thousands of batches within an hour. What differs from
 # the papers' is said with each.
 SMALL: dict[str, tuple[str, ...]] = {
     # arXiv:1511.06434, half as wide as the model's default
@@ -113,6 +113,8 @@ SMALL: dict[str, tuple[str, ...]] = {
         "--g_kwargs", "channel_base=1024", "channel_max=64", "w_dim=128", "mapping_layers=2", "mixing=0.0",
         "--d_kwargs", "channel_base=1024", "channel_max=64",
     ),
+    # arXiv:2501.05441 with a sixth of the width at 32 px and an eighth at 4 px, half of the depth, and batches of 32
+    "r3gan-tiny": ("--preset=r3gan-tiny",),
 }  # fmt: skip
 PARTS = ("tables", "equal")
 

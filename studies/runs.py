@@ -38,6 +38,7 @@ USUAL = {
     "fakes": GENERATOR, "seed": 0, "truncation": None, "truncation_layers": None, "labels": None, "extractor": None,
     "extractor_sha256": None, "n_real": None, "split": None,
 }  # fmt: skip
+ENDLESS = 100_000_000  # steps of a run that its seconds end
 STOP = 15  # SIGTERM: the run saves and ends with 128 + 15
 
 

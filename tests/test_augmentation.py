@@ -498,12 +498,26 @@ def test_cutout_by_hand() -> None:
 # ADA's pipes
 
 
+def test_the_colours_of_r3gans_pipe_change_half_as_often() -> None:
+    """A draw of .4 is below p = .5, and not below a half of it; geometry is as ever."""
+    x, (u, n) = seeded(4, 3, 8, 8), seeded_draws("ada", 4)
+    u[:, : len(SWITCHES)] = torch.tensor([0.4, 0.4, 0.2, 0.9])[:, None]
+    for name in ("flip", "turn", "jump"):
+        u[:2, SWITCHES.index(name)] = 0.9
+    for name in GROUPS["geom"]:
+        u[:, SWITCHES.index(name)] = 0.9
+    found = pipe_rows("r3gan")["ada"].fn(x, u, n, HALF)
+    assert torch.equal(found[[0, 1, 3]], x[[0, 1, 3]])
+    assert torch.equal(found[2], ada.ada(x, u, n, HALF)[2]) and not torch.equal(found[2], x[2])
+
+
 def test_pipes_have_the_papers_names_and_order() -> None:
     kinds = ("blit", "geom", "color", "filter", "noise", "cutout")
     assert {name: PIPES[name] for name in kinds} == {name: (name,) for name in kinds}
     letters = {"bg": 2, "bgc": 3, "bgcf": 4, "bgcfn": 5, "bgcfnc": 6}
     assert {name: PIPES[name] for name in letters} == {name: kinds[:n] for name, n in letters.items()}
-    assert len(PIPES) == 11
+    assert len(PIPES) == 12 and PIPES["r3gan"] == (*GROUPS, "cutout")
+    assert list(pipe_rows("r3gan")) == ["ada", "ada-cutout"]
     assert list(pipe_rows("bgcfnc")) == ["ada", "ada-filter", "ada-noise", "ada-cutout"]
     assert list(pipe_rows("filter")) == ["ada-filter"] and list(pipe_rows("geom")) == ["ada"]
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from errors import UserError
@@ -14,10 +15,11 @@ from games.growing import growth_of
 from games.schedule import schedule_of
 from games.task import network_beta2, network_rates
 from losses import METHODS, PENALTIES
-from modelling import check_settings, network_classes
+from modelling import build_discriminator, build_generator, check_settings, network_classes
 from modelling.layers import image_shape
 from settings import PRESETS, TrainConfig, as_dict
 from settings.command_line import make_parser, parse_config
+from settings.curves import read_schedule
 from settings.derive import CHANNEL_BASES, kept_batch
 from settings.files import base_of, from_dict, settings_text
 from settings.resume import resume_differences
@@ -199,6 +201,7 @@ FLAGS = [
     "--fade_kimg",
     "--flip",
     "--freeze_d",
+    "--fresh_reals",
     "--g_kwargs",
     "--gamma",
     "--gp0_weight",
@@ -238,6 +241,7 @@ FLAGS = [
     "--no-dry_run",
     "--no-ema",
     "--no-flip",
+    "--no-fresh_reals",
     "--no-overwrite",
     "--no-san",
     "--no-spectral_norm_d",
@@ -354,6 +358,8 @@ def test_presets_resolve(name, script):
             assert flat(config)[key] == value | {
                 "channel_base": CHANNEL_BASES[word](max(image_shape(config.img_size)))
             }
+        elif key == "schedule":
+            assert flat(config)[key] == read_schedule(value) != {}
         elif value in ("auto", ("auto",)):
             assert isinstance(flat(config)[key], int | float | tuple) and value != flat(config)[key]
         else:
@@ -384,8 +390,34 @@ def test_presets_belong_to_their_scripts():
     assert "invalid choice" in refusal("--preset cifar10-stylegan2-ada", "gan_mnist")
     assert {PRESETS[name].settings["model"] for name in PRESETS if PRESETS[name].script is None} == {
         *("sngan", "sagan", "biggan"),
-        *("progressive_gan", "stylegan", "stylegan2"),
+        *("progressive_gan", "stylegan", "stylegan2", "r3gan"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "of_g", "of_d", "ends"),
+    [
+        ("cifar10", 20_781_952, 21_280_512, {"r1": 0.005, "ema_halflife": 5e6, "ada_p": 0.55}),
+        ("ffhq64", 22_429_824, 22_381_440, {"r1": 0.2, "ema_halflife": 5e5, "ada_p": 0.3}),
+        ("half", 5_647_488, 5_623_296, {"r1": 0.005, "ema_halflife": 5e5, "ada_p": 0.55}),
+        ("quarter", 1_644_096, 1_632_000, {"r1": 0.005, "ema_halflife": 2e5, "ada_p": 0.3}),
+        ("tiny", 135_536, 129_488, {"r1": 0.1, "ema_halflife": 1e4}),
+    ],
+)
+def test_presets_of_r3gan(name, of_g, of_d, ends):
+    """Sizes of the networks, and where the schedules end; those of half, quarter and tiny as early as the paper's."""
+    config = resolve(f"--preset r3gan-{name}", "gan_cifar10")
+    found = {key: config.curve(key)(1e12) for key in config.schedule}
+    rates = {"lr": 2e-4, "beta2": 0.99} if name == "tiny" else {"lr": 5e-5, "beta2": 0.99}
+    assert found == pytest.approx(ends | rates | {"r2": ends["r1"]})
+    whole = config.n_steps * config.batch_size
+    assert config.curve("lr").images / whole == pytest.approx(0.08, rel=0.03)
+    assert config.penalties().keys() == {"r1", "r2"} and config.fresh_reals and config.method == "rpgan"
+    sizes = {"img_size": config.img_size, "img_channels": 3, "n_labels": 10 if config.conditional else 0}
+    with torch.device("meta"):
+        G = build_generator("r3gan", z_dim=config.z_dim, **sizes, **config.g_kwargs)
+        D = build_discriminator("r3gan", **sizes, **config.d_kwargs)
+    assert [sum(p.numel() for p in net.parameters()) for net in (G, D)] == [of_g, of_d]
 
 
 def test_presets_of_the_nvidia_family():

@@ -183,6 +183,7 @@ CASES = {
     "san": Case("--san", "--method hinge"),
     "label_smoothing": Case("--label_smoothing 0.1", witness=logged("loss/d")),
     "weight_clip": Case("--weight_clip 0.01"),
+    "fresh_reals": Case("--fresh_reals", "--method rpgan"),
     "train_g_interval": Case("--train_g_interval 2"),
     "critic_warmup": Case("--critic_warmup", "--n_steps 100", logged("grad_norm/g")),
     "batch_by_size": Case("--batch_by_size 4=4", GROWING, logged("growing/size")),

@@ -105,6 +105,11 @@ FAMILIES = dict.fromkeys(MODELS, Family()) | {
             {"mapping_layers": 0},
         ],
     ),
+    "r3gan": Family(
+        {"n_blocks": 2, "expansion": 4},
+        [*_BASES, {"group_size": 0}, {"n_blocks": 10**9}, {"expansion": 0}, {"n_half": -1}],
+        tanh=False,
+    ),
 }
 EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
 SEEING = [model for model, row in MODELS.items() if row.conditions_g]  # labels
@@ -146,10 +151,12 @@ def of_d(model: str, **settings: object) -> dict[str, object]:
 
 
 def open_gates(net: nn.Module) -> None:
-    """Branches whose only weight starts at 0, such as attention's, let nothing behind them learn at the first step."""
+    """Branches whose only, or last, weights start at 0 let nothing behind them learn at the first step."""
     for p in net.parameters():
         if p.dim() == 0 and not p:
             nn.init.ones_(p)
+        elif p.dim() == 4 and not p.any():
+            nn.init.normal_(p, std=0.1)
 
 
 def said(D: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -423,6 +430,7 @@ def test_each_option_acts(model: str, option: str) -> None:
     own = {k: getattr(v, "shape", None) for k, v in D.state_dict().items()}
     shared = {k: v for k, v in plain.state_dict().items() if k in own and v.shape == own[k]}
     D.load_state_dict(shared, strict=False)
+    open_gates(plain), open_gates(D)
     x = images()
     torch.default_generator.manual_seed(5)
     assert as_output(D(x)).logit.shape == (8,)

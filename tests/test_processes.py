@@ -31,6 +31,7 @@ JOINT = (
     "--g_kwargs width=4 n_categories=3 prior=normal architecture=conv "
     "--d_kwargs width=4 n_categories=3 architecture=conv joint=true"
 )
+FRESH = f"{small('r3gan')} --conditional --method rpgan --penalty r1 r2 --fresh_reals --flip"
 # Pictures of pictures: at 64 px pix2pix's G has dropout; CycleGAN's pool is full after 3 steps
 PICTURES = {
     "pix2pix": "--model pix2pix --data {pairs} --img_size 64 --load_size 72 --flip --batch_size 4 --accumulate 2 "
@@ -70,6 +71,7 @@ RUNS = {
     "sagan": f"--model sagan {LABELLED} --lr_d 4e-4 --r1_weight 1 --penalty_interval r1=3",
     "biggan": f"--model biggan {LABELLED} --accumulate 2 --ortho_weight 1 --ema_warmup 3 "
     "--g_kwargs width=4 hierarchical=true",
+    "r3gan": f"{FRESH} --accumulate 2 --ema --augment ada --ada_pipe r3gan --ada_p 0.5 --ada_interval 0",
     "rect_dcgan": "--model rect_dcgan --img_size 32x16 --d_kwargs width=4 dropout=0.3 noise_std=0.1 "
     "--label_smoothing 0.1 --optimizer AdamW",
     "veegan": "--model veegan --train_g_interval 2 --ema",
@@ -163,6 +165,8 @@ EQUAL = {
     "sagan": f"--model sagan {LABELLED} --condition_g cin --r1_weight 1 --accumulate 2",
     "biggan": f"--model biggan {LABELLED} --condition_g cin --ortho_weight 1 --g_kwargs width=4 hierarchical=true",
     "veegan": "--model veegan --accumulate 2",
+    "r3gan": f"{FRESH} --accumulate 2",
+    "fresh": "--method rpgan --fresh_reals --flip",
     "rect_dcgan": "--model rect_dcgan --img_size 16x32 --optimizer AdamW --label_smoothing 0.1",
     "infogan": f"--model infogan {CODES} --accumulate 2 --r1_weight 10",
     "infogan-joint": f"--model infogan --img_size 32 --train_g_interval 2 {JOINT}",
@@ -187,7 +191,18 @@ PLAIN = "--norm_g none --norm_d none"
 BARE = {
     "stylegan2": STYLED.replace("w_dim", "noise=False w_dim") + " group_size=2",
     **dict.fromkeys(
-        ("progressive_gan", "by-size", "sngan", "san", "sagan", "biggan", "started", "pix2pix", "cyclegan"),
+        (
+            "progressive_gan",
+            "by-size",
+            "sngan",
+            "san",
+            "sagan",
+            "biggan",
+            "r3gan",
+            "started",
+            "pix2pix",
+            "cyclegan",
+        ),
         "",
     ),
     "ac": "--norm_d none",

@@ -124,8 +124,11 @@ def test_penalty_changes_the_gradient_by_its_weight(tmp_path):
     assert rows[0]["grad_norm/d"] != rows[1]["grad_norm/d"]
 
 
-def test_accumulation_changes_nothing_without_batch_statistics(tmp_path):
-    common = "--norm_g none --norm_d none --n_steps 3 --method wgan-gp --ema --spectral_norm_d"
+@pytest.mark.parametrize(
+    "flags", ["--method wgan-gp --spectral_norm_d", "--method rpgan --penalty r1 r2 --fresh_reals"]
+)
+def test_accumulation_changes_nothing_without_batch_statistics(tmp_path, flags):
+    common = f"--norm_g none --norm_d none --n_steps 3 --ema {flags}"
     torch.set_default_dtype(torch.float64)
     try:
         states = [run(f"--log_name k{k} --accumulate {k} {common}", tmp_path).state_dict() for k in (1, 4)]

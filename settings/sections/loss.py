@@ -81,6 +81,9 @@ class LossSettings(Section):
     label_smoothing: float = flag(0.0, "one-sided: the target of reals is 1 minus this")
     san: bool = flag(False, "D's last layer as a direction and a scale, with a loss for each: SAN")
     weight_clip: float | None = flag(None, "clamp D's weights to +- this (default: the method's)")
+    fresh_reals: bool = flag(
+        False, "G's loss sees other reals than D's (--method ragan, rpgan), with labels fakes of these too"
+    )
     train_g_interval: int = flag(1, "G is updated every so many steps", least=1, usual=True)
     critic_warmup: bool = flag(False, "100 steps of D per update of G for its first 25 and each 500th")
 
