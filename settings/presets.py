@@ -12,6 +12,9 @@ from settings.recipes import (
     PIX2PIX,
     PIX2PIX_SOURCE,
     PROGAN,
+    PROJECTED_FASTGAN,
+    PROJECTED_SMALL,
+    PROJECTED_STYLEGAN2,
     SMALL_DATA,
     SRGAN,
     STYLEGAN,
@@ -231,6 +234,11 @@ PRESETS: dict[str, Preset] = {
         "arXiv:2006.06676, CIFAR-10, G's rate and beta2 as its code corrects them (the paper: .0025, .99)",
         "FID 50k, unconditional, of the paper: 2.92",
     ),
+    "projected-fastgan": Preset(None, PROJECTED_FASTGAN, "arXiv:2111.01007, its code's FastGAN at 256 px"),
+    "projected-stylegan2": Preset(
+        None, PROJECTED_STYLEGAN2, "arXiv:2111.01007, its code's StyleGAN2 at 256 px"
+    ),
+    "projected-small": Preset(None, PROJECTED_SMALL, "arXiv:2111.01007, narrow: 1,000 pictures on a CPU"),
     "pix2pix": Preset("gan_pairs", PIX2PIX, "arXiv:1611.07004, facades"),
     "pix2pix-source": Preset("gan_pairs", PIX2PIX_SOURCE, _GAU),
     "cyclegan": Preset("gan_pairs", CYCLEGAN, "arXiv:1703.10593, horse2zebra"),
