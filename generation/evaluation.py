@@ -69,7 +69,7 @@ def check_judge(extractor: str, readers: Mapping[str, str]) -> None:
     """UserError where a generator's scores would be read by a network that its D sees by, one of `readers`."""
     if extractor in readers:
         raise UserError(
-            f"--extractor {extractor}: the D of this run sees by {extractor}, and its G is trained to please it, so that a "
+            f"--extractor {extractor}: the D of this run sees by {extractor}, and G is trained to please it, so that a "
             f"score would say nothing: read with another, {', '.join(n for n in OTHERS if n not in readers)}"
         )
 

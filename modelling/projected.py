@@ -19,7 +19,7 @@ from errors import UserError
 from modelling.conditioning import label_vectors
 from modelling.layers import Size, as_size, check_choice, check_images, check_number, image_shape
 from ops.precision import without_autocast
-from pretrained.lite0 import NAME, find_lite0, read_lite0
+from pretrained.lite0 import MISSING, NAME, find_lite0, read_lite0
 
 RESOLUTION = 224  # px that Lite0 was trained at
 MAX_RESOLUTION = 1024
@@ -55,7 +55,9 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network, self.sha256 = _lite0(find_lite0(), torch.get_default_dtype())
+        if (file := find_lite0()) is None:
+            raise UserError(f"D sees by {NAME}, with {MISSING}")
+        network, self.sha256 = _lite0(file, torch.get_default_dtype())
         self.network = copy.deepcopy(network)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -64,7 +66,7 @@ class Reader(nn.Module):
 
 
 @cache
-def _lite0(file: Path | None, dtype: torch.dtype) -> tuple[nn.Module, str]:
+def _lite0(file: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:
     """(the frozen network, sha256 of its file); read once a process, since networks are built for checks too."""
     network, sha256 = read_lite0()
     network = network.to(dtype).fused()
