@@ -242,7 +242,9 @@ def test_bf16_and_accumulation_advance_spectral_norms_once_a_step(tmp_path: Path
     assert all(torch.equal(x, before["two"][key]) for key, x in before["one"].items())
 
 
-@pytest.mark.parametrize("flags", ["--eval_interval 1 --extractor lite0", "--img_channels 2"])
+@pytest.mark.parametrize(
+    "flags", ["--eval_interval 1 --extractor lite0", "--img_channels 2", "--freeze_d 1 --init_from x"]
+)
 def test_refused_before_data_are_read(tmp_path: Path, flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoiseToImage, "load", lambda *_: pytest.fail("data were read"))
     with pytest.raises(UserError, match="lite0"):
