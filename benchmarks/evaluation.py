@@ -26,10 +26,11 @@ from metrics.classifiers import DigitCNN
 from metrics.features import Extractor, read
 from metrics.fidelity import library
 from metrics.frechet import frechet_distance, gaussian_statistics
-from metrics.lite0 import N_IMAGES, Lite0
-from metrics.lite0 import NAME as LITE0
+from metrics.lite0 import N_IMAGES
 from metrics.score import METRICS, Sets, score
 from modelling import build_generator
+from pretrained.lite0 import NAME as LITE0
+from pretrained.lite0 import Lite0
 from tools import tool_parser
 from tools.common import positive
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from augmentation.instance_noise import noise_scale
+from errors import UserError
 from games.augment import Augmenter
 from games.build import build_networks, generator_config, head_of, rehearsed
 from games.growing import at_stage, growth_of
@@ -38,6 +39,7 @@ from games.task import (
     trainable,
     warm_schedule,
 )
+from generation.evaluation import check_judge
 from generation.generator import export_generator, sampling_copy
 from generation.state import check_finite
 from generation.views import view_of
@@ -48,6 +50,7 @@ from modelling import check_revision, find_model, model_of, revisions_of
 from modelling.conditioning import DOutput, as_output
 from modelling.growing import set_stage
 from modelling.layers import Size, as_size, image_shape, set_noise_scale, size_text
+from modelling.projected import readers_of
 from modelling.san import SplitHead
 from ops.precision import twice_differentiable, upcast
 from settings import TrainConfig
@@ -119,7 +122,10 @@ class NoiseToImage(Task):
         cls, config: TrainConfig, shard: Shard, own: dict[str, nn.Module], images: ImageData | None = None
     ) -> None:
         """Build both networks and run one micro-batch on the meta device; ValueError for what does not fit."""
-        cls.check(config, *rehearsed(config, shard, own, channels_of(config, images), images))
+        G, D = rehearsed(config, shard, own, channels_of(config, images), images)
+        if config.eval_interval is not None and config.metric_weights is None:
+            check_judge(config.extractor, readers_of(D))
+        cls.check(config, G, D)
 
     @classmethod
     def check(cls, config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
@@ -159,6 +165,8 @@ class NoiseToImage(Task):
         self.G, self.D, build = build_networks(config, place, data, own)
         self.about = generator_config(config, data, build, own)
         self.about["revision"] = len(revisions_of(self.G))
+        if readers := readers_of(self.D):
+            self.about["readers_of_d"] = readers
         self.view = view_of(self.about["dataset"])
         self.head = self._head() if config.san else None
         self.forward_g, self.forward_d = (
@@ -207,18 +215,22 @@ class NoiseToImage(Task):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name and fingerprint of the images, how many labels the networks see, and their revisions."""
+        """Name and fingerprint of the images, how many labels the networks see, their revisions, and what D sees by."""
         return {
             "name": self.data.name,
             "fingerprint": self.data.fingerprint,
             "n_labels": self.data.n_labels if self.config.conditional else 0,
             "revisions": {name: len(revisions_of(network)) for name, network in self.networks.items()},
+            "readers": readers_of(self.D),
         }
 
     def describe(self) -> list[str]:
         """Parameters, images, growth."""
         sizes = shape_in_words(self.data.img_size, self.data.img_channels)
         lines = [*super().describe(), f"data: {self.data.name}, {len(self.data):,} images of {sizes}"]
+        for name, sha256 in readers_of(self.D).items():
+            grey = "; it reads 3 channels: grey is repeated" if self.data.img_channels == 1 else ""
+            lines.append(f"D sees by {name} ({sha256[:8]}), which is not trained{grey}")
         if self.growth is not None:
             height, width = image_shape(self.config.img_size)
             first = as_size((self.growth.first, width * self.growth.first // height))
@@ -236,6 +248,10 @@ class NoiseToImage(Task):
         notes = super().check_resumed(saved)
         for name, network in self.networks.items():
             check_revision(network, saved.get("revisions", {}).get(name, 0), "--resume: the checkpoint")
+        if (before := saved.get("readers", {})) != (now := readers_of(self.D)):
+            raise UserError(
+                f"--resume: the checkpoint's D sees by {before}, and this one by {now}: its heads know other maps"
+            )
         if self.config.conditional and self.data.multi_hot and "n_labels" not in saved:
             notes.append(
                 "warning: the run is from before attributes were rows of length 1: its networks knew another scale"

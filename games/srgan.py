@@ -16,7 +16,8 @@ from errors import UserError
 from games.one_way import OneWay
 from games.translation import Shape
 from generation.evaluation import CHANNELS
-from metrics.lite0 import Lite0, find_lite0, load_lite0
+from metrics.lite0 import load_lite0
+from pretrained.lite0 import Lite0, find_lite0
 from settings import TrainConfig
 
 FACTOR = 4

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from generation.reading import read_images
 from generation.sampling import draws_noise, generate, undisturbed
 from generation.version import code_version
 from images.batches import ImageData
+from metrics.dinov2 import DINOV2
 from metrics.features import (
+    EXTRACTORS,
     Extractor,
     Reading,
     load_reading,
@@ -37,13 +39,16 @@ from metrics.features import (
     scoring_device,
 )
 from metrics.fidelity import library
+from metrics.inception import NAME as INCEPTION
 from metrics.mixture import MIXTURES, mixture_scores
 from metrics.score import METRICS, Metric, Sets, check_classes, check_sizes, score
 from ops.distributed import from_main
+from pretrained.lite0 import NAME as LITE0
 
 FEW = 10_000
 CHANNELS = (1, 3)  # of images that extractors read
 TIMED = 64  # fakes from which the time of all is told
+OTHERS = (INCEPTION, *EXTRACTORS, *DINOV2, LITE0)
 MOST = 10_000_000  # of Inception they are 120 GB of features
 
 
@@ -58,6 +63,15 @@ def seconds_of(action: Callable[[], object]) -> float:
     began = time.monotonic()
     action()
     return time.monotonic() - began
+
+
+def check_judge(extractor: str, readers: Mapping[str, str]) -> None:
+    """UserError where a generator's scores would be read by a network that its D sees by, one of `readers`."""
+    if extractor in readers:
+        raise UserError(
+            f"--extractor {extractor}: the D of this run sees by {extractor}, and G is trained to please it, so that a "
+            f"score would say nothing: read with another, {', '.join(n for n in OTHERS if n not in readers)}"
+        )
 
 
 class Evaluator:
@@ -95,6 +109,8 @@ class Evaluator:
         check_count(n_fake)
         self.split, self.seed, self.balanced, self.fakes = split, seed, balanced, fakes
         self._check_reference()
+        if fakes is None:
+            check_judge(extractor.name, config.get("readers_of_d", {}))
         labels = labels_for(data, n_fake, config, balanced) if fakes is None else fakes.y
         self.labels = labels
         # those of classes in turn may be others than the reference's

@@ -14,9 +14,9 @@ from metrics.dinov2 import DINOV2, load_dinov2
 from metrics.features import EXTRACTORS, Extractor, checksum, load_extractor, shipped_file, weights_file
 from metrics.inception import N_BYTES, download, find_inception, load_inception
 from metrics.inception import NAME as INCEPTION
-from metrics.lite0 import NAME as LITE0
 from metrics.lite0 import load_lite0
 from ops.distributed import agree, from_main, process
+from pretrained.lite0 import NAME as LITE0
 from tensorfile import read_safetensors
 
 

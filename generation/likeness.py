@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metrics.lite0 import Lite0
+from pretrained.lite0 import Lite0
 
 N_SIZES = 3  # of maps that are compared
 LEAST_READ = 64  # px that images are enlarged to for the network

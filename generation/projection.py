@@ -20,12 +20,12 @@ from generation.codes import Codes, joined, seeded_codes, with_styles
 from generation.labels import label_rows
 from generation.likeness import as_written, noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
 from metrics.features import to_uint8
-from metrics.lite0 import Lite0
 from metrics.pairwise import psnr
 from modelling import STYLED
 from modelling.layers import image_shape
 from ops.precision import repeatable
 from ops.rng import key
+from pretrained.lite0 import Lite0
 
 N_MEASURED = 2048  # styles that their mean and covariance are measured with
 N_CANDIDATES, N_STARTS = 256, 4  # random codes; those of them from which descent begins

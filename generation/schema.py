@@ -59,6 +59,7 @@ class Origin(Struct):
     fingerprint: str
     n_labels: Count | None = None
     revisions: dict[str, Count] = {}
+    readers: dict[str, str] = {}
 
 
 class CheckpointState(Struct):
@@ -132,6 +133,7 @@ class GeneratorConfig(Struct):
     batch_norm: Word = "unknown"
     model_file: ModelFile | None = None
     revision: Count = 0
+    readers_of_d: dict[str, str] = {}
     translates: Annotated[dict[Literal["AtoB", "BtoA"], Translation], Meta(min_length=1)] | None = None
     data: dict[str, Any] = {}
     format: int = FORMAT

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from errors import UserError
 from metrics.classifiers import check_pixels
 from metrics.features import Extractor
-from metrics.weights import filled, foreign, named_for, read_state, sha256_of
+from pretrained.weights import filled, foreign, named_for, read_state, sha256_of
 
 PACKAGE = "timm"
 SIZE, PATCH = 224, 14  # pixels

@@ -16,7 +16,7 @@ from errors import NotFinite, UserError, shown
 from metrics.classifiers import ColourCNN, DigitCNN, StackedDigitCNN
 from metrics.frechet import gaussian_statistics
 from metrics.modes import class_shares
-from metrics.weights import built, named_for
+from pretrained.weights import built, named_for
 from tensorfile import fault_of, read_safetensors
 
 # Images go through an extractor so many at a time, so that no other setting can move a score.

@@ -18,9 +18,9 @@ import disk
 from errors import UserError
 from metrics.features import EXTRACTORS, Extractor
 from metrics.fidelity import library
-from metrics.lite0 import NAME as LITE0
 from metrics.score import PLAIN
-from metrics.weights import BLOCK, foreign, named_for, read_state, sha256_of
+from pretrained.lite0 import NAME as LITE0
+from pretrained.weights import BLOCK, foreign, named_for, read_state, sha256_of
 
 NAME = PLAIN
 FILE = "weights-inception-2015-12-05-6726825d.pth"

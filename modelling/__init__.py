@@ -9,10 +9,12 @@ from errors import UserError
 from modelling import (
     biggan,
     dcgan,
+    fastgan,
     infogan,
     mlp,
     patchgan,
     progressive_gan,
+    projected,
     r3gan,
     rect_dcgan,
     resnet_translator,
@@ -85,6 +87,11 @@ MODELS = {
     "stylegan": Model(stylegan.Generator, stylegan.Discriminator, grows_from=8, **_STYLED),
     "stylegan2": Model(stylegan2.Generator, stylegan2.Discriminator, **_STYLED),
     "r3gan": Model(r3gan.Generator, r3gan.Discriminator, ("embedding",), ("projection",)),
+    "fastgan": Model(fastgan.Generator, fastgan.Discriminator, _NORMS, spectral_norm="gd"),
+    "projected": Model(
+        fastgan.Generator, projected.Discriminator, _NORMS, ("projection",), spectral_norm="gd"
+    ),
+    "projected_stylegan2": Model(stylegan2.Generator, projected.Discriminator, **_STYLED, spectral_norm="d"),
     "pix2pix": Model(unet.Generator, patchgan.Discriminator, **_OF_PICTURES),
     "cyclegan": Model(resnet_translator.Generator, resnet_translator.Discriminator, **_OF_PICTURES),
     "srgan": Model(srgan.Generator, srgan.Discriminator, **_OF_PICTURES),

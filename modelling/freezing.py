@@ -6,6 +6,7 @@ from errors import UserError
 from modelling.cgan import ConditionalDiscriminator
 from modelling.contract import bare, network_title
 from modelling.progressive_gan import Trunk
+from modelling.projected import readers_of
 from ops.spectral_norm import SpectralNorm
 
 Layer = list[nn.Module]  # what is frozen together
@@ -45,6 +46,11 @@ def _grown(trunk: Trunk) -> list[Layer]:
 
 def check_freezable(D: nn.Module, n: int) -> None:
     """UserError unless n layers of D can be frozen, of which one must be left to train."""
+    if n and (readers := readers_of(D)):
+        raise UserError(
+            f"--freeze_d {n}: D sees by {', '.join(readers)}, which is never trained, and its heads stand side by "
+            "side: leave the flag out"
+        )
     layers = layers_of(D) if n else []
     if n and n >= len(layers):
         raise UserError(

@@ -12,6 +12,9 @@ from settings.recipes import (
     PIX2PIX,
     PIX2PIX_SOURCE,
     PROGAN,
+    PROJECTED_FASTGAN,
+    PROJECTED_SMALL,
+    PROJECTED_STYLEGAN2,
     R3GAN_CIFAR10,
     R3GAN_FFHQ64,
     R3GAN_HALF,
@@ -248,6 +251,11 @@ PRESETS: dict[str, Preset] = {
     "r3gan-half": Preset(None, R3GAN_HALF, "ours, after arXiv:2501.05441, for one GPU"),
     "r3gan-quarter": Preset(None, R3GAN_QUARTER, "ours, after arXiv:2501.05441, for one small GPU"),
     "r3gan-tiny": Preset(None, R3GAN_TINY, "ours, after arXiv:2501.05441, for a CPU"),
+    "projected-fastgan": Preset(None, PROJECTED_FASTGAN, "arXiv:2111.01007, its code's FastGAN at 256 px"),
+    "projected-stylegan2": Preset(
+        None, PROJECTED_STYLEGAN2, "arXiv:2111.01007, its code's StyleGAN2 at 256 px"
+    ),
+    "projected-small": Preset(None, PROJECTED_SMALL, "arXiv:2111.01007, narrow: 1,000 pictures on a CPU"),
     "pix2pix": Preset("gan_pairs", PIX2PIX, "arXiv:1611.07004, facades"),
     "pix2pix-source": Preset("gan_pairs", PIX2PIX_SOURCE, _GAU),
     "cyclegan": Preset("gan_pairs", CYCLEGAN, "arXiv:1703.10593, horse2zebra"),

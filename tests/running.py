@@ -45,6 +45,7 @@ NARROW = {
     "n_categories": 3,
     "n_blocks": 1,
     "n_layers": 1,
+    "resolution": 32,
 }
 
 

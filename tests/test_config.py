@@ -390,7 +390,7 @@ def test_presets_belong_to_their_scripts():
     assert "invalid choice" in refusal("--preset cifar10-stylegan2-ada", "gan_mnist")
     assert {PRESETS[name].settings["model"] for name in PRESETS if PRESETS[name].script is None} == {
         *("sngan", "sagan", "biggan"),
-        *("progressive_gan", "stylegan", "stylegan2", "r3gan"),
+        *("progressive_gan", "stylegan", "stylegan2", "r3gan", "projected", "projected_stylegan2"),
     }
 
 

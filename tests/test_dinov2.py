@@ -16,7 +16,7 @@ from generation.extractors import open_extractor
 from metrics import dinov2
 from metrics.dinov2 import DINOV2, load_dinov2, resized_positions
 from metrics.features import extract
-from metrics.weights import sha256_of
+from pretrained.weights import sha256_of
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None,

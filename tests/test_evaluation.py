@@ -43,8 +43,8 @@ from metrics.features import READ_AT_ONCE, Extractor, extract, load_extractor
 from metrics.fidelity import library
 from metrics.lines import best_scores, best_step
 from metrics.score import METRICS
-from metrics.weights import sha256_of
 from modelling import build_generator
+from pretrained.weights import sha256_of
 from tests.running import ROOT, cheap, small
 from tests.running import run as train
 from tests.test_tools import export, refused

@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_light_modules_import_nothing_heavy() -> None:
     """All files of these folders, one after the other in a new process: the first that does is named."""
     names = []
-    for module in ("errors", "ops", "losses", "ema", "metrics", "modelling", "generation"):
+    for module in ("errors", "ops", "losses", "ema", "pretrained", "metrics", "modelling", "generation"):
         names += [module, *(f"{module}.{file.stem}" for file in sorted((ROOT / module).glob("[!_]*.py")))]
     names = [*(name for name in names if "triton" not in name), "images.own"]
     assert len(names) > 40

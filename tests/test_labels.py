@@ -221,7 +221,13 @@ def test_ways_a_model_does_not_know_are_refused(
 
 
 @pytest.mark.parametrize(
-    "model", [model for model in SEEING if MODELS[model].conditions_g[0] in CONDITIONAL_NORMS]
+    "model",
+    [
+        model
+        for model in SEEING
+        if MODELS[model].conditions_g[0] in CONDITIONAL_NORMS
+        and "norm" in own_settings(MODELS[model].Generator)
+    ],
 )
 def test_a_norm_beside_the_models_own_way_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture, model: str

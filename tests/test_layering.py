@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = (
     ("errors", "disk", "signals", "tensorfile", "ops"),
-    ("losses", "ema"),
+    ("losses", "ema", "pretrained"),
     ("modelling", "augmentation", "metrics"),
     ("images",),
     ("settings", "generation"),

@@ -12,10 +12,11 @@ from torch.testing import assert_close
 from errors import UserError
 from generation.comparison import compare
 from generation.extractors import open_extractor
-from metrics import lite0
 from metrics.features import Extractor, extract
-from metrics.lite0 import Lite0, Lite0Reader, SameConv, find_lite0, load_lite0
-from metrics.weights import read_state, sha256_of
+from metrics.lite0 import Lite0Reader, load_lite0
+from pretrained import lite0
+from pretrained.lite0 import Lite0, SameConv, find_lite0
+from pretrained.weights import read_state, sha256_of
 
 # Size -> mean and largest three of the pooled features, largest five logits and their classes.
 RECORDED = {

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -37,14 +37,16 @@ class Family:
     """What the tests must know of a model.
 
     options: settings of D, each of which must change its output or its training; wrong: settings of D out of range;
-    tanh: images end in [-1, 1]; equalised: weights are scaled by their fan-in, and take no spectral norm. A model that
-    is not in FAMILIES has these defaults: nothing more is known of its settings.
+    tanh: images end in [-1, 1]; equalised: sides, of "gd", whose weights are scaled by their fan-in, and take no
+    spectral norm; logits: shape of those of an image, where they are several. A model that is not in FAMILIES has these
+    defaults: nothing more is known of its settings.
     """
 
     options: Mapping[str, object] = field(default_factory=dict)
     wrong: Sequence[dict[str, object]] = ()
     tanh: bool = True
-    equalised: bool = False
+    equalised: str = ""
+    logits: tuple[int, ...] = ()
 
 
 _WIDTHS = [{"width": 0}, {"width": 1.5}, {"width": "wide"}]
@@ -62,7 +64,13 @@ _PLAIN = Family(
         {"minibatch_discrimination": -1},
     ],
 )  # fmt: skip
-_EQUALISED = partial(Family, tanh=False, equalised=True)
+_PROJECTED = Family(
+    {"separable": True, "resolution": 64},
+    [*_WIDTHS, {"resolution": 48}, {"resolution": 0}, {"separable": 2}, {"img_channels": 2}],
+    tanh=False,
+    logits=(4,),
+)
+_EQUALISED = partial(Family, tanh=False, equalised="gd")
 PLAIN = ("dcgan", "simple_cnn", "mlp")  # of hidden blocks alike
 # Those of a game of their own keep its contract, not that of latents and images.
 MODELS = {name: row for name, row in modelling.MODELS.items() if row.latents}
@@ -87,6 +95,9 @@ FAMILIES = dict.fromkeys(MODELS, Family()) | {
     "sndcgan": Family({}, _WIDTHS),
     "sagan": Family({}, [*_WIDTHS, {"attention": 5}]),
     "biggan": Family({"deep": True}, [*_WIDTHS, {"attention": 5}, {"init": "zeros"}, {"deep": "very"}]),
+    "fastgan": Family({}, _WIDTHS, tanh=False, logits=(1, 5, 5)),
+    "projected": _PROJECTED,
+    "projected_stylegan2": replace(_PROJECTED, equalised="g"),
     "progressive_gan": _EQUALISED(
         {"minibatch_stddev": False, "equalised": False},
         [*_BASES, {"equalised": "no"}, {"minibatch_stddev": 4}],
@@ -111,7 +122,7 @@ FAMILIES = dict.fromkeys(MODELS, Family()) | {
         tanh=False,
     ),
 }
-EQUALISED = [model for model, family in FAMILIES.items() if family.equalised]
+EQUALISED = [model for model, family in FAMILIES.items() if family.equalised == "gd"]
 SEEING = [model for model, row in MODELS.items() if row.conditions_g]  # labels
 # (model, condition) of each side
 WAYS = {
@@ -194,20 +205,21 @@ def test_shapes_and_range(model: str, channels: int) -> None:
     assert bounded == FAMILIES[model].tanh, (
         f"say Family(tanh={bounded}) of {model!r} in FAMILIES of {__file__}"
     )
-    assert as_output(D(x)).logit.shape == (8,)
+    assert as_output(D(x)).logit.shape == (8, *FAMILIES[model].logits)
     assert (G.z_dim, G.img_size, G.img_channels) == (6, 32, channels)
     assert (D.img_size, D.img_channels) == (32, channels)
 
 
 @pytest.mark.parametrize(
     ("model", "spectral_norm"),
-    [(m, False) for m in MODELS] + [(m, True) for m, family in FAMILIES.items() if not family.equalised],
+    [(m, False) for m in MODELS] + [(m, True) for m in MODELS if m not in EQUALISED],
 )
 @pytest.mark.parametrize("labels", [0, 3])
 def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm: bool) -> None:
     """In the course of growing, for networks that grow: each size has image layers of its own."""
     labels = labels if model in SEEING else 0
-    G = generator(model, n_labels=labels, spectral_norm=spectral_norm)
+    of_g = spectral_norm and "g" not in FAMILIES[model].equalised
+    G = generator(model, n_labels=labels, spectral_norm=of_g)
     options = of_d(model, minibatch_stddev=True, minibatch_discrimination=2)
     D = discriminator(model, n_labels=labels, spectral_norm=spectral_norm, **options)
     open_gates(G), open_gates(D)
@@ -226,7 +238,7 @@ def test_gradient_reaches_every_parameter(model: str, labels: int, spectral_norm
 def test_seeded_repeat_and_state_dict(model: str) -> None:
     def pair() -> tuple[nn.Module, nn.Module]:
         options = of_d(model, noise_std=0.1, minibatch_discrimination=2)
-        options["spectral_norm"] = not FAMILIES[model].equalised
+        options["spectral_norm"] = model not in EQUALISED
         labels = 3 if model in SEEING else 0
         return generator(model, n_labels=labels), discriminator(model, n_labels=labels, **options)
 
@@ -433,7 +445,7 @@ def test_each_option_acts(model: str, option: str) -> None:
     open_gates(plain), open_gates(D)
     x = images()
     torch.default_generator.manual_seed(5)
-    assert as_output(D(x)).logit.shape == (8,)
+    assert as_output(D(x)).logit.shape == (8, *FAMILIES[model].logits)
     assert not torch.allclose(said(D, x), said(plain, x))
 
 
@@ -663,7 +675,7 @@ def test_labels_of_d_act_on_their_own_sample_alone(model: str, way: str, multi_h
     """Where D classifies they act in its loss alone, and the class logits are what it says without being told."""
     D, x = conditional("d", model, way), images()
     before, after = (as_output(D(x, as_labels(y, multi_hot))) for y in (Y, OTHER))
-    assert before.logit.shape == (8,)
+    assert before.logit.shape == (8, *FAMILIES[model].logits)
     head = CLASS_HEADS.get(way)
     if head is None or not head.classifies:
         assert before.classes is after.classes is None
@@ -850,13 +862,13 @@ def test_sizes_that_are_not_powers_of_two(model: str, shape: tuple[int, int]) ->
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_same_parameters_whatever_the_longer_side(model: str) -> None:
-    """All but the layers next to the smallest maps depends on the number of doublings alone."""
+    """All but the layers next to the smallest maps, at most five, depends on the number of doublings alone."""
     square, longer = (
         {**shapes(generator(model, img_size=s)), **shapes(discriminator(model, img_size=s))}
         for s in (32, (32, 48))
     )
     assert square.keys() == longer.keys()
-    assert sum(square[name] != longer[name] for name in square) <= 4
+    assert sum(square[name] != longer[name] for name in square) <= 5
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -869,7 +881,9 @@ def test_what_is_no_size_is_refused(model: str) -> None:
 
 @pytest.mark.parametrize("labels", [0, 3])
 @pytest.mark.parametrize("shape", [(80, 64), (64, 112), (160, 128), (48, 32)])
-@pytest.mark.parametrize("model", ["dcgan", "sngan", "sagan", "biggan", "stylegan", "progressive_gan"])
+@pytest.mark.parametrize(
+    "model", ["dcgan", "sngan", "sagan", "biggan", "stylegan", "progressive_gan", "fastgan", "projected"]
+)
 def test_rectangles_of_every_depth(model: str, shape: tuple[int, int], labels: int) -> None:
     """With labels where the model sees them; attention is on maps of 8 h0 x 8 w0."""
     labels = labels if model in SEEING else 0
@@ -879,7 +893,7 @@ def test_rectangles_of_every_depth(model: str, shape: tuple[int, int], labels: i
         D = discriminator(model, img_size=shape, n_labels=labels)
         y = torch.zeros(4, dtype=torch.int64) if labels else None
         x = G(torch.empty(4, G.z_dim), y)
-        assert x.shape == (4, 1, *shape) and as_output(D(x, y)).logit.shape == (4,)
+        assert x.shape == (4, 1, *shape) and as_output(D(x, y)).logit.shape[0] == 4
 
 
 POSSIBLE = [
@@ -890,6 +904,7 @@ POSSIBLE = [
     ("biggan", (200, 150), "192x160"), ("progressive_gan", (218, 178), "224x192"), ("stylegan", (100, 75), "96x80"),
     ("stylegan2", (157, 128), "160x128"), ("simple_cnn", (32, 60), "32x64"), ("sndcgan", (31, 90), "32x88"),
     ("infogan", (29, 33), "28x32"), ("rect_dcgan", (157, 130), "157x128"), ("rect_dcgan", (158, 128), "157x128"),
+    ("fastgan", (157, 128), "160x128"),
 ]  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from generation.labels import label_examples, sample_labels
 from generation.likeness import as_written, noise_loss, perceptual_loss, perceptual_maps, pyramid_loss
 from generation.projection import PULL_Z, LatentSpace, StyleSpace, n_told, project, rate_at
 from metrics.features import to_uint8
-from metrics.lite0 import Lite0, load_lite0
+from metrics.lite0 import load_lite0
 from modelling import MODELS, build_generator
+from pretrained.lite0 import Lite0
 from tests.running import SMALL
 from tests.test_tools import export, refused
 from tools import project as command

@@ -41,8 +41,8 @@ from generation.pictures import picture_table, table_cell, to_grid
 from generation.projection import N_CANDIDATES, N_STEPS, SPACES, Projection, check_space, n_told, project
 from images.decoding import CROPS, BadImage, Fit, Member, decode, only_bombs_warn, read_member
 from images.scan import is_scale
-from metrics.lite0 import NAME as LITE0
 from modelling.layers import image_shape
+from pretrained.lite0 import NAME as LITE0
 from tools import tool_parser
 from tools.common import (
     add_device_flag,

@@ -8,8 +8,8 @@ from disk import put
 ROOT = Path(__file__).resolve().parent.parent
 # Of this toolkit, for a Space: what tools.app stands on.
 FLOORS = (
-    "errors.py", "disk.py", "signals.py", "tensorfile.py", "ops", "modelling", "metrics", "images", "generation",
-    "tools/__init__.py", "tools/app.py", "tools/tabs.py", "LICENSE",
+    "errors.py", "disk.py", "signals.py", "tensorfile.py", "ops", "pretrained", "modelling", "metrics", "images",
+    "generation", "tools/__init__.py", "tools/app.py", "tools/tabs.py", "LICENSE",
 )  # fmt: skip
 TOOLKIT, PARTS = "toolkit", ("app.py", "requirements.txt")  # of its folder: the toolkit, and what runs it
 NEEDED = ("torch", "numpy", "pillow", "msgspec", "safetensors", "tqdm")

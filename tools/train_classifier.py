@@ -28,8 +28,8 @@ from images.batches import ImageData, images_of
 from images.cache import Progress, cache_folder
 from images.sources import load_dataset, set_name
 from metrics.features import EXTRACTORS, READ_AT_ONCE, save_extractor, weights_file
-from metrics.weights import named_for
 from ops.rng import generator, key
+from pretrained.weights import named_for
 from tools import tool_parser
 from tools.common import add_machine_flags, positive, warn, whole
 from training.device import choose_device

@@ -7,9 +7,9 @@ from errors import UserError
 from metrics.dinov2 import DINOV2
 from metrics.features import EXTRACTORS
 from metrics.inception import NAME as INCEPTION
-from metrics.lite0 import NAME as LITE0
 from metrics.pairwise import PAIRWISE
 from metrics.score import METRICS
+from pretrained.lite0 import NAME as LITE0
 from settings.section import Section, flag
 
 
