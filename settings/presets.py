@@ -8,6 +8,12 @@ from settings.recipes import (
     CIFAR10_ADA,
     CYCLEGAN,
     DIGITS,
+    INFOGAN,
+    INFOGAN_JOINT,
+    MNIST_MODES,
+    MODES,
+    OF_MNIST,
+    OF_RING8,
     PAPER256,
     PIX2PIX,
     PIX2PIX_SOURCE,
@@ -20,6 +26,7 @@ from settings.recipes import (
     R3GAN_HALF,
     R3GAN_QUARTER,
     R3GAN_TINY,
+    RING8,
     SMALL_DATA,
     SRGAN,
     STYLEGAN,
@@ -89,43 +96,6 @@ _BIGGAN128 = _BIGGAN | {
     "ema_halflife": halflife(0.9999, 2048), "ema_warmup": 20_000, "ortho_weight": 1e-4,
 }  # fmt: skip
 
-# The mode-collapse study of xyfJASON: small fully connected networks, batches of 256, five updates of D for one of G.
-# It shows pictures; the scores measured here stand in docs/mode_collapse.md. R1's weight is not stated for this study
-# and is that of its CIFAR-10 row. hinge and rpgan-r1-r2 (arXiv:2501.05441) are ours.
-_MODES: dict[str, dict[str, Any]] = {
-    "gan": {"method": "gan", "beta1": 0.9},
-    "gan-r1": {"method": "gan", "beta1": 0.9, "r1_weight": 10.0},
-    "wgan": {"method": "wgan", "optimizer": "RMSprop"},
-    "wgan-gp": {"method": "wgan-gp", "beta2": 0.9},
-    "sngan": {"method": "gan", "spectral_norm_d": True},
-    "lsgan": {"method": "lsgan"},
-    "veegan": {"model": "veegan", "method": "gan"},
-    "hinge": {"method": "hinge", "spectral_norm_d": True},
-    "rpgan-r1-r2": {"method": "rpgan", "beta1": 0.0, "beta2": 0.99, "r1_weight": 1.0, "r2_weight": 1.0},
-}
-_MODES = {
-    name: {"model": "mlp", "batch_size": 256, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.5, "beta2": 0.999}
-    | row
-    for name, row in _MODES.items()
-}
-_RING8 = {"z_dim": 32, "n_steps": 25_000, "sample_interval": 1000}
-_MNIST_MODES = {"z_dim": 100, "img_size": 28, "n_steps": 50_000, "sample_interval": 1000}
-_OF_RING8: dict[str, dict[str, Any]] = {"wgan-gp": {"gp_weight": 0.1}}
-_OF_MNIST: dict[str, dict[str, Any]] = {"lsgan": {"norm_g": "batch", "norm_d": "batch"}}
-
-# 50 epochs of 100 updates. The authors' code has weight 1 for both kinds of codes, and 62 + 10 + 2 latents.
-_INFOGAN = {
-    "model": "infogan", "method": "gan", "img_size": 28, "z_dim": 74, "batch_size": 128, "n_steps": 5000,
-    "lr_g": 1e-3, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
-}  # fmt: skip
-# 10,000 updates of G after five of D each; digits come without batch norm, with it the category is said to turn them.
-_INFOGAN_JOINT = {
-    "model": "infogan", "method": "gan", "r1_weight": 10.0, "img_size": 32, "z_dim": 112, "batch_size": 256,
-    "n_steps": 50_000, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.9, "beta2": 0.999,
-    "norm_g": "none", "norm_d": "none",
-    "g_kwargs": {"architecture": "conv", "prior": "normal"}, "d_kwargs": {"architecture": "conv", "joint": True},
-}  # fmt: skip
-
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset("gan_mnist", _MNIST, _GAU),
     "mnist-dcgan-conditional": Preset("gan_mnist", _MNIST | {"conditional": True}, _GAU),
@@ -135,8 +105,8 @@ PRESETS: dict[str, Preset] = {
         _MNIST | {"dataset": "stacked-mnist", "batch_size": 64, "z_dim": 100},
         "arXiv:1712.04086, Stacked MNIST",
     ),
-    "mnist-infogan": Preset("gan_mnist", _INFOGAN, "arXiv:1606.03657, its code's MNIST"),
-    "mnist-infogan-joint": Preset("gan_mnist", _INFOGAN_JOINT, _XYF),
+    "mnist-infogan": Preset("gan_mnist", INFOGAN, "arXiv:1606.03657, its code's MNIST"),
+    "mnist-infogan-joint": Preset("gan_mnist", INFOGAN_JOINT, _XYF),
     "digits": Preset("gan_mnist", DIGITS, "ours, `make demo`", "read as asked by digits-cnn: 99.6 to 99.9 %"),
     "celeba-dcgan": Preset("gan_celeba", _CELEBA | {"method": "gan", "ema": True}, _GAU),
     "celeba-dcgan-wgan": Preset("gan_celeba", _CELEBA_WGAN | {"n_steps": 100_000}, _GAU),
@@ -262,11 +232,11 @@ PRESETS: dict[str, Preset] = {
     "srgan": Preset("gan_pairs", SRGAN, "arXiv:1609.04802, with L1 and Lite0's features"),
     "small-data": Preset(None, SMALL_DATA, "100 to 1,000 pictures of any size: arXiv:2006.06676, narrow"),
     **{
-        f"ring8-{name}": Preset("gan_ring8", row | _RING8 | _OF_RING8.get(name, {}), _XYF)
-        for name, row in _MODES.items()
+        f"ring8-{name}": Preset("gan_ring8", row | RING8 | OF_RING8.get(name, {}), _XYF)
+        for name, row in MODES.items()
     },
     **{
-        f"mnist-modes-{name}": Preset("gan_mnist", row | _MNIST_MODES | _OF_MNIST.get(name, {}), _XYF)
-        for name, row in _MODES.items()
+        f"mnist-modes-{name}": Preset("gan_mnist", row | MNIST_MODES | OF_MNIST.get(name, {}), _XYF)
+        for name, row in MODES.items()
     },
 }

@@ -1,4 +1,4 @@
-"""Settings that several presets share, and the longest: NVIDIA's family, little data, pictures of pictures."""
+"""Settings that several presets share, and the longest: NVIDIA's family, little data, R3GAN, studies of modes."""
 
 import math
 from typing import Any
@@ -169,4 +169,41 @@ _TINY = {"channel_base": 512, "channel_max": 96, "n_blocks": 1}
 R3GAN_TINY: dict[str, Any] = _R3GAN | {
     "img_size": 32, "batch_size": 32, "n_steps": 20_000, "g_kwargs": _TINY, "d_kwargs": _TINY,
     "schedule": moving(50, "1:.1", "0:10000", None, lr="5e-4:2e-4", beta2=".95:.99"),
+}  # fmt: skip
+
+# The mode-collapse study of xyfJASON: small fully connected networks, batches of 256, five updates of D for one of G.
+# It shows pictures; the scores measured here stand in docs/mode_collapse.md. R1's weight is not stated for this study
+# and is that of its CIFAR-10 row. hinge and rpgan-r1-r2 (arXiv:2501.05441) are ours.
+MODES: dict[str, dict[str, Any]] = {
+    "gan": {"method": "gan", "beta1": 0.9},
+    "gan-r1": {"method": "gan", "beta1": 0.9, "r1_weight": 10.0},
+    "wgan": {"method": "wgan", "optimizer": "RMSprop"},
+    "wgan-gp": {"method": "wgan-gp", "beta2": 0.9},
+    "sngan": {"method": "gan", "spectral_norm_d": True},
+    "lsgan": {"method": "lsgan"},
+    "veegan": {"model": "veegan", "method": "gan"},
+    "hinge": {"method": "hinge", "spectral_norm_d": True},
+    "rpgan-r1-r2": {"method": "rpgan", "beta1": 0.0, "beta2": 0.99, "r1_weight": 1.0, "r2_weight": 1.0},
+}
+MODES = {
+    name: {"model": "mlp", "batch_size": 256, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.5, "beta2": 0.999}
+    | row
+    for name, row in MODES.items()
+}
+RING8 = {"z_dim": 32, "n_steps": 25_000, "sample_interval": 1000}
+MNIST_MODES = {"z_dim": 100, "img_size": 28, "n_steps": 50_000, "sample_interval": 1000}
+OF_RING8: dict[str, dict[str, Any]] = {"wgan-gp": {"gp_weight": 0.1}}
+OF_MNIST: dict[str, dict[str, Any]] = {"lsgan": {"norm_g": "batch", "norm_d": "batch"}}
+
+# 50 epochs of 100 updates. The authors' code has weight 1 for both kinds of codes, and 62 + 10 + 2 latents.
+INFOGAN: dict[str, Any] = {
+    "model": "infogan", "method": "gan", "img_size": 28, "z_dim": 74, "batch_size": 128, "n_steps": 5000,
+    "lr_g": 1e-3, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
+}  # fmt: skip
+# 10,000 updates of G after five of D each; digits come without batch norm, with it the category is said to turn them.
+INFOGAN_JOINT: dict[str, Any] = {
+    "model": "infogan", "method": "gan", "r1_weight": 10.0, "img_size": 32, "z_dim": 112, "batch_size": 256,
+    "n_steps": 50_000, "train_g_interval": 5, "lr": 3e-4, "beta1": 0.9, "beta2": 0.999,
+    "norm_g": "none", "norm_d": "none",
+    "g_kwargs": {"architecture": "conv", "prior": "normal"}, "d_kwargs": {"architecture": "conv", "joint": True},
 }  # fmt: skip

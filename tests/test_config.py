@@ -605,7 +605,7 @@ def test_default_norm_of_d(command, norm):
         ("--lookahead 2 4 8", "one number of steps, or a second"),
         ("--lookahead 5 --train_g_interval 2", "a multiple of that"),
         ("--sync_bn --method wgan-gp --norm_d batch", "second derivative"),
-        ("--path_length_weight 2", "stylegan, stylegan2 have styles, not dcgan"),
+        ("--path_length_weight 2", "stylegan, stylegan2, projected_stylegan2 have styles, not dcgan"),
         ("--model progressive_gan --penalty path_length", "not progressive_gan"),
         ("--no_grow", "dcgan never grows"),
         ("--no_grow --model stylegan2", "stylegan2 never grows"),

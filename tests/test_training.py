@@ -1143,7 +1143,7 @@ def test_only_the_first_process_says_what_is_wrong(tmp_path, monkeypatch, capsys
         ("--img_size 30", "nearest"),
         ("--speed 3", "--speed"),
         ("--method vae", "wgan-gp"),
-        ("--penalty path_length", "stylegan, stylegan2 have styles, not dcgan"),
+        ("--penalty path_length", "stylegan, stylegan2, projected_stylegan2 have styles, not dcgan"),
         (f"{small('stylegan')} --spectral_norm_d", "--spectral_norm_d: stylegan scales its weights"),
         ("--gamma auto --batch_size 0", "--batch_size 0 must be at least 1"),
         ("--ada_p 0.5", "--ada_p needs --augment ada"),
