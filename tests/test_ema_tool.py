@@ -107,9 +107,14 @@ def test_images_are_scored_by_a_network(folder: Path, said) -> None:
     assert "fid[digits-cnn]" in text and "of 2 widths at step 8" in text
 
 
-def test_a_run_that_trains_is_left_alone(folder: Path, tmp_path: Path, said) -> None:
+def test_a_run_that_trains_is_left_alone(
+    folder: Path, tmp_path: Path, said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is scored."""
+    monkeypatch.setattr(ema, "Search", lambda *_: pytest.fail("scored"))
     with disk.locked(folder / "a"):
         assert "--out DIR" in said(f"{folder / 'a'} --std 0.07", 2)
+        assert "--out DIR" in said(f"{folder / 'a'} --search fid[digits-cnn] --n 16", 2)
         said(f"{folder / 'a'} --std 0.07 --out {tmp_path / 'g'}")
 
 

@@ -142,12 +142,22 @@ def describe(snapshots: Sequence[Snapshot]) -> str:
 # -- weight sets -------------------------------------------------------------------------------------------------------
 
 
+def check_idle(args: argparse.Namespace) -> None:
+    """UserError where weight sets are to go into the generator/ of a run that trains, which writes it anew."""
+    if args.out is not None:
+        return
+    try:
+        disk.refuse_owned(run_of(find_generator(args.run)))
+    except disk.Busy as error:
+        raise UserError(f"{error.for_command_line}; or write elsewhere with --out DIR") from None
+
+
 def write_sets(args: argparse.Namespace, found: Sequence[tuple[nn.Module, dict[str, Any]]]) -> None:
     """Add weight sets to the run's generator/, or write one of these alone; UserError."""
     folder = find_generator(args.run)
+    check_idle(args)
     try:
         if args.out is None:
-            disk.refuse_owned(run_of(folder))
             for network, about in found:
                 add_weights(folder, about["chosen"], network, about)
         else:
@@ -155,8 +165,6 @@ def write_sets(args: argparse.Namespace, found: Sequence[tuple[nn.Module, dict[s
             export_generator(args.out, exported(about), {a["chosen"]: n for n, a in found}, about["step"])
             if (file := find_model_file(folder, about)) is not None:
                 shutil.copyfile(file, args.out / MODEL_FILE)
-    except disk.Busy as error:
-        raise UserError(f"{error.for_command_line}; or write elsewhere with --out DIR") from None
     except OSError as error:
         raise UserError(
             f"{error.filename or args.out or folder} cannot be written: {error.strerror or error}"
@@ -194,6 +202,7 @@ def strip(found: Sequence[tuple[float, nn.Module, dict[str, Any]]], seed: int) -
 
 def search(args: argparse.Namespace, about: dict[str, Any], device: str) -> None:
     """Score widths, say which is best, draw the chart, write the best as a weight set."""
+    check_idle(args)  # now, not after hours of scores
     snapshots = read_snapshots(run_of(find_generator(args.run)), args.step)
     fit = [w for w in args.std or SEARCHED if args.std or shares_of(snapshots, w)[1] < SEARCHED_OFF]
     if not fit:
