@@ -371,6 +371,10 @@ def test_schedules_are_drawn_before_training(tmp_path: Path, capsys: pytest.Capt
     assert size[0] == 3 * schedules.SIZE[0] * 1.5 and size[1] == schedules.SIZE[1] * 1.5
     assert schedules.main(["--out", str(out), "--n_steps", "200"]) == 2
     assert "nothing moves" in capsys.readouterr().err
+    drawn = ["--out", str(out), "--log_name", "digits"]  # which is a preset's name, too
+    assert schedules.main([*drawn, "--preset=celeba-dcgan", "--schedule", "lr=1:0:9"]) == 0
+    assert schedules.main([*drawn, "--preset", "nothing"]) == 2
+    assert "'nothing' is not one of mnist-dcgan" in capsys.readouterr().err
     config = request("--lr_decay_from 100 --n_steps 200 --lr_d 3 --lr 2").config()
     ((_, rates),) = schedules.lines_of(Course(config))
     assert rates["lr/d"][1][::50] == [3, 3, 3, 1.5] and rates["lr/g"][1][::50] == [2, 2, 2, 1]

@@ -19,6 +19,7 @@ from images.sources import DATASETS
 from settings.command_line import parse_config
 from settings.presets import PRESETS
 from settings.scheduled import RATES
+from settings.section import one_of
 from tools import tool_parser
 from tools.common import picture_path, save_picture
 
@@ -68,14 +69,22 @@ def parser() -> Parser:
     return p
 
 
+def script_of(flags: Sequence[str]) -> str:
+    """The training script of these flags: that of their preset, where it has one of its own; UserError."""
+    p = Parser(add_help=False, allow_abbrev=False)
+    p.add_argument("--preset")
+    preset = p.parse_known_args(flags)[0].preset
+    if preset is not None:
+        one_of("preset", preset, PRESETS)
+    return (None if preset is None else PRESETS[preset].script) or "gan_folder"
+
+
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the flags, draw, write."""
     args, flags = parser().parse_known_args(argv)
     out = picture_path(args.out)
-    # a preset is one of its own script
-    own = [row.script for name, row in PRESETS.items() if row.script is not None and name in flags]
-    config = parse_config(*(own or ["gan_folder"])[:1], ["folder", *DATASETS], {}, flags, __doc__).config()
+    config = parse_config(script_of(flags), ["folder", *DATASETS], {}, flags, __doc__).config()
     course = Course(config)
     for note in course.notes():
         tell(note)
