@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import UserError, shown
 from games.growing import growth_of
@@ -148,18 +149,28 @@ def rehearsed(
         head_of(D, n, labels["n_labels"], bool(labels.get("multi_hot")))
     if own:
         check_own(config, own, G, D, row)
+    check_penalties(config, G, D)
+    for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
+        if wanted and side.upper() not in own:
+            check_spectral_norm(network, config.model, side)
+    return G, D
+
+
+def check_penalties(config: TrainConfig, G: nn.Module, D: nn.Module) -> None:
+    """UserError for penalties that cannot be taken of these networks."""
     for name in config.penalties():
         if PENALTIES[name].approximates is not None and adds_noise(D):
             raise UserError(
                 f"--penalty {name} takes the differences of D's logits over a little noise, and {network_title(D)} "
                 "adds more of its own: leave dropout and noise_std out of --d_kwargs"
             )
+    if config.sync_bn and config.penalised() and any(isinstance(m, _BatchNorm) for m in D.modules()):
+        raise UserError(
+            f"--sync_bn has no second derivative, which a gradient penalty takes, and {network_title(D)} has batch "
+            "norm: leave one of both out"
+        )
     if "ortho" in config.penalties() and not weight_matrices(G):
         raise UserError(f"--penalty ortho: {network_title(G)} has no layers that it knows; leave it out")
-    for side, network, wanted in (("g", G, config.spectral_norm_g), ("d", D, config.spectral_norm_d)):
-        if wanted and side.upper() not in own:
-            check_spectral_norm(network, config.model, side)
-    return G, D
 
 
 def head_of(D: nn.Module, n: int, n_labels: int, multi_hot: bool) -> str | None:

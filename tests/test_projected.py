@@ -252,6 +252,13 @@ def test_refused_before_data_are_read(tmp_path: Path, flags: str, monkeypatch: p
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("model", ["fastgan", "projected"])
+def test_batch_norm_of_all_processes_has_no_second_derivative(tmp_path: Path, model: str) -> None:
+    """Theirs is no setting that could be looked at."""
+    with pytest.raises(UserError, match="sync_bn has no second derivative"):
+        run(f"--log_name a {small(model)} --penalty r1 --sync_bn --n_steps 1", tmp_path)
+
+
 def test_without_the_package_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoiseToImage, "load", lambda *_: pytest.fail("data were read"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
