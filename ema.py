@@ -61,10 +61,8 @@ def decay_from_halflife(images: float, halflife: float) -> float:
 # An average of exponent g at t weighs the weights of the moment tau by p(tau) = (g + 1) tau^g / t^(g+1), 0 <= tau <= t.
 # Times are counted in images seen. What is kept while the weights stand still, from one update to the next, is exact.
 
-LEAST_WIDTH, MOST_WIDTH = (
-    0.001,
-    0.28,
-)  # beyond lies the plain mean of all weights, sqrt(1/12) = .2887, where g = 0
+# beyond lies the plain mean of all weights, sqrt(1/12) = .2887, where g = 0
+LEAST_WIDTH, MOST_WIDTH = 0.001, 0.28
 
 Place = tuple[float, float]  # an average: (t in images, exponent)
 
