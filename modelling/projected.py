@@ -58,7 +58,7 @@ class Reader(nn.Module):
         if (file := find_lite0()) is None:
             raise UserError(f"D sees by {NAME}, with {MISSING}")
         network, self.sha256 = _lite0(file, torch.get_default_dtype())
-        self.network = copy.deepcopy(network)
+        self.network = copy.deepcopy(network).to(torch.get_default_device())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 1 or 3, H, W) in [-1, 1] -> maps of MAPS channels, 1/4, 1/8, 1/16 and 1/32 of its size."""
@@ -68,8 +68,9 @@ class Reader(nn.Module):
 @cache
 def _lite0(file: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:
     """(the frozen network, sha256 of its file); read once a process, since networks are built for checks too."""
-    network, sha256 = read_lite0()
-    network = network.to(dtype).fused()
+    with torch.device("cpu"):  # also where networks are built on the device that computes nothing
+        network, sha256 = read_lite0()
+        network = network.to(dtype).fused()
     for unused in ("_conv_head", "_bn1", "_fc"):
         delattr(network, unused)
     return frozen(network, saved=False).to(memory_format=torch.channels_last), sha256

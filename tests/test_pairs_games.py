@@ -403,7 +403,7 @@ def test_pool_keeps_nothing_that_is_not_finite() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_penalty_moves_its_network(play: Callable, model: str) -> None:
     """Each step and lazily: a finite value, and another gradient than without."""
-    assert len(PLAIN) == 10
+    assert len(PLAIN) == 13
 
     def moved(task: Translation, side: str) -> list[Tensor]:
         sides, lazy = inputs(task), any(p.interval > 1 for p in task.phases)

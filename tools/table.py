@@ -41,7 +41,7 @@ INFINITE = 1e100  # numbers from here on are as good as infinite: their sums and
 NO_SETTING = {
     "log_name", "runs_dir", "overwrite", "device", "seed", "data", "data_b", "data_root", "cache_dir", "data_device",
     "loggers", "log_interval", "health_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
-    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "data_name", "dry_run",
+    "eval_interval", "eval_n", "extractor", "metric_weights", "metrics", "data_name", "dry_run", "ema_snapshot_kimg",
 }  # fmt: skip
 # Of these, what says when --eval_patience ends a run: settings of one that has it.
 OF_PATIENCE = {"eval_interval", "eval_n", "extractor", "metric_weights", "metrics"}
