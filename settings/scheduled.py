@@ -36,7 +36,12 @@ class Scheduled:
 _BENT = ("lr_by_size", "lr_decay_from")  # rates in another way
 RATES = ("lr", "lr_d", "lr_g")
 VALUES: dict[str, Scheduled] = {
-    "lr": Scheduled(("lr", *_BENT)),
+    "lr": Scheduled(
+        ("lr", *_BENT),
+        lambda config: any(config.follows("lr", side) == "lr" for side in "dg"),
+        "a network without a rate of its own, and both have one: give --schedule lr_d=... lr_g=... instead",
+        ("lr_d", "lr_g", "schedule"),
+    ),
     "lr_d": Scheduled(("lr_d", *_BENT)),
     "lr_g": Scheduled(("lr_g", *_BENT)),
     "beta2": Scheduled(
