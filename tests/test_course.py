@@ -112,6 +112,9 @@ ADA = "--augment ada --ada_interval 0"
         ("beta2=.9 --optimizer SGD", "--optimizer Adam or AdamW"),
         ("lr=1:0:9 --lr 2e-4", "--lr and --schedule lr are two ways to say the same: give one"),
         ("lr_d=1:0:9 --lr_decay_from 2", "give one"),
+        ("lr=1:0:9 --lr_d 1 --lr_g 2", "both have one: give --schedule lr_d=... lr_g=... instead"),
+        ("lr=1:0:9 lr_d=1 --lr_g 2", "both have one"),
+        ("lr=1:0:9 --preset mnist-infogan", "both have one"),
         ("r1=1:0:9 --penalty r1 --gamma 2", "--r1_weight and --schedule r1 are two"),
         ("ema_halflife=0:9:9 --ema --ema_rampup 0.05", "give one"),
         (f"ada_p=0:.5:9 {ADA} --ada_p .2", "give one"),
@@ -152,6 +155,9 @@ PRESET = {
         ("--schedule beta2=.9", {"lr", "r1", "ema_halflife", "ada_p", "beta2"}),
         ("--lr 1e-3", {"r1", "ema_halflife", "ada_p"}),
         ("--lr_decay_from 5", {"r1", "ema_halflife", "ada_p"}),
+        ("--lr_d 1e-3", {"lr", "r1", "ema_halflife", "ada_p"}),
+        ("--lr_d 1e-3 --lr_g 1e-3", {"r1", "ema_halflife", "ada_p"}),
+        ("--schedule lr_d=1 lr_g=2", {"lr_d", "lr_g", "r1", "ema_halflife", "ada_p"}),
         ("--r1_weight 1", {"lr", "ema_halflife", "ada_p"}),
         ("--penalty r2", {"lr", "ema_halflife", "ada_p"}),
         ("--no-ema", {"lr", "r1", "ada_p"}),
@@ -360,6 +366,16 @@ def test_a_schedule_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.C
     assert len(notes) == 1 and "lr=0.001:0:0.032" in notes[0] and told in notes[0]
 
 
+def test_a_run_that_is_given_up_names_the_rates_in_use(tmp_path: Path) -> None:
+    """From 0 up to what no network stands."""
+    with pytest.raises(UserError, match=r"lr of D 1e\+30, lr of G 1e\+30"):
+        run(
+            "--log_name a --n_steps 30 --log_interval 1 --schedule lr=0:1e30:.016:linear",
+            tmp_path,
+            sampled=False,
+        )
+
+
 # -- pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +387,11 @@ def test_schedules_are_drawn_before_training(tmp_path: Path, capsys: pytest.Capt
     assert size[0] == 3 * schedules.SIZE[0] * 1.5 and size[1] == schedules.SIZE[1] * 1.5
     assert schedules.main(["--out", str(out), "--n_steps", "200"]) == 2
     assert "nothing moves" in capsys.readouterr().err
+    for preset in (
+        ["--preset", "r3gan-cifar10"],
+        ["--preset=r3gan-cifar10"],
+    ):  # of another script than folders
+        assert schedules.main(["--out", str(out), *preset]) == 0
     config = request("--lr_decay_from 100 --n_steps 200 --lr_d 3 --lr 2").config()
     ((_, rates),) = schedules.lines_of(Course(config))
     assert rates["lr/d"][1][::50] == [3, 3, 3, 1.5] and rates["lr/g"][1][::50] == [2, 2, 2, 1]

@@ -1,6 +1,6 @@
 """A picture of all that moves along a run, before it is trained: rates, beta2, weights of penalties, averages.
 
-    python -m tools.schedules --out schedules.png --preset progressive-gan
+    python -m tools.schedules --out schedules.png --preset r3gan-tiny
     python -m tools.schedules --out schedules.png --schedule lr=2e-4:5e-5:500 --n_steps 9000
     python -m tools.schedules --out schedules.png --config runs/NAME/config.json
 
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, flags = parser().parse_known_args(argv)
     out = picture_path(args.out)
     # a preset is one of its own script
-    own = [row.script for name, row in PRESETS.items() if row.script is not None and name in flags]
+    words = {flag.removeprefix("--preset=") for flag in flags}
+    own = [row.script for name, row in PRESETS.items() if row.script is not None and name in words]
     config = parse_config(*(own or ["gan_folder"])[:1], ["folder", *DATASETS], {}, flags, __doc__).config()
     course = Course(config)
     for note in course.notes():
