@@ -111,7 +111,8 @@ ADA = "--augment ada --ada_interval 0"
         ("beta2=.9:1:9", "1 must be below 1"),
         ("beta2=.9 --optimizer SGD", "--optimizer Adam or AdamW"),
         ("lr=1:0:9 --lr 2e-4", "--lr and --schedule lr are two ways to say the same: give one"),
-        ("lr_d=1:0:9 --lr_decay_from 2", "give one"),
+        ("lr=1:0:9 --lr_decay_from 2", "give one"),
+        ("lr_d=1:0:9 lr_g=1 --lr_decay_from 2", "--lr_decay_from bends no rate"),
         ("lr=1:0:9 --lr_d 1 --lr_g 2", "both have one: give --schedule lr_d=... lr_g=... instead"),
         ("lr=1:0:9 lr_d=1 --lr_g 2", "both have one"),
         ("lr=1:0:9 --preset mnist-infogan", "both have one"),
@@ -188,6 +189,22 @@ def test_a_schedule_takes_a_presets_value_back(monkeypatch: pytest.MonkeyPatch) 
     config = request(f"--preset plain {flags}").config()
     assert (config.lr_decay_from, config.ema_halflife, config.ema_rampup) == (None, (), None)
     assert config.penalty_weights == {"r2": 2.0} and set(config.penalties()) == {"r1", "r2"}
+
+
+def test_what_bends_both_rates_still_bends_the_one_without_a_schedule() -> None:
+    """Of a preset as well; where both have one, there is nothing left for it."""
+    for flags in (
+        "--n_steps 9 --lr_decay_from 3 --lr 2 --schedule lr_d=1:0:9",
+        "--preset r --schedule lr_d=1:0:9",
+    ):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setitem(PRESETS, "r", Preset(None, {"n_steps": 9, "lr_decay_from": 3, "lr": 2.0}, "here"))
+            config = request(flags).config()
+            both = request("--preset r --schedule lr_d=1:0:9 lr_g=3").config()
+        course = Course(config)
+        assert [course.rate_factor("g", step) for step in (3, 6)] == [1, 0.5]
+        assert course.rate_factor("d", 6) == course.value("lr_d", 6)
+        assert both.lr_decay_from is None
 
 
 def test_which_schedule_a_rate_follows() -> None:
