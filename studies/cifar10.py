@@ -113,7 +113,7 @@ SMALL: dict[str, tuple[str, ...]] = {
         "--g_kwargs", "channel_base=1024", "channel_max=64", "w_dim=128", "mapping_layers=2", "mixing=0.0",
         "--d_kwargs", "channel_base=1024", "channel_max=64",
     ),
-    # arXiv:2501.05441 with a sixth of the width at 32 px and an eighth at 4 px, half of the depth, and batches of 32
+    # arXiv:2501.05441 with an eighth of the width at 4 px and a 48th at 32 px, half of the depth, and batches of 32
     "r3gan-tiny": ("--preset=r3gan-tiny",),
 }  # fmt: skip
 PARTS = ("tables", "equal")
