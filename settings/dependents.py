@@ -127,6 +127,12 @@ DEPENDENTS = (
         ("method",),
     ),
     Dependents(
+        ("lr_by_size", "lr_decay_from"),
+        lambda config: any(config.follows("lr", side) is None for side in "dg"),
+        lambda name, config: f"--{name} bends no rate: both networks' have a --schedule; leave the flag out",
+        ("schedule",),
+    ),
+    Dependents(
         ("ema_decay", "ema_halflife", "ema_rampup", "ema_warmup"),
         lambda config: config.ema,
         _needs("--ema"),

@@ -33,12 +33,16 @@ class Scheduled:
     below: float | None = None
 
 
-_BENT = ("lr_by_size", "lr_decay_from")  # rates in another way
 RATES = ("lr", "lr_d", "lr_g")
 VALUES: dict[str, Scheduled] = {
-    "lr": Scheduled(("lr", *_BENT)),
-    "lr_d": Scheduled(("lr_d", *_BENT)),
-    "lr_g": Scheduled(("lr_g", *_BENT)),
+    "lr": Scheduled(
+        ("lr", "lr_by_size", "lr_decay_from"),
+        lambda config: any(config.follows("lr", side) == "lr" for side in "dg"),
+        "a network without a rate of its own, and both have one: give --schedule lr_d=... lr_g=... instead",
+        ("lr_d", "lr_g", "schedule"),
+    ),
+    "lr_d": Scheduled(("lr_d",)),
+    "lr_g": Scheduled(("lr_g",)),
     "beta2": Scheduled(
         ("beta2",),
         lambda config: config.optimizer in ("Adam", "AdamW"),

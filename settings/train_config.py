@@ -112,11 +112,7 @@ class TrainConfig(
             raise UserError("--ema_decay and --ema_halflife are two ways to say the same: give one")
         if self.sync_bn and self.penalised() and "batch" in (self.norm_d, self.d_kwargs.get("norm")):
             raise UserError("--sync_bn has no second derivative: no batch norm in D under a gradient penalty")
-        if self.lookahead and self.lookahead[0] % self.train_g_interval:
-            raise UserError(
-                f"--lookahead {self.lookahead[0]}: networks go back after an update of G, which --train_g_interval "
-                f"{self.train_g_interval} gives it every so many steps: give a multiple of that"
-            )
+        self._check_lookahead()
         for name in self.penalties():
             if PENALTIES[name].moves and kind_of(self.dataset) != "images":
                 raise UserError(f"--penalty {name} mirrors and shifts images, and {self.dataset} has points")
@@ -125,6 +121,22 @@ class TrainConfig(
                     f"--penalty {name} measures the way from styles to images: {names_where('styles')} have styles, "
                     f"not {self.model}"
                 )
+
+    def _check_lookahead(self) -> None:
+        """Networks go back after an update of G, and before the run ends."""
+        if self.lookahead and self.lookahead[0] % self.train_g_interval:
+            raise UserError(
+                f"--lookahead {self.lookahead[0]}: networks go back after an update of G, which --train_g_interval "
+                f"{self.train_g_interval} gives it every so many steps: give a multiple of that"
+            )
+        if self.lookahead and self.critic_warmup:
+            raise UserError(
+                "--lookahead goes back after an update of G, of which --critic_warmup has few: leave one out"
+            )
+        if self.lookahead and not is_auto(self.n_steps) and self.lookahead[-1] > self.n_steps:
+            raise UserError(
+                f"--lookahead {self.lookahead[-1]} must be at most --n_steps {self.n_steps}, or left out"
+            )
 
     def _check_length(self) -> None:
         """A run is long enough for G to be updated, and for its rates to fall."""

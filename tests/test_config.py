@@ -604,6 +604,8 @@ def test_default_norm_of_d(command, norm):
         ("--lookahead 5 5", "a multiple of it"),
         ("--lookahead 2 4 8", "one number of steps, or a second"),
         ("--lookahead 5 --train_g_interval 2", "a multiple of that"),
+        ("--lookahead 5 5000 --n_steps 4999", "--lookahead 5000 must be at most --n_steps 4999"),
+        ("--lookahead 5 --critic_warmup --train_g_interval 5", "leave one out"),
         ("--sync_bn --method wgan-gp --norm_d batch", "second derivative"),
         ("--path_length_weight 2", "stylegan, stylegan2, projected_stylegan2 have styles, not dcgan"),
         ("--model progressive_gan --penalty path_length", "not progressive_gan"),

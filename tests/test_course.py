@@ -111,7 +111,11 @@ ADA = "--augment ada --ada_interval 0"
         ("beta2=.9:1:9", "1 must be below 1"),
         ("beta2=.9 --optimizer SGD", "--optimizer Adam or AdamW"),
         ("lr=1:0:9 --lr 2e-4", "--lr and --schedule lr are two ways to say the same: give one"),
-        ("lr_d=1:0:9 --lr_decay_from 2", "give one"),
+        ("lr=1:0:9 --lr_decay_from 2", "give one"),
+        ("lr_d=1:0:9 lr_g=1 --lr_decay_from 2", "--lr_decay_from bends no rate"),
+        ("lr=1:0:9 --lr_d 1 --lr_g 2", "both have one: give --schedule lr_d=... lr_g=... instead"),
+        ("lr=1:0:9 lr_d=1 --lr_g 2", "both have one"),
+        ("lr=1:0:9 --preset mnist-infogan", "both have one"),
         ("r1=1:0:9 --penalty r1 --gamma 2", "--r1_weight and --schedule r1 are two"),
         ("ema_halflife=0:9:9 --ema --ema_rampup 0.05", "give one"),
         (f"ada_p=0:.5:9 {ADA} --ada_p .2", "give one"),
@@ -152,6 +156,9 @@ PRESET = {
         ("--schedule beta2=.9", {"lr", "r1", "ema_halflife", "ada_p", "beta2"}),
         ("--lr 1e-3", {"r1", "ema_halflife", "ada_p"}),
         ("--lr_decay_from 5", {"r1", "ema_halflife", "ada_p"}),
+        ("--lr_d 1e-3", {"lr", "r1", "ema_halflife", "ada_p"}),
+        ("--lr_d 1e-3 --lr_g 1e-3", {"r1", "ema_halflife", "ada_p"}),
+        ("--schedule lr_d=1 lr_g=2", {"lr_d", "lr_g", "r1", "ema_halflife", "ada_p"}),
         ("--r1_weight 1", {"lr", "ema_halflife", "ada_p"}),
         ("--penalty r2", {"lr", "ema_halflife", "ada_p"}),
         ("--no-ema", {"lr", "r1", "ada_p"}),
@@ -182,6 +189,22 @@ def test_a_schedule_takes_a_presets_value_back(monkeypatch: pytest.MonkeyPatch) 
     config = request(f"--preset plain {flags}").config()
     assert (config.lr_decay_from, config.ema_halflife, config.ema_rampup) == (None, (), None)
     assert config.penalty_weights == {"r2": 2.0} and set(config.penalties()) == {"r1", "r2"}
+
+
+def test_what_bends_both_rates_still_bends_the_one_without_a_schedule() -> None:
+    """Of a preset as well; where both have one, there is nothing left for it."""
+    for flags in (
+        "--n_steps 9 --lr_decay_from 3 --lr 2 --schedule lr_d=1:0:9",
+        "--preset r --schedule lr_d=1:0:9",
+    ):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setitem(PRESETS, "r", Preset(None, {"n_steps": 9, "lr_decay_from": 3, "lr": 2.0}, "here"))
+            config = request(flags).config()
+            both = request("--preset r --schedule lr_d=1:0:9 lr_g=3").config()
+        course = Course(config)
+        assert [course.rate_factor("g", step) for step in (3, 6)] == [1, 0.5]
+        assert course.rate_factor("d", 6) == course.value("lr_d", 6)
+        assert both.lr_decay_from is None
 
 
 def test_which_schedule_a_rate_follows() -> None:
@@ -358,6 +381,16 @@ def test_a_schedule_longer_than_the_run_is_told(tmp_path: Path, capsys: pytest.C
     notes = [line for line in printed.splitlines() if line.startswith("note: --schedule")]
     told = "goes on for 0.032 thousand images, and the run has 0.016: it ends at 0.0005"
     assert len(notes) == 1 and "lr=0.001:0:0.032" in notes[0] and told in notes[0]
+
+
+def test_a_run_that_is_given_up_names_the_rates_in_use(tmp_path: Path) -> None:
+    """From 0 up to what no network stands."""
+    with pytest.raises(UserError, match=r"lr of D 1e\+30, lr of G 1e\+30"):
+        run(
+            "--log_name a --n_steps 30 --log_interval 1 --schedule lr=0:1e30:.016:linear",
+            tmp_path,
+            sampled=False,
+        )
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A picture of all that moves along a run, before it is trained: rates, beta2, weights of penalties, averages.
 
-    python -m tools.schedules --out schedules.png --preset progressive-gan
+    python -m tools.schedules --out schedules.png --preset r3gan-tiny
     python -m tools.schedules --out schedules.png --schedule lr=2e-4:5e-5:500 --n_steps 9000
     python -m tools.schedules --out schedules.png --config runs/NAME/config.json
 

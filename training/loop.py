@@ -179,6 +179,10 @@ class Loop:
             side = side_of(name in self.task.judges)
             network.set_rates(self.course.rate_factor(side, step), self.course.beta2(side, step))
 
+    def _rates(self) -> dict[str, float]:
+        """Learning rates in use, by network."""
+        return {name: network.optimizer.param_groups[0]["lr"] for name, network in self.networks.items()}
+
     def _run_phase(self, phase: Phase, inputs: list[Any], step: int) -> Tensor:
         """One backward and one step of the phase's networks; whether it was taken, as a device flag."""
         for name, network in self.networks.items():
@@ -467,8 +471,7 @@ class Loop:
         scalars = self._read(self.stats | layers)
         scalars["skipped_steps"] = float(self.skipped)
         self.log.skipped = int(self.skipped)
-        for name, network in self.networks.items():
-            scalars[f"lr/{name.lower()}"] = network.optimizer.param_groups[0]["lr"]
+        scalars |= {f"lr/{name.lower()}": rate for name, rate in self._rates().items()}
         scalars |= self.course.logged(self.step - 1)
         if self.accelerator.scaler is not None:
             scalars["fp16_scale"] = self.accelerator.scaler.get_scale()
@@ -574,7 +577,7 @@ class Loop:
         found = tensors_from_main(older)
         if found is None or self.rollbacks.n == MAX_ROLLBACKS:
             where = f"again after {MAX_ROLLBACKS} rollbacks" if found else "before the first checkpoint"
-            raise given_up(self.step, where, reason, own["loop"]["values"], self.task.rates)
+            raise given_up(self.step, where, reason, own["loop"]["values"], self._rates())
         attempt, at = self.attempt + 1, self.step
         self.take_up(found[0])
         self.rollbacks.note(at, self.step)

@@ -93,6 +93,13 @@ class OptimisationSettings(Section):
         read=read_schedule,
     )
 
+    lookahead: tuple[int, ...] = flag(
+        (),
+        "K [K2]: every K steps all networks go half of the way back to where they were after the last K; likewise "
+        "every K2",
+        least=2,
+    )
+
     def curve(self, name: str) -> Curve | None:
         """What a value follows, None where it has no schedule."""
         return read_curve(name, self.schedule[name]) if name in self.schedule else None
@@ -103,13 +110,6 @@ class OptimisationSettings(Section):
         if own in self.schedule:
             return own
         return setting if setting in self.schedule and getattr(self, own, None) is None else None
-
-    lookahead: tuple[int, ...] = flag(
-        (),
-        "K [K2]: every K steps all networks go half of the way back to where they were after the last K; likewise "
-        "every K2",
-        least=2,
-    )
 
     def check(self) -> None:
         """Micro-batches are of one size; there is a rate that changes with the size; lookaheads hold each other."""
