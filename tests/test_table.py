@@ -94,6 +94,14 @@ def test_mean_and_deviation_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert second["fid[lite0] deviation"] == "" and float(first["hours"]) == pytest.approx(15 / 3600)
 
 
+def test_a_row_alone_says_its_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its penalties as well, and none that it has not."""
+    plain = make_run(tmp_path / "a", 0, [score(100, 10)], penalty=[], penalty_weights={})
+    held = make_run(tmp_path / "b", 0, [score(100, 10)], penalty=["r2"], penalty_weights={"r1": 1.0})
+    assert printed(capsys, plain)[1][0] == "`--model dcgan --method gan`"
+    assert printed(capsys, held)[1][0] == "`--model dcgan --method gan --penalty r2 --r1_weight 1.0`"
+
+
 def test_which_score_stands_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The newest of the last step, the lowest of those taken alike, that of a step; other fakes and half lines none."""
     lines = [score(10, 5.0), score(20, 3.0), score(30, 4.0), score(30, 4.5)]

@@ -335,7 +335,7 @@ def titles_of(firsts: Sequence[Run]) -> list[str]:
     names = dict.fromkeys(name for settings in kept for name in settings)
     unlike = [name for name in names if len({key_of(settings.get(name)) for settings in kept}) > 1]
     if len(firsts) == 1:
-        unlike = ["model", "method"]
+        unlike = ["model", "method", "penalty", "penalty_weights"]
     unknown = any(run.asked is None for run in firsts)
     titles = [titled(run.asked or {}, unlike) or "as the script does" for run in firsts]
     if unknown or len(set(titles)) < len(titles):  # asked alike, by versions with other defaults
@@ -346,8 +346,9 @@ def titles_of(firsts: Sequence[Run]) -> list[str]:
 
 
 def titled(settings: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Some settings as flags."""
-    return shlex.join([text for name in names for text in flag_words(name, settings.get(name))])
+    """Some settings as flags; none of an empty list."""
+    given = [(name, settings.get(name)) for name in names]
+    return shlex.join([text for name, value in given if value != [] for text in flag_words(name, value)])
 
 
 # -- what may stand in one table -----------------------------------------------------------------------------------
