@@ -188,8 +188,12 @@ DEPENDENTS = (
 )
 # Two ways to say the same: where one is given, what lower layers say of the other is dropped.
 ALTERNATIVES = (("ema_decay", "ema_halflife"),)
-# A value for all sizes, and those that lower layers say of single ones: the latter are dropped.
-BY_SIZE = {"batch_size": "batch_by_size", "lr": "lr_by_size"}
+# A value for all sizes and both networks, and those that lower layers say of single ones: the latter are dropped.
+OF_SINGLE = {
+    "batch_size": ("batch_by_size",),
+    "lr": ("lr_by_size", "lr_d", "lr_g"),
+    "beta2": ("beta2_g",),
+}
 
 
 def refuse_idle(config: Any, given: Collection[str]) -> None:
@@ -209,7 +213,7 @@ def without_said_otherwise(above: Mapping[str, Any], settings: Mapping[str, Any]
     """Settings less those that the ones above say in another way: `ema_halflife`, or `norm=` in d_kwargs for norm_d."""
     kept = without((name for pair in ALTERNATIVES if set(pair) & set(above) for name in pair), settings)
     kept = less_scheduled(above, kept)
-    kept = without((single for every, single in BY_SIZE.items() if every in above), kept)
+    kept = without((name for every, names in OF_SINGLE.items() if every in above for name in names), kept)
     for side in ("g", "d"):
         norm, own = f"norm_{side}", f"{side}_kwargs"
         if "norm" in above.get(own, {}):

@@ -453,6 +453,29 @@ def test_presets_of_the_nvidia_family():
     assert (big.batch_size, big.g_kwargs["channel_base"], big.lr) == (4, 32768, 0.002)
 
 
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("--preset sagan", (None, 1e-4, 4e-4)),
+        ("--preset sagan --lr 3e-4", (3e-4, None, None)),
+        ("--preset sagan --lr 3e-4 --lr_d 1e-3", (3e-4, None, 1e-3)),
+        ("--preset sagan --lr_d 1e-3", (None, 1e-4, 1e-3)),
+    ],
+)
+def test_a_rate_of_both_takes_the_place_of_a_presets_two(
+    command: str, wanted: tuple[float | None, ...]
+) -> None:
+    """Of which a preset's --lr_d and --lr_g would leave nothing."""
+    config = resolve(command)
+    assert (config.lr if wanted[0] else None, config.lr_g, config.lr_d) == wanted
+
+
+def test_a_beta2_of_both_takes_the_place_of_a_presets_for_g() -> None:
+    preset = "--preset cifar10-stylegan2-ada"
+    assert resolve(preset, "gan_cifar10").beta2_g is not None
+    assert resolve(f"{preset} --beta2 .9", "gan_cifar10").beta2_g is None
+
+
 def test_averages_that_begin_late_are_not_ramped():
     """BigGAN's: a copy before update 1000, .9999 at each update from then on; of 4 x 50 images, or of one batch."""
     for name, script, images in (
