@@ -46,6 +46,7 @@ from settings.sections.run import LOGGERS
 from tests.running import ROOT, differing, full, leaves, run, small, state
 from tests.test_losses import CUSTOMARY
 from training.guards import MAX_BAD_STEPS, MAX_ROLLBACKS
+from training.logs import RunLog
 
 
 def lines(folder, name="a"):
@@ -1040,9 +1041,14 @@ def test_a_picture_that_cannot_be_written_takes_no_other_with_it(tmp_path, monke
             raise OSError(28, "No space left on device")
         return replacing(path, **how)
 
+    def full_at_first(self, take, step):
+        if step == 2:
+            raise OSError(28, "No space left on device")
+
     command = "--n_steps 4 --sample_interval 2 --log_interval 2 --ema"
     run(f"--log_name twin {command}", tmp_path)
     monkeypatch.setattr("disk.replacing", full_for_one)
+    monkeypatch.setattr(RunLog, "histograms", full_at_first)
     run(f"--log_name a {command}", tmp_path)
     printed = capsys.readouterr()
     assert printed.err.count("sample grid") == printed.out.count("note: sample grid") == 1

@@ -1,6 +1,7 @@
 """What is written beside training: pictures of what the game makes, into samples/ and the trackers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -47,23 +48,27 @@ class Pictures:
     def previews(self, step: int, weight_sets: Mapping[str, nn.Module]) -> None:
         """One picture a weight set as it is sampled from, after the first step also its numbers; NotFinite.
 
-        OSError of the first picture that could not be written, once the others and all numbers were."""
+        OSError of the first that could not be written, once all else was: pictures, histograms, numbers."""
         if not self.log.main:
             return
-        failure: OSError | None = None
-        self.log.histograms(self._weights, step)
+        failures: list[OSError] = []
+
+        def attempt(write: Callable[[], None]) -> None:
+            try:
+                write()
+            except OSError as error:
+                failures.append(error)
+
+        attempt(partial(self.log.histograms, self._weights, step))
         for name, network in weight_sets.items():
             sheet = self.task.preview(network)
             if sheet is None:
-                return
+                break
             if step:
                 self.log.note({f"samples/{name}/{key}": value for key, value in sheet.health.items()})
-            try:
-                self._keep(sheet.picture, f"step-{step:08d}-{name}", name, step)
-            except OSError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+            attempt(partial(self._keep, sheet.picture, f"step-{step:08d}-{name}", name, step))
+        if failures:
+            raise failures[0]
 
     def reals(self, step: int) -> None:
         """The first images as training sees them; trackers are shown them where a run begins."""
