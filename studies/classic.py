@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, blaming_user, cli
+from errors import blaming_user, cli
 from generation.extractors import open_extractor
 from generation.pictures import picture_table
 from images.sources import load_dataset
@@ -29,10 +29,12 @@ from studies.runs import (
     Training,
     add_study_flags,
     finish,
+    finished,
     last_samples,
     measured_by,
     save_picture,
     score_all,
+    scored_table,
     scores_of,
     spread_in,
     train_all,
@@ -103,27 +105,20 @@ def training(method: str, seed: int, n_steps: int, runs_dir: Path, device: str) 
     )
 
 
+def read_as_asked(found: Sequence[Mapping[str, Any]]) -> str:
+    """Of runs with labels, how many samples are of the label asked for."""
+    asked = [line["class_accuracy"] for line in found if "class_accuracy" in line]
+    return spread_in(asked, ".1%") if asked else ""
+
+
 def table(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """A row a method; scores: of its seeds."""
-    titles = ["method", "paper", "n", *(title for _, title, _ in COLUMNS), "read as asked", "flags"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for method, found in scores.items():
-        paper, flags = METHODS[method]
-        cells = [spread_in([line[name] for line in found], form) for name, _, form in COLUMNS]
-        asked = [line["class_accuracy"] for line in found if "class_accuracy" in line]
-        cells.append(spread_in(asked, ".1%") if asked else "")
-        link = f"[{paper}](https://arxiv.org/abs/{paper})"
-        lines.append(f"| {' | '.join([method, link, str(len(found)), *cells, f'`{flags}`'])} |")
-    return lines
+    return scored_table("method", METHODS, COLUMNS, ("read as asked", read_as_asked), scores)
 
 
 def report(runs: Mapping[tuple[str, int], Training], n_steps: int, out: Path) -> None:
     """Table and picture of what is finished and scored by one version of the code."""
-    lines = dict(zip(runs, scores_of(list(runs.values())), strict=True))
-    there = {key: line for key, line in lines.items() if line is not None}
-    if not there:
-        raise UserError("no run is finished and scored: leave --report_only out")
-    scores = {m: found for m in METHODS if (found := [line for (k, _), line in there.items() if k == m])}
+    there, scores = finished(runs, METHODS)
     seeds = sorted({seed for _, seed in there})
     shown = [
         (m, [last_samples(runs[m, seed], SHOWN_SIDE) for seed in seeds])

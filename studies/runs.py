@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -255,6 +255,38 @@ def spread_in(values: Sequence[float | None], form: str) -> str:
         return DASH
     mean, deviation = spread(values)
     return f"{mean:{form}} ± {DASH if deviation is None else f'{deviation:{form}}'}"
+
+
+def finished(
+    runs: Mapping[tuple[str, int], Training], rows: Iterable[str]
+) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """(scores by row and seed, those of its seeds by row) of what is finished and scored; UserError for nothing."""
+    lines = dict(zip(runs, scores_of(list(runs.values())), strict=True))
+    there = {key: line for key, line in lines.items() if line is not None}
+    if not there:
+        raise UserError("no run is finished and scored: leave --report_only out")
+    return there, {
+        row: found for row in rows if (found := [line for (r, _), line in there.items() if r == row])
+    }
+
+
+def scored_table(
+    head: str,
+    rows: Mapping[str, tuple[str, str]],
+    columns: Sequence[tuple[str, str, str]],
+    more: tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[str]:
+    """A line a row over its seeds. rows: name -> (paper, flags); columns: score, title, format; more: the title of a
+    last column and what stands there."""
+    titles = [head, "paper", "n", *(title for _, title, _ in columns), more[0], "flags"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row, found in scores.items():
+        paper, flags = rows[row]
+        cells = [spread_in([line[score] for line in found], form) for score, _, form in columns]
+        link = f"[{paper}](https://arxiv.org/abs/{paper})"
+        lines.append(f"| {' | '.join([row, link, str(len(found)), *cells, more[1](found), f'`{flags}`'])} |")
+    return lines
 
 
 def measured_by(runs: Sequence[Training], lines: Sequence[Mapping[str, Any]]) -> str:

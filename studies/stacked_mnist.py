@@ -30,12 +30,13 @@ from studies.runs import (
     Training,
     add_study_flags,
     finish,
+    finished,
     last_samples,
     measured_by,
     save_picture,
     score_all,
+    scored_table,
     scores_of,
-    spread_in,
     train_all,
     write_report,
 )
@@ -95,24 +96,13 @@ def training(row: str, seed: int, seconds: float, runs_dir: Path) -> Training:
 
 def table(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """A line a row; scores: of its seeds."""
-    titles = ["row", "paper", "n", *(title for _, title, _ in COLUMNS), "steps", "flags"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for row, found in scores.items():
-        paper, flags = ROWS[row]
-        cells = [spread_in([line[score] for line in found], form) for score, _, form in COLUMNS]
-        cells.append(span([line["step"] for line in found]))
-        link = f"[{paper}](https://arxiv.org/abs/{paper})"
-        lines.append(f"| {' | '.join([row, link, str(len(found)), *cells, f'`{flags}`'])} |")
-    return lines
+    steps = ("steps", lambda found: span([line["step"] for line in found]))
+    return scored_table("row", ROWS, COLUMNS, steps, scores)
 
 
 def report(runs: Mapping[tuple[str, int], Training], seconds: float, out: Path) -> None:
     """Table and picture of what is finished and scored by one version of the code."""
-    lines = dict(zip(runs, scores_of(list(runs.values())), strict=True))
-    there = {key: line for key, line in lines.items() if line is not None}
-    if not there:
-        raise UserError("no run is finished and scored: leave --report_only out")
-    scores = {row: found for row in ROWS if (found := [line for (r, _), line in there.items() if r == row])}
+    there, scores = finished(runs, ROWS)
     seeds = sorted({seed for _, seed in there})
     text = [TITLE, "", HEAD, ""]
     text += [f"{seconds:g} seconds of training a run, seeds {', '.join(map(str, seeds))}.", ""]
